@@ -1,0 +1,99 @@
+"""The error tree.
+
+    MigratorError                 ours, on purpose
+    |- UserError                  a person must act; ends the command with its exit code, no traceback
+    `- RunError                   this run stops, the others go on; stored with the run
+       |- Retryable               may work later, unchanged
+       |  `- Throttled            a service asks to wait: costs no attempt, all workers of that service pause
+       `- Rejected                will not work unchanged
+
+Adapters translate vendors' errors into these with ``raise ... from``.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+
+class ExitCode(IntEnum):
+    """What the process tells its caller; documented in README."""
+
+    OK = 0  #: all selected runs done
+    UNEXPECTED = 1  #: a bug, or a full disk
+    USAGE = 2  #: usage or settings
+    SOME_FAILED = 3  #: finished, but some runs failed (or, with --strict, something was skipped)
+    CREDENTIALS = 4  #: credentials or permission
+    TRY_LATER = 5  #: stopped on a condition that may pass: service down, throttled out
+    STATE = 7  #: state database locked, too new or damaged
+    INTERRUPTED = 130  #: Ctrl-C
+    TERMINATED = 143  #: SIGTERM
+
+
+class ErrorClass(StrEnum):
+    """Why a run failed: stored with each attempt, shown by `migrate status`, selected by `retry-failed --class`."""
+
+    RATE_LIMITED = "rate_limited"  #: HTTP 429
+    UNAVAILABLE = "unavailable"  #: 5xx, refused or dropped connections, cut answers
+    TIMEOUT = "timeout"  #: no answer in time
+    STALLED = "stalled"  #: no progress for --stall-timeout; the worker was stopped
+    CRASHED = "crashed"  #: the worker process died
+    AUTH = "auth"  #: the key was refused
+    PERMISSION = "permission"  #: the key is known, but may not do this
+    NOT_FOUND = "not_found"  #: deleted or renamed at the source, or absent at the destination
+    BAD_DATA = "bad_data"  #: the source's data cannot be read or does not add up
+    REJECTED_BY_NEPTUNE = "rejected_by_neptune"  #: Neptune refused the run itself
+    DISK_FULL = "disk_full"  #: no space for scratch, offline files or the state database
+    UNKNOWN = "unknown"  #: anything else: a bug to report
+
+
+ADVICE = {
+    ErrorClass.RATE_LIMITED: "The service limits requests. Run `migrate run` again later, or with fewer --workers.",
+    ErrorClass.UNAVAILABLE: "No answer. `migrate retry-failed --class unavailable`, then `migrate run`.",
+    ErrorClass.TIMEOUT: "The service was too slow. `migrate retry-failed --class timeout`, then `migrate run`.",
+    ErrorClass.STALLED: "No progress in time. Raise --stall-timeout, then `migrate retry-failed --class stalled`.",
+    ErrorClass.CRASHED: "The worker died (out of memory?). `migrate retry-failed --class crashed`, fewer --workers.",
+    ErrorClass.AUTH: "Check WANDB_API_KEY and NEPTUNE_API_TOKEN, then `migrate run`.",
+    ErrorClass.PERMISSION: "Ask for access to the project, then `migrate retry-failed --class permission`.",
+    ErrorClass.NOT_FOUND: "The run is gone. `migrate inventory` brings the table up to date.",
+    ErrorClass.BAD_DATA: "The source's data does not add up. `migrate status RUN` shows what was read.",
+    ErrorClass.REJECTED_BY_NEPTUNE: "Neptune refused it. `migrate status RUN` shows the reason.",
+    ErrorClass.DISK_FULL: "Free some space (or use --work-dir), then `migrate retry-failed --class disk_full`.",
+    ErrorClass.UNKNOWN: "Please report this with the file from migration-logs/.",
+}
+
+
+class MigratorError(Exception):
+    """Ours, on purpose."""
+
+
+class UserError(MigratorError):
+    """A person must act. The message says what is wrong and the next command."""
+
+    def __init__(self, message: str, exit_code: ExitCode = ExitCode.USAGE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class RunError(MigratorError):
+    """This run stops, the others go on. `error_class` and message are stored with the run."""
+
+    def __init__(self, error_class: ErrorClass, message: str) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+
+
+class Retryable(RunError):
+    """May work later, unchanged: costs one attempt."""
+
+
+class Throttled(Retryable):
+    """`service` asks to wait for `retry_after_s` seconds (None: it did not say). Costs no attempt."""
+
+    def __init__(self, error_class: ErrorClass, message: str, service: str, retry_after_s: float | None = None) -> None:
+        super().__init__(error_class, message)
+        self.service = service
+        self.retry_after_s = retry_after_s
+
+
+class Rejected(RunError):
+    """Will not work unchanged."""

@@ -1,0 +1,61 @@
+"""Identity and metadata of the run: W&B attributes, notes, tags, group, sweep, provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from migrator.limits import STRING_MAX_BYTES
+from migrator.naming import Paths, clean_text
+from migrator.parts.base import Context, Cursor, Ledger, single_value
+from migrator.records import AddTags, Assign, Batch, Kind, Scalar
+from migrator.sources.base import SourceRun
+
+#: version of the mapping in README; changes when the same W&B run would give another Neptune run
+MAPPING_VERSION = 1
+
+
+def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
+    """One batch: there are never many attributes, and writing them again is harmless."""
+    attributes = run.attributes()
+    ledger = Ledger()
+    paths = Paths()
+    values: dict[str, Scalar | frozenset[str]] = {}
+
+    def assign(name: str, wanted: str, value: Scalar) -> None:
+        path, reason = paths.claim(name, wanted)
+        single = single_value(value)
+        if reason:
+            ledger.add(Kind.RENAMED, f"{name} → {path}", reason)
+        if single.note:
+            ledger.add(single.note[0], path, single.note[1])
+        values[path] = single.value
+
+    if attributes.notes:
+        assign("notes", "sys/description", attributes.notes)
+    for name, value in attributes.wandb.items():
+        if context.options.include_private or not name.startswith("_"):
+            assign(name, f"wandb/{name}", value)
+    if sweep := attributes.sweep:
+        for field, text in (("id", sweep.id), ("name", sweep.name), ("method", sweep.method), ("config", sweep.config)):
+            if text is not None:
+                assign(f"sweep.{field}", f"wandb/sweep/{field}", text)
+
+    tags = [clean_text(tag) for tag in attributes.tags if tag]
+    groups = [clean_text(attributes.group)] if attributes.group else []
+    batch = Batch(cursor={}, done=True, read=len(values) + len(tags) + len(groups), written=len(values))
+    for words, is_group in ((tags, False), (groups, True)):
+        size = sum(len(word.encode()) for word in words)
+        if size > STRING_MAX_BYTES:
+            ledger.add(Kind.SKIPPED, "group_tags" if is_group else "tags", "string_set_too_large", len(words))
+        elif words:
+            batch.records.append(AddTags(frozenset(words), is_group))
+            batch.written += len(words)
+
+    provenance: dict[str, Scalar | frozenset[str]] = {
+        "migration/source_url": attributes.url,
+        "migration/tool_version": context.tool_version,
+        "migration/mapping_version": MAPPING_VERSION,
+    }
+    batch.records.insert(0, Assign({**values, **provenance}))
+    batch.ledger = ledger.take()
+    yield batch

@@ -1,0 +1,202 @@
+"""What every part shares: the context it works in, single values, times, and when a batch is full."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import md5
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from migrator.limits import DATETIME_MAX_YEAR, DATETIME_MIN_YEAR, INT_MAX, INT_MIN, STRING_MAX_BYTES
+from migrator.naming import clean_text, cut_utf8
+from migrator.records import Batch, Entry, Kind, LocalFile, Scalar
+from migrator.sources.base import SourceRun
+from migrator.values import NON_FINITE, compact_json
+
+BATCH_VALUES = 50_000  # points a batch: half of what may be lost between two checkpoints
+BATCH_BYTES = 16 * 1024 * 1024  # text and small values held in memory a batch
+BATCH_FILES = 64  # files a batch
+BATCH_FILE_BYTES = 256 * 1024 * 1024  # scratch space a batch
+BATCH_SECONDS = 10.0  # a slow source still checkpoints well inside 30 s
+
+Cursor = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MappingOptions:
+    """What the user may change about the mapping; part of every run's determinism."""
+
+    include_private: bool = False
+    stringify: bool = False
+    metrics_namespace: str | None = None
+    max_file_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a part may use besides the run. `created_at` stands in for times that the source does not have."""
+
+    options: MappingOptions
+    created_at: datetime
+    fingerprint: str
+    scratch: Path
+    downloads: Executor
+    clock: Callable[[], float]
+    tool_version: str
+
+
+class Part(Protocol):
+    """Reads one kind of metadata from `cursor` on ({}: from the start) and yields it in batches; the last is `done`."""
+
+    def __call__(self, run: SourceRun, cursor: Cursor, context: Context, /) -> Iterator[Batch]: ...
+
+
+# ---------------------------------------------------------------- single values
+
+
+class Single(NamedTuple):
+    """A value that Neptune can hold; `note` says how it differs from the source's."""
+
+    value: Scalar
+    note: tuple[Kind, str] | None = None
+
+
+def single_value(value: Any, *, stringify: bool = False) -> Single:
+    """The Neptune form of a config, summary or attribute value that is not a filled dict."""
+    match value:
+        case bool() | float() | datetime():
+            single = Single(value)
+        case int() if INT_MIN <= value <= INT_MAX:
+            single = Single(value)
+        case int():
+            single = Single(str(value), (Kind.CONVERTED, "integer over 64 bits as text"))
+        case str():
+            single = bounded_text(value)
+        case _:
+            single = bounded_text(compact_json(value))
+    return Single(str(single.value), single.note) if stringify else single
+
+
+def bounded_text(text: str) -> Single:
+    """Valid UTF-8 inside Neptune's limit for strings."""
+    clean = clean_text(text)
+    note = None if clean == text else (Kind.CONVERTED, "not valid unicode")
+    if len(clean) * 4 > STRING_MAX_BYTES and len(clean.encode()) > STRING_MAX_BYTES:
+        return Single(cut_utf8(clean, STRING_MAX_BYTES), (Kind.TRUNCATED, f"text over {STRING_MAX_BYTES} bytes"))
+    return Single(clean, note)
+
+
+def non_finite(value: Any) -> Any:
+    """W&B's strings for NaN and infinities as floats; everything else as it is."""
+    return NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def leaves_of(tree: Mapping[str, Any], is_leaf: Callable[[Mapping[str, Any]], bool]) -> Iterator[tuple[list[str], Any]]:
+    """The leaves of nested dicts with their keys from the top, in source order. Empty dicts are leaves."""
+    stack: list[tuple[list[str], Any]] = [([str(key)], value) for key, value in reversed([*tree.items()])]
+    while stack:
+        keys, value = stack.pop()
+        if isinstance(value, Mapping) and value and not is_leaf(value):
+            stack.extend(([*keys, str(key)], inner) for key, inner in reversed([*value.items()]))
+        else:
+            yield keys, value
+
+
+def scratch_file(context: Context, name: str, content: bytes) -> LocalFile:
+    """`content` as a file in the scratch directory."""
+    path = context.scratch / name.replace("/", "-")
+    path.write_bytes(content)
+    return LocalFile(path, name, len(content), md5(content, usedforsecurity=False).hexdigest())
+
+
+# ---------------------------------------------------------------- times
+
+
+class Times:
+    """Times of one series of rows, never backwards: the latest so far stands in for one that is missing or earlier."""
+
+    def __init__(self, latest_us: int | None, created_at: datetime) -> None:
+        self.latest_us = latest_us
+        self._created_us = round(created_at.timestamp() * 1_000_000)
+
+    def next(self, time: float | None) -> tuple[int, Entry | None]:
+        """`time` (seconds since the epoch) in whole microseconds, and what had to be changed about it."""
+        latest = self.latest_us
+        if time is None or not _MIN_S <= time < _MAX_S:
+            time_us = self._created_us if latest is None else latest
+            entry = Entry(Kind.ESTIMATED, "time", "no time: the latest so far")
+        else:
+            time_us = round(time * 1_000_000)
+            entry = None
+            if latest is not None and time_us < latest:
+                time_us = latest
+                entry = Entry(Kind.CLAMPED, "time", "time went backwards: the latest so far")
+        self.latest_us = time_us
+        return time_us, entry
+
+
+_MIN_S = datetime(DATETIME_MIN_YEAR, 1, 1, tzinfo=UTC).timestamp()
+_MAX_S = datetime(DATETIME_MAX_YEAR, 1, 1, tzinfo=UTC).timestamp()
+
+
+# ---------------------------------------------------------------- batches
+
+
+class Ledger:
+    """Adds up entries of one batch."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[Kind, str, str], int] = {}
+
+    def add(self, kind: Kind, path: str, reason: str, count: int = 1) -> None:
+        key = (kind, path, reason)
+        self._counts[key] = self._counts.get(key, 0) + count
+
+    def extend(self, entries: Iterable[Entry | None]) -> None:
+        for entry in entries:
+            if entry is not None:
+                self.add(entry.kind, entry.path, entry.reason, entry.count)
+
+    def take(self) -> list[Entry]:
+        """What was added since the last call."""
+        entries = [Entry(*key, count) for key, count in self._counts.items()]
+        self._counts.clear()
+        return entries
+
+
+class Fill:
+    """Says when a batch is full: enough values, bytes, or seconds since its start."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.restart()
+
+    def restart(self) -> None:
+        self._started = self._clock()
+
+    def full(self, values: int, size_bytes: int) -> bool:
+        return (
+            values >= BATCH_VALUES
+            or size_bytes >= BATCH_BYTES
+            or (values > 0 and self._clock() - self._started >= BATCH_SECONDS)
+        )
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def as_double(value: int | float) -> float | None:
+    """None: the integer is beyond every double."""
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def is_exact(value: int | float, double: float) -> bool:
+    return isinstance(value, float) or (math.isfinite(double) and int(double) == value)

@@ -1,0 +1,72 @@
+"""Config and summary: nested dicts of single values, and the untouched JSON beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from migrator.naming import Paths, source_key
+from migrator.parts.base import Context, Cursor, Ledger, leaves_of, non_finite, scratch_file, single_value
+from migrator.records import Assign, AssignFile, Batch, Document, Kind, Scalar
+from migrator.sources.base import SourceRun
+
+
+def _is_wandb_object(value: Mapping[str, Any]) -> bool:
+    return isinstance(value.get("_type"), str)
+
+
+def _is_config_private(key: str) -> bool:
+    return key == "_wandb"
+
+
+def _is_summary_private(key: str) -> bool:
+    return key.startswith("_")
+
+
+def config_batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
+    """Under `config/`. One batch: it is one JSON document at the source, and assigning again is harmless."""
+    yield _batch("config", run.config(), context, is_private=_is_config_private, is_object=lambda value: False)
+
+
+def summary_batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
+    """Under `summary/`. W&B objects are in the history and in the raw file."""
+    yield _batch("summary", run.summary(), context, is_private=_is_summary_private, is_object=_is_wandb_object)
+
+
+def _batch(
+    namespace: str,
+    document: Document,
+    context: Context,
+    *,
+    is_private: Callable[[str], bool],
+    is_object: Callable[[Mapping[str, Any]], bool],
+) -> Batch:
+    convert = partial(single_value, stringify=context.options.stringify)
+    ledger, paths = Ledger(), Paths()
+    values: dict[str, Scalar | frozenset[str]] = {}
+    read = 0
+    shown = {k: v for k, v in document.values.items() if context.options.include_private or not is_private(k)}
+    for keys, value in leaves_of(shown, is_object):
+        read += 1
+        name = "/".join([namespace, *keys])
+        if isinstance(value, Mapping) and value:
+            ledger.add(Kind.SKIPPED, name, "wandb_object")
+            continue
+        path, reason = paths.claim(source_key(keys), name)
+        if reason:
+            ledger.add(Kind.RENAMED, f"{name} → {path}", reason)
+        single = convert(non_finite(value) if namespace == "summary" else value)
+        if single.note:
+            ledger.add(single.note[0], path, single.note[1])
+        values[path] = single.value
+    raw = scratch_file(context, f"raw-{namespace}.json", document.raw)
+    return Batch(
+        cursor={},
+        records=[Assign(values), AssignFile(f"wandb/raw/{namespace}.json", raw)],
+        ledger=ledger.take(),
+        read=read + 1,
+        written=len(values) + 1,
+        size_bytes=raw.size_bytes,
+        done=True,
+    )

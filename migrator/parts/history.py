@@ -1,0 +1,251 @@
+"""History: numbers, text, histograms and media by step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from migrator.errors import ErrorClass, Retryable
+from migrator.limits import FLOAT_EXACT_INT, HISTOGRAM_MAX_BINS, STEP_MAX
+from migrator.parts.base import (
+    BATCH_FILES,
+    Context,
+    Cursor,
+    Fill,
+    Ledger,
+    Times,
+    as_double,
+    bounded_text,
+    is_exact,
+)
+from migrator.parts.layout import Layout
+from migrator.records import Batch, Histogram, HistoryRow, Kind, LocalFile, Points, PointValue
+from migrator.sources.base import SourceRun
+from migrator.values import Leaf, SeriesKind, leaves
+
+
+def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
+    """All rows behind the cursor.
+
+    The survey comes first: which kinds meet at one key decides the paths, and Neptune fixes a path's type at the
+    first point. It is kept in the cursor, so that an interrupted run goes on where it was.
+    """
+    converter = _Converter(run, cursor, context)
+    if cursor.get("surveyed") != context.fingerprint:
+        converter.layout.learn(
+            (series for series in run.survey().series if converter.is_wanted(series.key)), converter.ledger
+        )
+    for page in run.history(cursor.get("step")):
+        for row in page:
+            if converter.is_full() and row.step != converter.step:
+                yield converter.take(done=False)
+            converter.add(row)
+        if converter.is_full():
+            yield converter.take(done=False)  # rows of equal step never cross a page
+    expected = run.history_rows()
+    if expected is not None and converter.rows < expected:
+        raise Retryable(
+            ErrorClass.BAD_DATA, f"history is incomplete: read {converter.rows} of {expected} rows that W&B counts"
+        )
+    yield converter.take(done=True)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """The batch being built."""
+
+    records: list[Points] = field(default_factory=list)
+    fetching: list[tuple[dict[str, Any], str, str, Future[LocalFile | None]]] = field(default_factory=list)
+    read: int = 0
+    written: int = 0
+    size_bytes: int = 0
+
+
+class _Converter:
+    """Turns rows into points; remembers what the next batch must know."""
+
+    def __init__(self, run: SourceRun, cursor: Cursor, context: Context) -> None:
+        self._run = run
+        self._context = context
+        self.layout = Layout(cursor.get("series", ()), context.options.metrics_namespace)
+        self.ledger = Ledger()
+        self.step: int | float | None = cursor.get("step")
+        self.rows: int = cursor.get("rows", 0)
+        self._times = Times(cursor.get("time_us"), context.created_at)
+        self._noted: set[str] = set(cursor.get("noted", ()))
+        self._number_paths: dict[str, str] = {}  # keys whose plain numbers need no second look
+        self._seen_at_step: set[str] = set()
+        self._batch = _Pending()
+        self._fill = Fill(context.clock)
+
+    def is_wanted(self, key: str) -> bool:
+        return not key.startswith("_") or self._context.options.include_private
+
+    def is_full(self) -> bool:
+        batch = self._batch
+        return self._fill.full(batch.read, batch.size_bytes) or len(batch.fetching) >= BATCH_FILES
+
+    def take(self, *, done: bool) -> Batch:
+        """The batch so far, with its files fetched; a new one begins."""
+        pending, self._batch = self._batch, _Pending()
+        for values, path, name, future in pending.fetching:
+            if (file := future.result()) is not None:
+                values[path] = file
+            else:
+                del values[path]
+                pending.written -= 1
+                self.ledger.add(Kind.SKIPPED, name, "missing_file")
+        self._fill.restart()
+        return Batch(
+            cursor={
+                "step": self.step,
+                "rows": self.rows,
+                "time_us": self._times.latest_us,
+                "series": self.layout.series,
+                "surveyed": self._context.fingerprint,
+                "noted": sorted(self._noted),
+            },
+            records=[points for points in pending.records if points.values],
+            ledger=self.ledger.take(),
+            read=pending.read,
+            written=pending.written,
+            size_bytes=pending.size_bytes,
+            until_step=self.step if pending.records else None,
+            done=done,
+        )
+
+    def add(self, row: HistoryRow) -> None:
+        self.rows += 1
+        skip_reason = self._skip_reason(row.step)
+        time_us, entry = self._times.next(row.time)
+        self.ledger.extend([entry])
+        if skip_reason:
+            self._skip(row.values, skip_reason)
+            return
+        repeated = row.step == self.step
+        values = self._convert(row.values, self._seen_at_step if repeated else frozenset())
+        self._seen_at_step = self._seen_at_step | values.keys() if repeated else set(values)
+        self.step = row.step
+        if values:
+            self._batch.records.append(Points(row.step, time_us, values))
+
+    def _skip_reason(self, step: int | float) -> str | None:
+        if not 0 <= step < STEP_MAX:
+            return "step_out_of_range"
+        if self.step is not None and step < self.step:
+            return "step_not_increasing"
+        return None
+
+    def _skip(self, values: Mapping[str, Any], reason: str) -> None:
+        for key, value in values.items():
+            if self.is_wanted(key):
+                for leaf in leaves(key, value):
+                    self._batch.read += 1
+                    self.ledger.add(Kind.SKIPPED, leaf.series.key, reason)
+
+    def _convert(self, row: Mapping[str, Any], taken: set[str] | frozenset[str]) -> dict[str, PointValue]:
+        values: dict[str, Any] = {}
+        number_paths = self._number_paths
+        plain = 0
+        for key, value in row.items():
+            if value is None:
+                continue
+            kind = type(value)
+            if kind is float or (kind is int and -FLOAT_EXACT_INT <= value <= FLOAT_EXACT_INT):
+                path = number_paths.get(key)
+                if path is not None and path not in taken:
+                    values[path] = value
+                    plain += 1
+                    continue
+            if self.is_wanted(key):
+                for leaf in leaves(key, value):
+                    self._add_leaf(leaf, values, taken)
+        self._batch.read += plain
+        self._batch.written += plain
+        self._batch.size_bytes += 16 * plain
+        return values
+
+    def _add_leaf(self, leaf: Leaf, values: dict[str, Any], taken: set[str] | frozenset[str]) -> None:
+        batch, series = self._batch, leaf.series
+        path = self.layout.path(series, self.ledger)
+        if series.kind is SeriesKind.NUMBER and not series.slot:
+            self._number_paths[series.key] = path
+        batch.read += 1
+        if path in taken or path in values:
+            self.ledger.add(Kind.SKIPPED, series.key, "duplicate_step")
+            return
+        value = self._payload(leaf, path, values)
+        if value is None:
+            return
+        values[path] = value
+        batch.written += 1
+        batch.size_bytes += len(value) if isinstance(value, str) else 16
+        if leaf.note and path not in self._noted:
+            self._noted.add(path)
+            self.ledger.add(Kind.CONVERTED, path, leaf.note)
+
+    def _payload(self, leaf: Leaf, path: str, values: dict[str, Any]) -> Any:
+        """The point's value; None if it was skipped, or a placeholder while its file is fetched."""
+        key, payload = leaf.series.key, leaf.payload
+        match leaf.series.kind:
+            case SeriesKind.NUMBER:
+                assert isinstance(payload, int | float)
+                double = as_double(payload)
+                if double is None:
+                    self.ledger.add(Kind.SKIPPED, key, "number_out_of_range")
+                elif not is_exact(payload, double):
+                    self.ledger.add(Kind.CONVERTED, path, "integer not exact as a double")
+                return double
+            case SeriesKind.TEXT:
+                single = bounded_text(str(payload))
+                if single.note:
+                    self.ledger.add(single.note[0], path, single.note[1])
+                return single.value
+            case SeriesKind.HISTOGRAM:
+                assert isinstance(payload, Mapping)
+                histogram, merged = histogram_of(payload)
+                if histogram is None:
+                    self.ledger.add(Kind.SKIPPED, key, "bad_histogram")
+                elif merged:
+                    self.ledger.add(
+                        Kind.CONVERTED, path, f"histogram over {HISTOGRAM_MAX_BINS} bins: neighbours merged"
+                    )
+                return histogram
+            case SeriesKind.FILE:
+                assert isinstance(payload, Mapping)
+                name = str(payload["path"])
+                future = self._context.downloads.submit(self._run.fetch, name)
+                self._batch.fetching.append((values, path, name, future))
+                return future
+
+
+def histogram_of(value: Mapping[str, Any]) -> tuple[Histogram | None, bool]:
+    """A W&B histogram (`bins` and `values`, or `packedBins`) as Neptune takes it, and whether bins were merged.
+
+    None: no valid histogram. Edges must be finite and strictly increasing (Neptune's rules).
+    """
+    counts = value.get("values")
+    edges = value.get("bins")
+    packed = value.get("packedBins")
+    if isinstance(packed, Mapping) and isinstance(counts, list):
+        start, width, size = (packed.get(name) for name in ("min", "size", "count"))
+        if isinstance(start, int | float) and isinstance(width, int | float) and size == len(counts):
+            edges = [start + width * i for i in range(len(counts) + 1)]
+    if not isinstance(edges, list) or not isinstance(counts, list) or not counts or len(edges) != len(counts) + 1:
+        return None, False
+    numbers = [*edges, *counts]
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        return None, False
+    if any(left >= right for left, right in pairwise(edges)):
+        return None, False
+    merge = -(-len(counts) // HISTOGRAM_MAX_BINS)
+    if merge > 1:
+        counts = [sum(counts[i : i + merge]) for i in range(0, len(counts), merge)]
+        edges = [*edges[:-1:merge], edges[-1]]
+    if all(float(count).is_integer() and 0 <= count < 2**64 for count in counts):
+        return Histogram(tuple(map(float, edges)), tuple(int(count) for count in counts)), merge > 1
+    return Histogram(tuple(map(float, edges)), tuple(float(count) for count in counts)), merge > 1

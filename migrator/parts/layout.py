@@ -1,0 +1,76 @@
+"""Which series of a run's history goes to which path. Grows only: a path once given stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from migrator.naming import Paths, metric_base
+from migrator.parts.base import Ledger
+from migrator.records import Kind
+from migrator.values import SeriesKey, SeriesKind
+
+_SUFFIX = {
+    SeriesKind.NUMBER: "number",
+    SeriesKind.TEXT: "text",
+    SeriesKind.HISTOGRAM: "histogram",
+    SeriesKind.FILE: "file",
+}
+_PRECEDENCE = list(SeriesKind)
+
+
+class Layout:
+    """Paths by series. `known` (what `series` gave earlier) is given its paths again, without notes."""
+
+    def __init__(self, known: Iterable[Iterable[str]], namespace: str | None) -> None:
+        self._namespace = namespace
+        self._paths = Paths()
+        self._by_series: dict[SeriesKey, str] = {}
+        self._primary: set[str] = set()
+        unheard = Ledger()
+        for key, slot, kind in known:
+            self.path(SeriesKey(key, slot, SeriesKind(kind)), unheard)
+
+    @property
+    def series(self) -> list[SeriesKey]:
+        """Everything known, in the order in which paths were given; JSON can carry it."""
+        return list(self._by_series)
+
+    def learn(self, surveyed: Iterable[SeriesKey], ledger: Ledger) -> None:
+        """Give paths to all surveyed series: at each key the kinds in order of precedence."""
+        for series in _by_precedence(surveyed):
+            self.path(series, ledger)
+
+    def path(self, series: SeriesKey, ledger: Ledger) -> str:
+        """The path of a series; a new one gets one now, and a note if it is not simply its key."""
+        path = self._by_series.get(series)
+        if path is None:
+            path = self._by_series[series] = self._claim(series, ledger)
+        return path
+
+    def _claim(self, series: SeriesKey, ledger: Ledger) -> str:
+        wanted, reason = metric_base(series.key, self._namespace)
+        source_key = series.key
+        if series.slot:
+            wanted, source_key = f"{wanted}/{series.slot}", f"{series.key}/{series.slot}"
+            reason = None  # the value itself is noted at slot 0, or not at all
+        elif series.key in self._primary:
+            wanted = f"{wanted}/{_SUFFIX[series.kind]}"
+            source_key = f"{series.key}/{_SUFFIX[series.kind]}"
+            reason = "another kind of value has the key's path"
+        else:
+            self._primary.add(series.key)
+        path, changed = self._paths.claim(source_key, wanted)
+        if changed or reason:
+            ledger.add(Kind.RENAMED, f"{source_key} → {path}", changed or reason or "")
+        return path
+
+
+def _by_precedence(surveyed: Iterable[SeriesKey]) -> Iterator[SeriesKey]:
+    by_key: dict[str, list[SeriesKey]] = {}
+    for series in surveyed:
+        by_key.setdefault(series.key, []).append(series)
+    for group in by_key.values():
+        yield from sorted(
+            (series for series in group if not series.slot), key=lambda series: _PRECEDENCE.index(series.kind)
+        )
+        yield from (series for series in group if series.slot)

@@ -1,0 +1,261 @@
+"""What flows between source, parts and destination: pure data.
+
+    source  --HistoryRow, SystemRow, ConsoleLine, SourceFile...-->  part  --Record-->  destination
+
+Times are aware datetimes (UTC) for single values and integer microseconds since the epoch in series, the
+resolution that W&B's `_timestamp` and Neptune's points share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# ---------------------------------------------------------------- what a source lists
+
+
+@dataclass(frozen=True, slots=True)
+class SourceProject:
+    """One W&B project. `url` is where a person finds it; for local directories a file: URL."""
+
+    entity: str
+    name: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """The run was forked from `run_id` (same project) after `step`."""
+
+    run_id: str
+    step: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunListing:
+    """What the inventory stores of a run.
+
+    `fingerprint` changes when, and only when, the source's run has changed. `location` says where a local run lies
+    (None for the API). `history_rows` is the source's own count; None when it does not know.
+    """
+
+    run_id: str
+    name: str
+    source_state: str
+    created_at: datetime | None
+    heartbeat_at: datetime | None
+    history_rows: int | None
+    fingerprint: str
+    location: Sequence[str] | None = None
+    fork: Fork | None = None
+    tags: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunRef:
+    """Enough to open a run at its source."""
+
+    entity: str
+    project: str
+    run_id: str
+    location: Sequence[str] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.entity}/{self.project}/{self.run_id}"
+
+
+# ---------------------------------------------------------------- what a source yields of one run
+
+Scalar = bool | int | float | str | datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A W&B sweep; `config` is JSON text. Fields that the source cannot tell are None."""
+
+    id: str
+    name: str | None = None
+    method: str | None = None
+    config: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunAttributes:
+    """Identity and metadata of a run.
+
+    `wandb` holds W&B's attributes by name (the `wandb/<name>` of the mapping), absent ones left out, names that
+    start with `_` included. `created_at` is None when the source does not know it.
+    """
+
+    name: str | None
+    created_at: datetime | None
+    url: str
+    notes: str | None = None
+    tags: Sequence[str] = ()
+    group: str | None = None
+    wandb: Mapping[str, Scalar] = field(default_factory=dict)
+    sweep: Sweep | None = None
+    fork: Fork | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Config or summary: `values` as W&B means them (wrappers removed), `raw` the untouched JSON text."""
+
+    values: Mapping[str, Any]
+    raw: bytes
+
+
+class HistoryRow(NamedTuple):
+    """One logged step. `time` is seconds since the epoch. None values in `values` mean "not logged"."""
+
+    step: int | float
+    time: float | None
+    values: Mapping[str, Any]
+
+
+class SystemRow(NamedTuple):
+    """One sample of system metrics; `number` counts from 0; keys without the `system.` prefix."""
+
+    number: int
+    time: float | None
+    values: Mapping[str, Any]
+
+
+class ConsoleLine(NamedTuple):
+    """One line of output without its line end; `number` counts from 0 over both streams."""
+
+    number: int
+    time: float | None
+    stream: str  # "stdout" or "stderr"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file of the run. `md5` is hex, None when the source does not tell."""
+
+    name: str
+    size_bytes: int
+    md5: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One version of a logged artifact. `files` are fetched by name; `references` maps path to outside address."""
+
+    name: str
+    version: str
+    type: str
+    aliases: Sequence[str]
+    digest: str
+    size_bytes: int
+    created_at: datetime | None
+    metadata: str
+    files: Sequence[SourceFile]
+    references: Mapping[str, str]
+
+
+# ---------------------------------------------------------------- what a destination takes
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """`len(edges) == len(values) + 1`, edges strictly increasing. Integer values are counts, others densities."""
+
+    edges: tuple[float, ...]
+    values: tuple[int, ...] | tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """Bytes on this machine's disk, complete and checked; `name` is its name at the source."""
+
+    path: Path
+    name: str
+    size_bytes: int
+    md5: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Single values by path; a frozenset of str is a string set."""
+
+    values: Mapping[str, Scalar | frozenset[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class AddTags:
+    """Adds to `sys/tags`, or with `group` to `sys/group_tags`."""
+
+    tags: frozenset[str]
+    group: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AssignFile:
+    """A single file at `path`."""
+
+    path: str
+    file: LocalFile
+
+
+PointValue = float | str | Histogram | LocalFile
+
+
+class Points(NamedTuple):
+    """Series points of one step: `values` by path, `time_us` in microseconds since the epoch."""
+
+    step: int | float
+    time_us: int
+    values: Mapping[str, PointValue]
+
+
+Record = Assign | AddTags | AssignFile | Points
+
+# ---------------------------------------------------------------- the ledger
+
+
+class Kind(StrEnum):
+    """What happened to something that did not arrive exactly as it was."""
+
+    SKIPPED = "skipped"  #: not written
+    RENAMED = "renamed"  #: written under another path
+    CONVERTED = "converted"  #: written as another type
+    TRUNCATED = "truncated"  #: cut to Neptune's limit
+    CLAMPED = "clamped"  #: a time that went backwards
+    ESTIMATED = "estimated"  #: a time that the source does not have
+    SAMPLED = "sampled"  #: only samples could be had
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the ledger; equal (kind, path, reason) add up. `path` is the source's name for the thing."""
+
+    kind: Kind
+    path: str
+    reason: str
+    count: int = 1
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a part hands to the copy loop: once `records` are durable, `cursor` may be saved.
+
+    `read` counts the source's values in it; `written` those that became records. The others are skips in `ledger`.
+    `until_step` is the highest step in `records` (None: no series points). `cursor` is JSON: all that the part
+    needs to go on after this batch. `done` marks the part's last batch.
+    """
+
+    cursor: dict[str, Any]
+    records: list[Record] = field(default_factory=list)
+    ledger: list[Entry] = field(default_factory=list)
+    read: int = 0
+    written: int = 0
+    size_bytes: int = 0
+    until_step: float | None = None
+    done: bool = False

@@ -1,0 +1,143 @@
+"""What a W&B value is: pure classification of logged values, shared by the sources' surveys and the history part.
+
+A value becomes one or several *leaves*. A leaf is (key, slot, kind, payload): the metric key (nested dicts join
+their keys with `.`), a slot below it (`""` for the value itself, `"0"`, `"1"`... for lists of media, `"caption"`
+or `"0/caption"` for captions), the kind of series that can hold it, and the value in that kind's form.
+Shapes of W&B's objects: wandb 0.31 `sdk/data_types`, and its history exports.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class SeriesKind(StrEnum):
+    """Kinds of series, in order of precedence: where kinds meet at one key, the first keeps the path."""
+
+    NUMBER = "number"
+    TEXT = "text"
+    HISTOGRAM = "histogram"
+    FILE = "file"
+
+
+class SeriesKey(NamedTuple):
+    """One series of a run at its source."""
+
+    key: str
+    slot: str
+    kind: SeriesKind
+
+
+class Leaf(NamedTuple):
+    """`note` is the reason to record when the payload is not the value itself (a bool as 0/1 ...)."""
+
+    series: SeriesKey
+    payload: float | str | Mapping[str, Any]
+    note: str | None = None
+
+
+def leaves(key: str, value: Any) -> Iterator[Leaf]:
+    """The leaves of a logged value, in source order. None gives nothing ("not logged").
+
+    Payloads: NUMBER an int or float, TEXT a str, HISTOGRAM and FILE W&B's own dict (FILE always with `path`).
+    """
+    match value:
+        case None:
+            return
+        case bool():
+            yield Leaf(SeriesKey(key, "", SeriesKind.NUMBER), float(value), "bool as 0/1")
+        case int() | float():
+            yield Leaf(SeriesKey(key, "", SeriesKind.NUMBER), value)
+        case str():
+            if value in NON_FINITE:
+                yield Leaf(SeriesKey(key, "", SeriesKind.NUMBER), NON_FINITE[value])
+            else:
+                yield Leaf(SeriesKey(key, "", SeriesKind.TEXT), value)
+        case Mapping():
+            yield from _object_leaves(key, value)
+        case list() | tuple():
+            if value and all(is_media(item) for item in value):
+                yield from _media_leaves(key, value)
+            else:
+                yield Leaf(SeriesKey(key, "", SeriesKind.TEXT), history_json(value))
+        case _:
+            yield Leaf(SeriesKey(key, "", SeriesKind.TEXT), history_json(value), "unknown type as JSON text")
+
+
+def _object_leaves(key: str, value: Mapping[str, Any]) -> Iterator[Leaf]:
+    kind = value.get("_type")
+    if not isinstance(kind, str):
+        for name, inner in value.items():
+            yield from leaves(f"{key}.{name}", inner)
+    elif kind == "histogram":
+        yield Leaf(SeriesKey(key, "", SeriesKind.HISTOGRAM), value)
+    elif is_media(value):
+        yield Leaf(SeriesKey(key, "", SeriesKind.FILE), value)
+        if isinstance(caption := value.get("caption"), str) and caption:
+            yield Leaf(SeriesKey(key, "caption", SeriesKind.TEXT), caption)
+    elif isinstance(names := value.get("filenames"), Sequence) and not isinstance(names, str):
+        yield from _media_leaves(key, _separated(value, names))
+    else:
+        yield Leaf(SeriesKey(key, "", SeriesKind.TEXT), history_json(value), f"{kind} as JSON text")
+
+
+def _separated(value: Mapping[str, Any], names: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
+    """The items of an `images/separated` (or `audio/separated` ...) object, each as a media file."""
+    captions = value.get("captions")
+    if not isinstance(captions, Sequence) or isinstance(captions, str):
+        captions = ()
+    for i, name in enumerate(names):
+        yield {"path": str(name), "caption": captions[i] if i < len(captions) else None}
+
+
+def _media_leaves(key: str, items: Any) -> Iterator[Leaf]:
+    for i, item in enumerate(items):
+        yield Leaf(SeriesKey(key, str(i), SeriesKind.FILE), item)
+        if isinstance(caption := item.get("caption"), str) and caption:
+            yield Leaf(SeriesKey(key, f"{i}/caption", SeriesKind.TEXT), caption)
+
+
+def is_media(value: Any) -> bool:
+    """Is it one media file, that is a W&B object that names a file of the run?"""
+    return isinstance(value, Mapping) and isinstance(value.get("_type"), str) and isinstance(value.get("path"), str)
+
+
+def compact_json(value: Any) -> str:
+    """JSON text without blanks, keys in source order; NaN and infinities as W&B's strings."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_map_floats(value, _finite), ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def history_json(value: Any) -> str:
+    """As `compact_json`; whole floats lose their `.0`, as in W&B's live rows, so that all exports give one text."""
+    return compact_json(_map_floats(value, _whole))
+
+
+def _map_floats(value: Any, convert: Callable[[float], Any]) -> Any:
+    match value:
+        case float():
+            return convert(value)
+        case Mapping():
+            return {str(k): _map_floats(v, convert) for k, v in value.items()}
+        case list() | tuple():
+            return [_map_floats(v, convert) for v in value]
+        case _:
+            return value
+
+
+def _finite(number: float) -> float | str:
+    if math.isnan(number):
+        return "NaN"
+    return number if math.isfinite(number) else "Infinity" if number > 0 else "-Infinity"
+
+
+def _whole(number: float) -> float | int:
+    return int(number) if number.is_integer() and abs(number) < 1e15 else number
