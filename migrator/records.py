@@ -248,7 +248,8 @@ class Batch:
 
     `read` counts the source's values in it; `written` those that became records. The others are skips in `ledger`.
     `until_step` is the highest step in `records` (None: no series points). `cursor` is JSON: all that the part
-    needs to go on after this batch. `done` marks the part's last batch.
+    needs to go on after this batch. `done` marks the part's last batch. `fresh`: the part was read from its start again
+    (a refresh), so its counts and ledger start anew with this batch.
     """
 
     cursor: dict[str, Any]
@@ -259,3 +260,4 @@ class Batch:
     size_bytes: int = 0
     until_step: float | None = None
     done: bool = False
+    fresh: bool = False

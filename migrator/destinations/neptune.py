@@ -17,12 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Self
 
 import stamina
 
 from migrator.destinations.base import Refused, RunTarget
-from migrator.destinations.neptune_sdk import SERVICE, Answer, Connection
+from migrator.destinations.neptune_sdk import SERVICE, Answer, Connection, RunOperation
 from migrator.destinations.neptune_wire import OperationBuilder, Upload, create_operation
 from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable, Throttled
 from migrator.limits import STATUS_BATCH
@@ -93,6 +94,11 @@ class NeptuneDestination:
         run.create()
         return run
 
+    def resend(self, project: str, run_id: str) -> NeptuneRun:
+        """A run whose operations exist already (in an offline file), its creation included."""
+        target = RunTarget(project, run_id, run_id, self._now())
+        return NeptuneRun(self._connection, self._poller, self._uploads, target, self._now)
+
     def close(self) -> None:
         self._poller.close()
         self._connection.close()
@@ -137,7 +143,8 @@ class NeptuneRun:
     def create(self) -> None:
         """Submit the creation; its answer is awaited with the first barrier."""
         target = self._target
-        self._send(create_operation(target.project, target.run_id, target.name, target.created_at, target.fork))
+        create = create_operation(target.project, target.run_id, target.name, target.created_at, target.fork)
+        self.send_operation(create, replayed=False)
 
     def write(self, records: Sequence[Record], *, replayed: bool = False) -> None:
         if replayed != self._replayed:
@@ -156,11 +163,11 @@ class NeptuneRun:
     def _submit(self) -> None:
         operation, uploads = self._builder.take()
         if operation is not None:
-            self._send(operation)
-        if uploads:
-            self._store(uploads)
+            self.send_operation(operation, replayed=self._replayed)
+        self.send_files(uploads)
 
-    def _send(self, operation: Any) -> None:
+    def send_operation(self, operation: RunOperation, *, replayed: bool) -> None:
+        """Submit a ready operation; its answer is awaited with the next barrier."""
         tries = 0
 
         def submit() -> str:
@@ -171,9 +178,9 @@ class NeptuneRun:
         request_id = patiently(submit)
         answer = self._poller.watch(self._target.project, request_id)
         # A repeated submission may follow one whose answer was lost after the server had applied it.
-        self._sent.requests.append(_Request(request_id, self._replayed or tries > 1, answer))
+        self._sent.requests.append(_Request(request_id, replayed or tries > 1, answer))
 
-    def _store(self, uploads: list[Upload]) -> None:
+    def send_files(self, uploads: Sequence[Upload]) -> None:
         """Upload in groups: signed addresses expire, and a group must not wait long behind another."""
         project = self._target.project
         for start in range(0, len(uploads), UPLOADS_AT_A_TIME):
@@ -181,7 +188,7 @@ class NeptuneRun:
             if start:
                 for future in self._sent.uploads[-UPLOADS_AT_A_TIME:]:
                     future.result()
-            signed = patiently(lambda group=group: self._connection.sign(project, group))
+            signed = patiently(partial(self._connection.sign, project, group))
             for upload, address in zip(group, signed, strict=True):
                 self._sent.uploads.append(self._uploads.submit(self._store_one, upload, address))
 

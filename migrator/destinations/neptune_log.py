@@ -14,6 +14,7 @@ from migrator.errors import ErrorClass, Rejected
 from migrator.records import LocalFile
 
 LOG_NAME = "run_operations.sqlite3"
+REQUEST_BYTES = 4 * 1024 * 1024  # an operation read back: as large as those of an online copy
 
 
 class OfflineLog:
@@ -73,10 +74,13 @@ class OfflineLog:
             connection.execute("DELETE FROM run_operations WHERE sequence_id > ?", (operations,))
             connection.execute("DELETE FROM file_upload_requests WHERE id > ?", (uploads,))
 
-    def operations(self, after: int, max_bytes: int) -> tuple[RunOperation | None, int, int]:
-        """The next operation of at most `max_bytes` behind sequence id `after`, its last id, and how many entries."""
+    def operations(self, after: int, max_bytes: int = REQUEST_BYTES) -> tuple[RunOperation | None, int, int]:
+        """The next operation of at most `max_bytes` behind sequence id `after`, its last id, and how many values.
+
+        (None, `after`, 0) behind the last one.
+        """
         project, run_id = self.target()
-        operation, last, count, size_bytes = RunOperation(project=project, run_id=run_id), after, 0, 0
+        operation, last, values, size_bytes = RunOperation(project=project, run_id=run_id), after, 0, 0
         with self._repository._get_connection(timer=None) as connection:
             rows: Iterable[tuple[int, int, bytes]] = connection.execute(
                 "SELECT sequence_id, operation_type, operation FROM run_operations WHERE sequence_id > ? "
@@ -85,14 +89,16 @@ class OfflineLog:
             )
             for sequence_id, kind, blob in rows:
                 is_create = kind == OperationType.CREATE_RUN
-                if count and (is_create or size_bytes + len(blob) > max_bytes):
+                if last != after and (is_create or size_bytes + len(blob) > max_bytes):
                     break
-                last, count, size_bytes = sequence_id, count + 1, size_bytes + len(blob) + 8
+                last, size_bytes = sequence_id, size_bytes + len(blob) + 8
                 if is_create:
                     operation.create.ParseFromString(blob)
                     break
-                operation.update_batch.snapshots.add().ParseFromString(blob)
-        return (operation if count else None), last, count
+                snapshot = operation.update_batch.snapshots.add()
+                snapshot.ParseFromString(blob)
+                values += len(snapshot.append) + len(snapshot.assign) + len(snapshot.modify_sets)
+        return (operation if last != after else None), last, values
 
     def uploads(self) -> list[Upload]:
         """Files still to upload. A moved directory is found: the files lie beside the log."""

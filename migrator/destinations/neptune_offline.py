@@ -30,6 +30,7 @@ from migrator.errors import ErrorClass, Rejected, Retryable, RunError
 from migrator.naming import cut_utf8, hex_digest
 from migrator.records import Record
 
+UPLOADED = "uploaded"  # position of a run whose offline file was uploaded and removed: the next one starts anew
 WRITE_BYTES = 4 * 1024 * 1024  # operations held in memory before they are committed
 
 
@@ -72,8 +73,10 @@ class OfflineRun:
         self._builder = OperationBuilder(target.project, target.run_id, written_at)
         self._stored = 0
         with _disk_errors(directory):
-            if position is None and directory.exists():
-                shutil.rmtree(directory)  # a first attempt that never reached a checkpoint
+            if position in (None, UPLOADED):
+                position = None
+                if directory.exists():
+                    shutil.rmtree(directory)  # an attempt that never reached a checkpoint
             directory.mkdir(parents=True, exist_ok=True)
             if position is not None and not (directory / LOG_NAME).exists():
                 raise Rejected(

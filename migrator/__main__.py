@@ -1,0 +1,81 @@
+"""The `migrate` command: errors become messages and exit codes here, and nowhere else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from migrator.errors import ExitCode, MigratorError, Retryable, RunError, UserError
+
+#: options that may stand before or behind the command; True: a value follows
+_GLOBAL_OPTIONS = {"--db": True, "--json": False, "--verbose": False, "-v": False, "--quiet": False, "-q": False}
+
+
+def global_options_first(arguments: Sequence[str]) -> list[str]:
+    """`migrate status --json` means `migrate --json status`."""
+    first: list[str] = []
+    others: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            others += [word, *words]
+        elif (takes_value := _GLOBAL_OPTIONS.get(word)) is not None:
+            first.append(word)
+            if takes_value:
+                first += [value for value in [next(words, None)] if value is not None]
+        elif word.startswith("--db="):
+            first.append(word)
+        else:
+            others.append(word)
+    return first + others
+
+
+def main() -> NoReturn:
+    sys.exit(int(_exit_code(sys.argv[1:])))
+
+
+def _exit_code(arguments: Sequence[str]) -> int:
+    from migrator.cli import app
+
+    try:
+        app(global_options_first(arguments), standalone_mode=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else ExitCode.USAGE
+    except UserError as error:
+        return _say(str(error), error.exit_code)
+    except RunError as error:  # outside of a run: the source or the destination as a whole
+        return _say(str(error), ExitCode.TRY_LATER if isinstance(error, Retryable) else ExitCode.UNEXPECTED)
+    except MigratorError as error:
+        return _say(str(error), ExitCode.UNEXPECTED)
+    except KeyboardInterrupt:
+        return _say("interrupted", ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone; python would complain once more at its end
+        return ExitCode.OK
+    except Exception as error:  # noqa: BLE001 - one of two places: people get a message, the log gets the traceback
+        return _unexpected(error)
+    return ExitCode.OK
+
+
+def _unexpected(error: Exception) -> int:
+    from migrations_db import StateError
+
+    if isinstance(error, StateError):
+        return _say(str(error), ExitCode.STATE)
+    import logging
+
+    logging.getLogger("migrator").exception("unexpected error")
+    return _say(
+        f"unexpected error: {type(error).__name__}: {error}. Please report it with the newest file of migration-logs/",
+        ExitCode.UNEXPECTED,
+    )
+
+
+def _say(message: str, exit_code: ExitCode) -> ExitCode:
+    print(f"Error: {message}", file=sys.stderr)
+    return exit_code
+
+
+if __name__ == "__main__":
+    main()

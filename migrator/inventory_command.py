@@ -1,0 +1,118 @@
+"""What `migrate inventory` prints: a bar while it lists, a table at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from tqdm import tqdm
+
+from migrations_db import open_store
+from migrator.errors import ExitCode
+from migrator.inventory import ProjectResult, Scope, take_inventory
+from migrator.job import build_api_source, build_local_source
+from migrator.log import start_log
+from migrator.scratch import scratch_directory
+from migrator.settings import LOG_DIR, Globals, tool_version
+from migrator.sources.base import RunFilter
+
+
+def inventory_command(scope: Scope, local: Sequence[Path], work_dir: Path, common: Globals) -> None:
+    """List, save, report."""
+    start_log(LOG_DIR / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-inventory-{os.getpid()}.jsonl", common.verbose)
+    with scratch_directory(work_dir) as scratch:
+        # the source first: a wrong key or directory must not leave an empty database behind
+        source = build_local_source(local) if local else build_api_source(scratch / "wandb")
+        with closing(source), closing(open_store(common.db)) as store:
+            inventory_id = store.begin_invocation("inventory", socket.gethostname(), os.getpid(), tool_version())
+            exit_code = ExitCode.UNEXPECTED
+            bar = _Bar(hidden=common.quiet or not sys.stderr.isatty())
+            try:
+                results = []
+                for result in take_inventory(source, store, scope, inventory_id, bar.tick):
+                    results.append(result)
+                exit_code = ExitCode.OK
+            finally:
+                bar.close()
+                store.end_invocation(inventory_id, exit_code)
+        for problem in getattr(source, "problems", ()):
+            print(f"Warning: {problem}", file=sys.stderr)
+    if common.json:
+        print(json.dumps({"schema_version": 1, "projects": [_as_json(result) for result in results]}))
+    else:
+        _print(results, filtered=scope.only != RunFilter(), quiet=common.quiet)
+
+
+class _Bar:
+    """Runs listed, over all projects."""
+
+    def __init__(self, *, hidden: bool) -> None:
+        self._bar: Any = tqdm(desc="inventory", unit="run", total=0, dynamic_ncols=True, disable=hidden)
+        self._earlier = 0
+        self._listed = 0
+
+    def tick(self, project: str, listed: int, total: int | None) -> None:
+        if listed == 0:
+            self._earlier += self._listed
+            self._bar.total = (self._bar.total or 0) + (total or 0) or None
+        self._listed = listed
+        self._bar.set_postfix_str(project[:30], refresh=False)
+        self._bar.update(self._earlier + listed - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _as_json(result: ProjectResult) -> dict[str, Any]:
+    return {
+        "source": result.project.source,
+        "destination": result.project.destination_name,
+        "name_note": result.project.name_note,
+        "listed": result.listed,
+        "new": result.counts.new,
+        "changed": result.counts.changed,
+        "unchanged": result.counts.unchanged,
+        "left_out": result.unseen,
+        "history_rows": result.history_rows,
+        "states": dict(result.states),
+    }
+
+
+def _print(results: Sequence[ProjectResult], *, filtered: bool, quiet: bool) -> None:
+    console = Console()
+    table = Table("W&B project", "Neptune project", "runs", "states", "history rows", "new", "changed")
+    for column in table.columns[4:]:
+        column.justify = "right"
+    for result in results:
+        states = ", ".join(f"{count} {state}" for state, count in sorted(result.states.items()))
+        table.add_row(
+            escape(result.project.source),
+            escape(result.project.destination_name or ""),
+            str(result.listed),
+            escape(states),
+            f"{result.history_rows:,}",
+            str(result.counts.new),
+            str(result.counts.changed),
+        )
+    console.print(table)
+    for result in results:
+        if result.project.name_note and result.project.name_note != "not allowed in Neptune":
+            name = f"{result.project.source} → {result.project.destination_name}"
+            console.print(f"{escape(name)}: {escape(result.project.name_note)}", highlight=False)
+    unseen = sum(result.unseen for result in results)
+    if unseen:
+        why = "left out by the filters" if filtered else "gone from W&B"
+        console.print(f"{unseen} runs of earlier inventories are {why}: they are skipped", highlight=False)
+    if not quiet:
+        total = sum(result.listed for result in results)
+        print(f"{total} runs in {len(results)} projects. Next: `migrate run`", file=sys.stderr)

@@ -1,0 +1,48 @@
+"""The log of one invocation: JSON lines in `migration-logs/`, shared by the command and its workers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "pid": record.process,
+            "thread": record.threadName,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return _without_secrets(json.dumps(line, ensure_ascii=False))
+
+
+def _without_secrets(text: str) -> str:
+    """Vendors put what they like in their messages: no line carries a key."""
+    for name in ("WANDB_API_KEY", "NEPTUNE_API_TOKEN"):
+        secret = os.environ.get(name)
+        if secret:
+            text = text.replace(secret, f"<{name}>")
+    return text
+
+
+def start_log(path: Path, verbose: bool) -> None:
+    """Log this process to `path` (appending; lines of several processes mix whole)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(_JsonLines())
+    root = logging.getLogger("migrator")
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if verbose else logging.INFO)
+    root.propagate = False
+    for noisy in ("neptune", "neptune_scale", "httpx", "wandb", "stamina"):
+        vendor = logging.getLogger(noisy)
+        vendor.handlers[:] = [handler]
+        vendor.setLevel(logging.INFO if verbose else logging.WARNING)
+        vendor.propagate = False

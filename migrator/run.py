@@ -1,0 +1,155 @@
+"""`migrate run` and `migrate sync`: settings become a job, the supervisor does it, the figures come from the store."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+from migrations_db import open_store
+from migrations_db.states import Phase, RunStatus
+from migrations_db.store import Store
+from migrations_db.types import Progress, Selection
+from migrator.display import display_for
+from migrator.errors import ExitCode, UserError
+from migrator.job import Job, neptune_api_token
+from migrator.log import start_log
+from migrator.parts import OPTIONAL_PARTS, PARTS
+from migrator.parts.base import MappingOptions
+from migrator.scratch import scratch_directory
+from migrator.settings import LOG_DIR, Globals, Mode, tool_version
+from migrator.supervisor import Supervision, Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What the user chose for `migrate run` (phase copy) or `migrate sync` (phase upload)."""
+
+    phase: Phase
+    mode: Mode
+    workspace: str
+    offline_dir: Path
+    work_dir: Path
+    supervision: Supervision
+    options: MappingOptions
+    projects: Sequence[str] = ()
+    run_ids: Sequence[str] = ()
+    limit: int | None = None
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    visibility: str = "priv"
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How it ended, and what stands in the state database then."""
+
+    exit_code: ExitCode
+    progress: Progress
+    skipped_values: int
+
+
+def selected_parts(include: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    """Parts in copy order: all but the optional ones, with `include` added and `exclude` taken away."""
+    for name in (*include, *exclude):
+        if name not in PARTS:
+            raise UserError(f"there is no part '{name}': parts are {', '.join(PARTS)}")
+    parts = [name for name in PARTS if (name not in OPTIONAL_PARTS or name in include) and name not in exclude]
+    if not parts:
+        raise UserError("nothing is left to copy: --exclude names every part")
+    return parts
+
+
+def run_job(settings: RunSettings, common: Globals) -> RunResult:
+    """Copy (or upload) all selected pending runs; returns when none is left, or when it had to stop."""
+    parts = selected_parts(settings.include, settings.exclude)
+    with opened(common.db) as store, scratch_directory(settings.work_dir) as scratch:
+        if settings.mode == "online":
+            neptune_api_token()  # asked for before anything starts
+        bind_destination(store, settings)
+        only = selection(store, settings)
+        command = "run" if settings.phase is Phase.COPY else "sync"
+        log_file = LOG_DIR.absolute() / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{command}-{os.getpid()}.jsonl"
+        start_log(log_file, common.verbose)
+        invocation_id = store.begin_invocation(command, socket.gethostname(), os.getpid(), tool_version())
+        job = Job(
+            database=common.db,
+            phase=settings.phase,
+            mode=settings.mode,
+            workspace=settings.workspace,
+            parts=parts,
+            options=settings.options,
+            offline_dir=settings.offline_dir.absolute(),
+            work_dir=scratch,
+            tool_version=tool_version(),
+            log_file=log_file,
+            invocation_id=invocation_id,
+            only=only,
+            visibility=settings.visibility,
+            verbose=common.verbose,
+        )
+        workers = min(settings.supervision.workers, max(1, waiting(store, settings.phase, only)))
+        display = display_for(quiet=common.quiet)
+        exit_code = ExitCode.UNEXPECTED
+        try:
+            exit_code = Supervisor(job, replace(settings.supervision, workers=workers), store, display).run()
+            progress = store.reports.progress(settings.phase, only)
+            skipped = sum(part.skipped for part in store.reports.overview().parts)
+            if exit_code is ExitCode.OK and (progress.runs[RunStatus.FAILED] or (settings.strict and skipped)):
+                exit_code = ExitCode.SOME_FAILED
+        finally:
+            display.close()
+            store.end_invocation(invocation_id, exit_code)
+        return RunResult(exit_code, progress, skipped)
+
+
+@contextmanager
+def opened(db: str) -> Iterator[Store]:
+    """The state database of an earlier inventory."""
+    store = open_store(db, create=False)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def bind_destination(store: Store, settings: RunSettings) -> None:
+    """A database belongs to one destination: its cursors say what is durable there."""
+    if settings.phase is Phase.UPLOAD:
+        return
+    if settings.mode == "offline":
+        address = f"offline:{settings.offline_dir.absolute()}"
+    else:
+        from migrator.destinations.neptune_sdk import address_of
+
+        address = f"{address_of(neptune_api_token())} workspace {settings.workspace}"
+    bound = store.claim_setting("destination", address)
+    if bound != address:
+        advice = "`migrate sync` uploads offline files" if bound.startswith("offline:") else "use the same settings"
+        raise UserError(
+            f"the runs of this state database go to {bound}, not to {address}: {advice}, "
+            "or take --db OTHER for another destination"
+        )
+
+
+def selection(store: Store, settings: RunSettings) -> Selection:
+    """The runs that this command is about."""
+    only = store.select(settings.projects, settings.run_ids)
+    if settings.phase is Phase.UPLOAD:
+        store.start_upload(only)
+    if settings.limit is not None:
+        pending = store.reports.runs(RunStatus.PENDING, only)
+        only = store.select((), [summary.ref for summary in islice(pending, settings.limit)])
+    return only
+
+
+def waiting(store: Store, phase: Phase, only: Selection) -> int:
+    """Runs that are not at their end yet."""
+    runs = store.reports.progress(phase, only).runs
+    return runs[RunStatus.PENDING] + runs[RunStatus.RUNNING]

@@ -1,0 +1,98 @@
+"""Settings that commands share, and the only place (with job.py, for keys) that reads the environment."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from migrator.errors import UserError
+
+Mode = Literal["online", "offline"]
+
+DEFAULT_DB = "migration.db"
+LOG_DIR = Path("migration-logs")
+OFFLINE_DIR = Path("neptune-offline")
+OFFLINE_WORKSPACE = "workspace"  # stands in an offline file until `migrate sync` knows the real one
+MAX_DEFAULT_WORKERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Globals:
+    """The options before the command."""
+
+    db: str = DEFAULT_DB
+    json: bool = False
+    verbose: bool = False
+    quiet: bool = False
+
+
+def tool_version() -> str:
+    return version("wandb-to-neptune")
+
+
+def default_workers() -> int:
+    """One worker a core that this process may use, within reason."""
+    return max(1, min(len(os.sched_getaffinity(0)), MAX_DEFAULT_WORKERS))
+
+
+def token_is_set() -> bool:
+    return bool(os.environ.get("NEPTUNE_API_TOKEN"))
+
+
+def workspace_from_environment() -> str | None:
+    """The workspace of NEPTUNE_PROJECT ("workspace/project")."""
+    workspace, _, _ = os.environ.get("NEPTUNE_PROJECT", "").partition("/")
+    return workspace or None
+
+
+def comma_separated(text: str | None) -> tuple[str, ...]:
+    return tuple(word for word in (part.strip() for part in (text or "").split(",")) if word)
+
+
+def parse_time(text: str | None, option: str) -> datetime | None:
+    """An ISO date or time; without a zone it is UTC."""
+    if not text:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UserError(f"{option} takes a date such as 2024-05-01 or 2024-05-01T12:00:00Z, not '{text}'") from error
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def parse_size(text: str | None, option: str) -> int | None:
+    """Bytes, with an optional unit: 500, 10kB, 2.5MB, 1GiB."""
+    if not text:
+        return None
+    units = {"": 1, "b": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+    units |= {f"{unit}b": factor for unit, factor in units.items() if unit and unit != "b"}
+    units |= {f"{unit}ib": 1024**power for power, unit in enumerate("kmgt", 1)}
+    digits = text.strip().lower().rstrip("bikmgt ")
+    try:
+        return int(float(digits) * units[text.strip().lower()[len(digits) :].strip()])
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{option} takes a size such as 500MB or 2GiB, not '{text}'") from error
+
+
+def parse_project_map(pairs: Sequence[str]) -> dict[str, str]:
+    """`old=new` pairs."""
+    result: dict[str, str] = {}
+    for pair in pairs:
+        old, equals, new = pair.partition("=")
+        if not equals or not old or not new:
+            raise UserError(f"--project-map takes W&B-project=neptune-project, not '{pair}'")
+        if not all(char.isascii() and (char.isalnum() or char in ".-_") for char in new):
+            raise UserError(f"--project-map: '{new}' is no Neptune project name (letters, digits, '.', '-', '_')")
+        result[old] = new
+    return result
+
+
+def work_directory(chosen: Path | None) -> Path:
+    """Where scratch directories are made."""
+    return chosen if chosen is not None else Path(tempfile.gettempdir())

@@ -1,0 +1,48 @@
+"""What `migrate status` and `migrate retry-failed` do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from migrator import report
+from migrator.errors import ErrorClass
+from migrator.run import opened
+from migrator.settings import Globals
+
+
+def status_command(run: str, *, failed: bool, skips: bool, common: Globals) -> None:
+    """The state of the whole job, or of one run."""
+    console = Console()
+    with opened(common.db) as store:
+        if run:
+            detail = report.find_run(store, run)
+            ledger = store.reports.ledger(detail.run)
+            if common.json:
+                print(json.dumps(report.run_json(detail, ledger)))
+            else:
+                report.print_run(console, detail, ledger)
+            return
+        overview = store.reports.overview()
+        if common.json:
+            print(json.dumps(report.overview_json(overview, store)))
+        elif failed:
+            report.print_failed(console, store)
+        elif skips:
+            report.print_skips(console, overview)
+        else:
+            report.print_overview(console, overview, store)
+
+
+def retry_failed_command(
+    classes: Sequence[ErrorClass], projects: Sequence[str], run_ids: Sequence[str], common: Globals
+) -> None:
+    """Put failed runs back to pending and say how many."""
+    with opened(common.db) as store:
+        count = store.retry_failed(store.select(projects, run_ids), [str(word) for word in classes])
+    if common.json:
+        print(json.dumps({"schema_version": 1, "retried": count}))
+    else:
+        print(f"{count} failed runs are pending again" + (": `migrate run` copies them" if count else ""))

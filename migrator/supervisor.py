@@ -1,0 +1,270 @@
+"""`migrate run` and `migrate sync`: keeps workers alive, shows progress, ends when nothing is left.
+
+    start: free the claims and scratch space of dead processes of this host -> spawn workers
+    every tick: draw progress from the database; restart workers that died; kill one that makes no progress
+    end: all workers ended | Ctrl-C or SIGTERM (clean; twice: at once) | a worker's UserError | a service stays down
+
+The supervisor never touches W&B or Neptune. All it knows of the work is in the state database.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import Protocol
+
+import psutil
+
+from migrations_db.states import Outcome
+from migrations_db.store import Store
+from migrations_db.types import Failure, Progress
+from migrator.errors import ErrorClass, ExitCode
+from migrator.job import Job
+from migrator.worker import Ended, run_worker, worker_id_of
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25
+CLEAN_STOP_S = 8.0  # for workers to finish the batch in hand; the promise is 10 s for everything
+STALL_CHECK_S = 5.0
+HOPELESS_STARTS = 3  # workers that die so often without a claim in between cannot run here
+
+
+class Display(Protocol):
+    """Shows progress to a person or to a log."""
+
+    def update(self, progress: Progress) -> None: ...
+
+    def say(self, message: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Supervision:
+    """How workers are watched. `give_up_s`: end (exit 5) when a paused service lets nothing through for so long."""
+
+    workers: int
+    stall_timeout_s: float = 600.0
+    give_up_s: float = 900.0
+
+
+@dataclass(slots=True)
+class _Child:
+    number: int
+    process: BaseProcess
+    worker_id: str
+    pipe: Pipe
+    ended: Ended | None = None
+
+
+@dataclass(slots=True)
+class _Signals:
+    """Counts Ctrl-C and SIGTERM while the job runs."""
+
+    first: int | None = None
+    count: int = 0
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        self.first = self.first or number
+        self.count += 1
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Supervisor:
+    """Runs one job to its end. `clock` and `sleep` are those of the caller."""
+
+    def __init__(
+        self,
+        job: Job,
+        supervision: Supervision,
+        store: Store,
+        display: Display,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._job, self._supervision = job, supervision
+        self._store, self._display = store, display
+        self._clock, self._sleep = clock, sleep
+        self._children: list[_Child] = []
+        self._signals = _Signals()
+        self._deaths_in_a_row = 0
+        self._moved_at = clock()
+        self._moved: object = None
+
+    def run(self) -> ExitCode:
+        """The exit code of the command, failed runs not counted: the caller asks the store for those."""
+        with self._signals.caught():
+            try:
+                freed = self._store.workers.recover(socket.gethostname(), is_alive)
+                if freed:
+                    self._display.say(f"Taking over {freed} runs of an earlier command that did not end cleanly")
+                for number in range(self._supervision.workers):
+                    self._children.append(self._spawn(number))
+                return self._watch()
+            finally:
+                self._kill_all()
+                self._store.workers.recover(socket.gethostname(), is_alive)
+
+    # ------------------------------------------------------------ the loop
+
+    def _watch(self) -> ExitCode:
+        next_stall_check = self._clock() + STALL_CHECK_S
+        while True:
+            progress = self._store.reports.progress(self._job.phase, self._job.only)
+            self._display.update(progress)
+            self._reap()
+            if self._signals.count:
+                return self._stop_cleanly()
+            fatal = next((child.ended for child in self._children if child.ended and child.ended.message), None)
+            if fatal:
+                self._display.say(fatal.message or "")
+                self._terminate()
+                return fatal.exit_code
+            if not self._children or all(child.ended for child in self._children):
+                self._display.update(self._store.reports.progress(self._job.phase, self._job.only))
+                return ExitCode.OK
+            if self._is_shut_out(progress):
+                self._terminate()
+                return ExitCode.TRY_LATER
+            if self._clock() >= next_stall_check:
+                self._kill_stalled()
+                next_stall_check = self._clock() + STALL_CHECK_S
+            self._sleep(TICK_S)
+
+    def _reap(self) -> None:
+        """Hear the last words of workers that ended; replace those that died without any."""
+        for i, child in enumerate(self._children):
+            if child.ended:
+                continue
+            child.ended = _last_word(child)
+            if child.ended is None and not child.process.is_alive():
+                child.ended = _last_word(child)  # it may have spoken between the two looks
+                if child.ended is None:
+                    self._children[i] = self._replace(child, None, ErrorClass.CRASHED, Outcome.CRASHED)
+
+    def _kill_stalled(self) -> None:
+        by_id = {child.worker_id: child for child in self._children if not child.ended}
+        for stalled in self._store.workers.stalled(list(by_id), self._supervision.stall_timeout_s):
+            child = by_id.pop(stalled.worker_id, None)
+            if child is None:
+                continue  # its worker is gone already, for another run of its
+            self._display.say(f"{stalled.ref} made no progress for {stalled.idle_s:.0f} s: stopping its worker")
+            child.process.kill()
+            child.process.join()
+            index = self._children.index(child)
+            self._children[index] = self._replace(child, [stalled.run], ErrorClass.STALLED, Outcome.STALLED)
+
+    def _is_shut_out(self, progress: Progress) -> bool:
+        """Whether a service has let nothing through for so long that it is better to come back later."""
+        moved = (progress.points_read, progress.points_written, progress.size_bytes, dict(progress.runs))
+        if moved != self._moved:
+            self._moved, self._moved_at = moved, self._clock()
+        if self._clock() - self._moved_at < self._supervision.give_up_s:
+            return False
+        for service in ("wandb", "neptune"):
+            pause = self._store.paused(service)
+            if pause:
+                minutes = self._supervision.give_up_s / 60
+                self._display.say(
+                    f"{service} has let nothing through for {minutes:.0f} minutes ({pause.reason}). "
+                    "Nothing is lost: run the same command again later"
+                )
+                return True
+        return False
+
+    # ------------------------------------------------------------ processes
+
+    def _spawn(self, number: int) -> _Child:
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("spawn").Process(
+            target=run_worker, args=(self._job, number, os.getpid(), theirs), name=f"worker-{number}"
+        )
+        process.start()
+        theirs.close()
+        return _Child(number, process, worker_id_of(psutil.Process(process.pid)), ours)
+
+    def _replace(self, dead: _Child, culprits: list[int] | None, error: ErrorClass, outcome: Outcome) -> _Child:
+        """Account for a worker that died (all its runs are suspects) or was killed, and start another."""
+        message = f"worker process ended with code {dead.process.exitcode}"
+        if error is ErrorClass.STALLED:
+            message = f"no progress for {self._supervision.stall_timeout_s:.0f} s"
+        log.error("%s (worker %d): %s", error, dead.number, message)
+        failure = Failure(error, message)
+        self._store.workers.crash(dead.worker_id, culprits, failure, outcome, self._job.max_failures)
+        self._deaths_in_a_row = 0 if culprits else self._deaths_in_a_row + 1
+        if self._deaths_in_a_row > HOPELESS_STARTS * self._supervision.workers:
+            dead.ended = Ended(ExitCode.UNEXPECTED, f"workers keep dying ({message}): see {self._job.log_file}")
+            return dead
+        return self._spawn(dead.number)
+
+    def _stop_cleanly(self) -> ExitCode:
+        self._display.say("Stopping: finishing what is in hand (Ctrl-C again stops at once)")
+        self._terminate()
+        self._display.say("Stopped. Nothing is lost: the same command goes on from here")
+        return ExitCode.TERMINATED if self._signals.first == signal.SIGTERM else ExitCode.INTERRUPTED
+
+    def _terminate(self) -> None:
+        """Ask all workers to stop; wait a little; then kill. A second Ctrl-C shortens the wait."""
+        asked_twice = self._signals.count
+        for child in self._children:
+            if child.process.is_alive():
+                child.process.terminate()
+        deadline = self._clock() + CLEAN_STOP_S
+        while self._clock() < deadline and any(child.process.is_alive() for child in self._children):
+            if self._signals.count > max(asked_twice, 1):
+                break
+            self._sleep(0.05)
+        self._kill_all()
+
+    def _kill_all(self) -> None:
+        for child in self._children:
+            if child.process.is_alive():
+                _kill_tree(child.process)
+            child.process.join()
+
+
+def _last_word(child: _Child) -> Ended | None:
+    try:
+        return child.pipe.recv() if child.pipe.poll() else None
+    except EOFError:
+        return None
+
+
+def _kill_tree(process: BaseProcess) -> None:
+    """Kill a worker and what it started (wandb's own service process)."""
+    try:
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            pass  # it was faster
+
+
+def is_alive(pid: int, started: float) -> bool:
+    """Whether that very process still runs; pids are used again, start times tell."""
+    try:
+        return bool(abs(psutil.Process(pid).create_time() - started) < 1.0)
+    except psutil.NoSuchProcess:
+        return False
