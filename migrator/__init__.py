@@ -1,0 +1,17 @@
+"""Moves experiment history from Weights & Biases to Neptune. In reading order:
+
+records         what flows: rows and files from a source, points and values to a destination, the ledger
+values, naming  what a W&B value is, and which Neptune name it gets (pure)
+sources/        where runs come from: base (the contract), the W&B API, local W&B directories, memory
+destinations/   where runs go: base (the contract), Neptune online, Neptune's offline files, memory
+parts/          one module a kind of metadata: reads batches behind a cursor, converts them (pure)
+copy            one run: read, convert, write, flush, checkpoint
+upload          one run from its offline file to Neptune
+worker          one process: claims runs, copies several at a time, records how each ended
+supervisor      one command: keeps workers alive, shows progress, ends when nothing is left
+inventory, run, report, demo, guided    what the commands do;  *_command  what they print
+cli, __main__   the command line; errors become messages and exit codes
+settings, job, limits, errors, log, scratch, display    what the others stand on
+
+The state database is a package of its own: migrations_db.
+"""

@@ -1,0 +1,123 @@
+"""Lines of console output from the raw pieces in a `.wandb` log.
+
+The log holds what a program wrote, piece by piece ("text" and "\\n" apart). W&B shows what a terminal of 32 lines
+makes of it: `\\r` returns to the start of the line and later text overwrites, `ESC[A` and `ESC[B` move between lines
+(nested progress bars); all else stays in the text. A line is counted and timed when its first character is written,
+over both streams (wandb `core/internal/terminalemulator`, `runconsolelogs`). Two things are better here: lines are
+not cut at 4096 characters, and text for a line that can change no more begins a new line instead of being dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator
+
+from migrator.records import ConsoleLine
+
+VIEW_LINES = 32  # W&B: height of the terminal, and lines that can still change (maxTerminalLines)
+_CONTROL = re.compile("[\r\n]|\x1b\\[[AB]")
+_CONTROL_BEGUN = re.compile("\x1b\\[?$")
+
+
+class _Line:
+    __slots__ = ("done", "number", "stream", "text", "time")
+
+    def __init__(self, number: int, stream: str, time: float | None) -> None:
+        self.number, self.stream, self.time = number, stream, time
+        self.text = ""
+        self.done = False
+
+    def put(self, text: str, column: int) -> None:
+        """Overwrite from `column` on."""
+        if column == len(self.text):
+            self.text += text
+        else:
+            self.text = self.text[:column].ljust(column) + text + self.text[column + len(text) :]
+
+
+class Console:
+    """Both streams of one process. `write` and `finish` give the lines that can change no more, in order."""
+
+    def __init__(self, first_number: int = 0) -> None:
+        self.next_number = first_number
+        self._changing: deque[_Line] = deque()
+        self._terminals = {stream: _Terminal(self, stream) for stream in ("stdout", "stderr")}
+
+    def write(self, stream: str, time: float | None, text: str) -> Iterator[ConsoleLine]:
+        self._terminals[stream].write(time, text)
+        while len(self._changing) > VIEW_LINES:
+            yield self._freeze()
+
+    def finish(self) -> Iterator[ConsoleLine]:
+        """The rest; a last line without a line end is a line, too."""
+        for terminal in self._terminals.values():
+            terminal.flush()
+        while self._changing:
+            yield self._freeze()
+
+    def new_line(self, stream: str, time: float | None) -> _Line:
+        line = _Line(self.next_number, stream, time)
+        self.next_number += 1
+        self._changing.append(line)
+        return line
+
+    def _freeze(self) -> ConsoleLine:
+        line = self._changing.popleft()
+        line.done = True
+        return ConsoleLine(line.number, line.time, line.stream, line.text)
+
+
+class _Terminal:
+    """One stream."""
+
+    def __init__(self, console: Console, stream: str) -> None:
+        self._console, self._stream = console, stream
+        self._view: list[_Line] = []
+        self._row = self._column = 0
+        self._begun = ""  # of a control sequence whose end is in the next piece
+        self._time: float | None = None
+
+    def write(self, time: float | None, text: str) -> None:
+        self._time = time
+        text = self._begun + text
+        self._begun = ""
+        if begun := _CONTROL_BEGUN.search(text):
+            self._begun = begun[0]
+            text = text[: begun.start()]
+        pos = 0
+        for control in _CONTROL.finditer(text):
+            self._put(text[pos : control.start()])
+            self._control(control[0])
+            pos = control.end()
+        self._put(text[pos:])
+
+    def flush(self) -> None:
+        self._put(self._begun)
+        self._begun = ""
+
+    def _control(self, sequence: str) -> None:
+        match sequence[-1]:
+            case "\r":
+                self._column = 0
+            case "A":
+                self._row = max(self._row - 1, 0)
+            case end:
+                self._row += 1
+                if end == "\n":
+                    self._column = 0
+                if self._row >= VIEW_LINES:
+                    self._row -= 1
+                    del self._view[:1]
+
+    def _put(self, text: str) -> None:
+        if not text:
+            return
+        while self._row >= len(self._view):  # empty lines in between count from now on
+            self._view.append(self._console.new_line(self._stream, self._time))
+        line = self._view[self._row]
+        if line.done:
+            line = self._view[self._row] = self._console.new_line(self._stream, self._time)
+            self._column = 0
+        line.put(text, self._column)
+        self._column += len(text)

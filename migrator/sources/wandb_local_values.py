@@ -1,0 +1,186 @@
+"""How the records of a `.wandb` log hold values: items of a path (`nested_key`, or `key`) and JSON text.
+
+wandb 0.31: JSON with the bare words NaN, Infinity and -Infinity; a path of several elements is a place in nested
+dicts, its elements are never split further. Histograms and media are logged as the leaves of their dict.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+_EMPTY_JSON = "null"
+YEAR_10000_S = 253_402_300_800
+
+
+def parse_json(text: str) -> Any:
+    """The value of JSON text; text that is none is its own value, so that nothing is lost."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def item_path(item: Any) -> Sequence[str]:
+    """Where an item of a history, summary or config record belongs: keys from the top."""
+    return item.nested_key or (item.key,)
+
+
+def item_json(item: Any) -> str:
+    """JSON text of an item's value. History items have typed fields, too, which wandb 0.31 leaves unset in logs."""
+    if item.value_json:
+        return str(item.value_json)
+    kind = item.WhichOneof("value") if "value" in item.DESCRIPTOR.oneofs_by_name else None
+    match kind:
+        case None | "none":
+            return _EMPTY_JSON
+        case "json":
+            return str(item.json)
+        case _:
+            return json.dumps(getattr(item, kind))
+
+
+def row_values(history: Any) -> dict[str, Any]:
+    """The values of a history record by key, paths of several elements as nested dicts."""
+    keys: list[str] = []
+    texts: list[str] = []
+    nested: list[Any] = []
+    for item in history.item:
+        path = item.nested_key
+        if len(path) == 1:
+            keys.append(path[0])
+            texts.append(item.value_json)
+        elif path:
+            nested.append(item)
+        else:
+            keys.append(item.key)
+            texts.append(item.value_json)
+    try:  # the JSON of all values in one go is twice as fast as one by one
+        values = dict(zip(keys, json.loads(f"[{','.join(texts)}]"), strict=True))
+    except (ValueError, RecursionError):
+        singles = (item for item in history.item if len(item.nested_key) < 2)
+        values = {item_path(item)[0]: parse_json(item_json(item)) for item in singles}
+    for item in nested:
+        put(values, item.nested_key, parse_json(item_json(item)))
+    return values
+
+
+def put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set a value at a path of nested dicts."""
+    for name in path[:-1]:
+        inner = values.get(name)
+        if not isinstance(inner, dict):
+            inner = values[name] = {}
+        values = inner
+    values[path[-1]] = value
+
+
+def row_step(history: Any, before: int) -> int:
+    """The step of a history record as the log has it; `before` is that of the record before it.
+
+    The record's own number and `_step` agree; rows without either (several writers of one run) go on counting.
+    """
+    if history.HasField("step"):
+        return int(history.step.num)
+    for item in history.item:
+        if tuple(item_path(item)) == ("_step",):
+            step = parse_json(item_json(item))
+            return step if isinstance(step, int) else before + 1
+    return before + 1
+
+
+def row_time_s(history: Any) -> float | None:
+    """The `_timestamp` of a history record, seconds since the epoch."""
+    for item in history.item:
+        if tuple(item_path(item)) == ("_timestamp",):
+            return as_time_s(parse_json(item_json(item)))
+    return None
+
+
+def as_time_s(value: Any) -> float | None:
+    """A time in seconds, if the value is one that a datetime can hold."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < YEAR_10000_S else None
+
+
+def epoch_s(timestamp: Any) -> float:
+    """A protobuf Timestamp as seconds since the epoch."""
+    return float(timestamp.seconds + timestamp.nanos / 1e9)
+
+
+class JsonTree:
+    """Config or summary: JSON texts by path, later ones over earlier ones, parsed only at the end.
+
+    A summary is updated with every row, so that a long run replaces most texts unread.
+    """
+
+    def __init__(self) -> None:
+        self._top: dict[str, Any] = {}  # a value is JSON text, or a dict of the same kind
+
+    def update(self, record: Any) -> None:
+        """Apply a config or summary record: its updates, then its removals."""
+        top = self._top
+        for item in record.update:
+            path = item.nested_key
+            if len(path) == 1:
+                top[path[0]] = item.value_json
+            elif path:
+                self._set_nested(path, item_json(item))
+            else:
+                top[item.key] = item.value_json
+        for item in record.remove:
+            self._remove(item_path(item))
+
+    def _set_nested(self, path: Sequence[str], text: str) -> None:
+        node = self._top
+        for name in path[:-1]:
+            inner = node.get(name)
+            if not isinstance(inner, dict):
+                inner = node[name] = _opened(inner)
+            node = inner
+        node[path[-1]] = text
+
+    def _remove(self, path: Sequence[str]) -> None:
+        node = self._top
+        for name in path[:-1]:
+            inner = node.get(name)
+            if isinstance(inner, str):
+                inner = node[name] = _opened(inner)
+            if inner is None:
+                return
+            node = inner
+        node.pop(path[-1], None)
+
+    def values(self) -> dict[str, Any]:
+        return {key: _parsed(value) for key, value in self._top.items()}
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Top-level keys with the JSON text of their values, numbers and bare NaN as they were logged."""
+        for key, value in self._top.items():
+            yield key, _text(value)
+
+    def __bool__(self) -> bool:
+        return bool(self._top)
+
+
+def _opened(text: str | None) -> dict[str, Any]:
+    """A value that is a JSON object as a node of a tree; any other value gives way to an empty one."""
+    value = parse_json(text) if text else None
+    return {k: json.dumps(v) for k, v in value.items()} if isinstance(value, dict) else {}
+
+
+def _parsed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _parsed(inner) for key, inner in value.items()}
+    return parse_json(value or _EMPTY_JSON)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return json_object((key, _text(inner)) for key, inner in value.items())
+    return value or _EMPTY_JSON
+
+
+def json_object(members: Any) -> str:
+    """A JSON object of keys and the JSON texts of their values."""
+    return "{" + ", ".join(f"{json.dumps(key)}: {text}" for key, text in members) + "}"
