@@ -23,8 +23,9 @@ from migrator.errors import ErrorClass, Rejected, Retryable
 from migrator.limits import WANDB_PAGE_STEPS_MAX
 from migrator.records import HistoryRow, RunRef
 from migrator.sources import wandb_queries as queries
-from migrator.sources.wandb_answers import run_of
+from migrator.sources.wandb_answers import parse_json, run_of
 from migrator.sources.wandb_client import WandbClient
+from migrator.sources.wandb_errors import of_disk
 from migrator.sources.wandb_parquet import as_time
 
 PAGE_ROWS = 5_000  # aimed at in one HistoryPage
@@ -116,13 +117,14 @@ class LiveRows:
         asked |= {"minStep": at, "maxStep": end, "pageSize": size}
         found = run_of(self._client.ask(queries.HISTORY_PAGE, asked, self._what), self._ref)
         try:
-            return sorted(map(_row, found.get("history") or ()), key=attrgetter("step"))
+            parsed = [row for row in map(_row, found.get("history") or ()) if at <= row.step < end]
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise Rejected(ErrorClass.BAD_DATA, f"{self._what}: a row that is no JSON object with _step") from error
+        return sorted(parsed, key=attrgetter("step"))
 
 
 def _row(text: str) -> HistoryRow:
-    values = json.loads(text, strict=False)
+    values = parse_json(text)
     step = values.pop("_step")
     whole = int(step)
     return HistoryRow(whole if whole == step else step, as_time(values.pop("_timestamp", None)), values)
@@ -157,9 +159,12 @@ class Spool:
         if self._room >= 0:
             self._kept.append(rows)
             return
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - closed by `close`
-        pickle.dump([tuple(row) for row in rows], self._file, pickle.HIGHEST_PROTOCOL)
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - closed by `close`
+            pickle.dump([tuple(row) for row in rows], self._file, pickle.HIGHEST_PROTOCOL)
+        except OSError as error:
+            raise of_disk(error, "live history") from error
 
     def chunks(self, after_step: float | None) -> Iterator[Chunk]:
         """The rows with a step above `after_step`, in the order in which they were added."""

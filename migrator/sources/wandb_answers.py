@@ -1,0 +1,56 @@
+"""Reading W&B's GraphQL answers: the run in them, times, and the way to the next page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from migrator.errors import ErrorClass, Rejected
+from migrator.records import RunRef
+
+Json = dict[str, Any]
+
+#: States of runs that will log nothing more (unless they are resumed); the others: running, pending, preempting
+ENDED = frozenset({"finished", "failed", "crashed", "killed", "preempted"})
+
+
+def run_of(data: Mapping[str, Any], ref: RunRef) -> Json:
+    """`project.run` of an answer. Null on the way there: the run is gone."""
+    run = (data.get("project") or {}).get("run")
+    if run is None:
+        raise Rejected(ErrorClass.NOT_FOUND, f"{ref} is not (or no longer) at W&B")
+    return dict(run)
+
+
+def nodes(page: Mapping[str, Any]) -> list[Json]:
+    """The things on a page of a connection."""
+    return [edge["node"] for edge in page.get("edges") or () if edge.get("node")]
+
+
+def next_cursor(page: Mapping[str, Any], before: str | None) -> str | None:
+    """Where the page after this one begins; None after the last, and where the server would go round in circles."""
+    info, edges = page.get("pageInfo") or {}, page.get("edges") or [{}]
+    cursor: str | None = edges[-1].get("cursor") or info.get("endCursor")
+    return cursor if info.get("hasNextPage") and cursor and cursor != before else None
+
+
+def parse_json(text: str) -> Any:
+    """JSON as W&B stores it: bare NaN and control characters in strings occur. ValueError for anything else.
+
+    Half a surrogate pair (a string cut by UTF-16 units) becomes `?`: nothing could write it as UTF-8.
+    """
+    value = json.loads(text, strict=False)
+    if "\\ud" in text or "\\uD" in text:
+        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    return value
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """A time as W&B writes it: ISO 8601, UTC, often without a zone. None for anything else."""
+    try:
+        time = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

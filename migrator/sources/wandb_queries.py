@@ -1,0 +1,188 @@
+"""The GraphQL documents that the source sends: those of wandb 0.31, without the fields that nobody here reads.
+
+Names and variables are the SDK's and wandb-core's own, always all of them: that is what servers are known to answer.
+`HistoryPage`, `RunParquetHistory` and `RunConsoleLogPage` are the documents inside wandb-core.
+"""
+
+from __future__ import annotations
+
+VIEWER = "query GetDefaultEntity { viewer { id entity } }"
+
+PROJECTS = """
+query GetProjects($entity: String, $cursor: String, $perPage: Int = 50) {
+  models(entityName: $entity, after: $cursor, first: $perPage) {
+    pageInfo { __typename endCursor hasNextPage }
+    edges { node { __typename id name entityName } }
+  }
+}
+"""
+
+RUNS = """
+query Runs($project: String!, $entity: String!, $cursor: String, $perPage: Int = 50, $order: String,
+    $filters: JSONString) {
+  project(name: $project, entityName: $entity) {
+    internalId
+    runCount(filters: $filters)
+    readOnly
+    runs(filters: $filters, after: $cursor, first: $perPage, order: $order) {
+      edges {
+        node {
+          id tags name displayName sweepName state group jobType createdAt heartbeatAt description notes
+          historyLineCount
+        }
+        cursor
+      }
+      pageInfo { endCursor hasNextPage }
+    }
+  }
+}
+"""
+
+RUN = """
+query Run($project: String!, $entity: String!, $name: String!) {
+  project(name: $project, entityName: $entity) {
+    run(name: $name) {
+      projectId
+      ...RunFragment
+    }
+  }
+}
+fragment RunFragment on Run {
+  id tags name displayName sweepName state config group jobType commit readOnly createdAt heartbeatAt description notes
+  summaryMetrics historyLineCount historyKeys
+  user { name username }
+}
+"""
+
+SWEEP = """
+query GetSweep($name: String!, $project: String, $entity: String) {
+  project(name: $project, entityName: $entity) {
+    sweep(sweepName: $name) { __typename id name displayName method config }
+  }
+}
+"""
+
+PARQUET_HISTORY = """
+query RunParquetHistory ($entity: String!, $project: String!, $runName: String!, $liveKeys: [String!]!) {
+	project(name: $project, entityName: $entity) {
+		run(name: $runName) {
+			parquetHistory(liveKeys: $liveKeys) {
+				parquetUrls
+				liveData
+			}
+		}
+	}
+}
+"""
+
+HISTORY_PAGE = """
+query HistoryPage ($entity: String!, $project: String!, $run: String!, $minStep: Int64!, $maxStep: Int64!,
+    $pageSize: Int!) {
+	project(name: $project, entityName: $entity) {
+		run(name: $run) {
+			history(minStep: $minStep, maxStep: $maxStep, samples: $pageSize)
+		}
+	}
+}
+"""
+
+EVENTS = """
+query RunFullHistory($project: String!, $entity: String!, $name: String!, $samples: Int) {
+  project(name: $project, entityName: $entity) {
+    run(name: $name) { events(samples: $samples) }
+  }
+}
+"""
+
+CONSOLE_PAGE = """
+query RunConsoleLogPage ($entity: String!, $project: String!, $runName: String!, $first: Int, $after: String) {
+	project(name: $project, entityName: $entity) {
+		run(name: $runName) {
+			logLineCount
+			logLines(first: $first, after: $after, useImprovedPagination: true) {
+				edges {
+					node {
+						number
+						timestamp
+						level
+						label
+						line
+					}
+				}
+				pageInfo {
+					endCursor
+					hasNextPage
+				}
+			}
+		}
+	}
+}
+"""
+
+FILES = """
+query RunFiles($project: String!, $entity: String!, $name: String!, $fileCursor: String,
+    $fileLimit: Int = 50, $fileNames: [String] = [], $upload: Boolean = false, $pattern: String) {
+  project(name: $project, entityName: $entity) {
+    internalId
+    run(name: $name) {
+      fileCount
+      ...RunFilesFragment
+    }
+  }
+}
+fragment RunFilesFragment on Run {
+  files(names: $fileNames, after: $fileCursor, first: $fileLimit, pattern: $pattern) {
+    edges {
+      node { id name url(upload: $upload) directUrl sizeBytes mimetype updatedAt md5 }
+      cursor
+    }
+    pageInfo { endCursor hasNextPage }
+  }
+}
+"""
+
+ARTIFACTS = """
+query %s($entity: String!, $project: String!, $run: String!, $cursor: String, $perPage: Int) {
+  project(entityName: $entity, name: $project) {
+    run(name: $run) {
+      artifacts: %s(after: $cursor, first: $perPage) {
+        totalCount
+        pageInfo { __typename endCursor hasNextPage }
+        edges {
+          node {
+            __typename id versionIndex metadata state size digest createdAt
+            artifactSequence { __typename name project { id name entity { name } } }
+            artifactType { name }
+            aliases { __typename id alias artifactCollection { __typename name } }
+          }
+        }
+      }
+    }
+  }
+}
+"""
+OUTPUT_ARTIFACTS = ARTIFACTS % ("RunOutputArtifacts", "outputArtifacts")
+INPUT_ARTIFACTS = ARTIFACTS % ("RunInputArtifacts", "inputArtifacts")
+
+MANIFEST = """
+query FetchArtifactManifest($id: ID!) {
+  artifact(id: $id) { currentManifest { file { directUrl } } }
+}
+"""
+
+ARTIFACT_FILES = """
+query GetArtifactMembershipFileUrls($entity: String!, $project: String!, $collection: String!, $alias: String!,
+    $cursor: String, $perPage: Int) {
+  project(name: $project, entityName: $entity) {
+    artifactCollection(name: $collection) {
+      __typename
+      artifactMembership(aliasName: $alias) {
+        files(after: $cursor, first: $perPage) {
+          pageInfo { __typename endCursor hasNextPage }
+          edges { node { __typename name directUrl } }
+        }
+      }
+    }
+  }
+}
+"""

@@ -1,0 +1,155 @@
+"""System metrics and console lines of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from migrator.errors import ErrorClass, Rejected, Retryable, Throttled
+from migrator.records import ConsoleLine, RunRef, SystemRow
+from migrator.sources import wandb_queries as queries
+from migrator.sources.wandb_answers import next_cursor, nodes, parse_json, parse_time, run_of
+from migrator.sources.wandb_artifacts import RunArtifacts
+from migrator.sources.wandb_client import WandbClient
+from migrator.sources.wandb_errors import retries
+from migrator.sources.wandb_files import RunFiles
+from migrator.sources.wandb_parquet import Table, as_time, plain_rows
+
+PREFIX = "system."
+SAMPLES = (2**31 - 1, 1_000_000, 100_000, 10_000)  # GraphQL Int; the smaller ones for servers that refuse so many
+PAGE_ROWS = 2_000
+PAGE_LINES = 2_000  # asked for at once; servers may give less
+OUTPUT_LOG = "output.log"
+
+
+class SystemMetrics:
+    """One run's system metrics: W&B's own export if there is one, else what `events` gives, which may be samples."""
+
+    def __init__(self, client: WandbClient, ref: RunRef, artifacts: RunArtifacts, ended: bool) -> None:
+        """`ended`: only then is an export complete (a resumed run has one of its first part)."""
+        self._client, self._ref, self._artifacts, self._ended = client, ref, artifacts, ended
+        self.is_sampled = False
+        self._export: list[Table] | None = None
+
+    def pages(self, first_row: int) -> Iterator[list[SystemRow]]:
+        """Rows from number `first_row` on."""
+        page: list[SystemRow] = []
+        for number, (time, values) in enumerate(self._rows()):
+            if number >= first_row:
+                kept = {key.removeprefix(PREFIX): value for key, value in values.items() if key.startswith(PREFIX)}
+                page.append(SystemRow(number, as_time(time), kept))
+                if len(page) == PAGE_ROWS:
+                    yield page
+                    page = []
+        if page:
+            yield page
+
+    def _rows(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        tables = self._exported()
+        for table in tables or ():
+            for batch in table.batches():
+                yield from zip(*plain_rows(batch), strict=True)
+        if tables is None:
+            texts = self._events()
+            self.is_sampled = bool(texts)
+            for text in texts:
+                row = parse_json(text) if isinstance(text, str) else text
+                yield row.get("_timestamp"), row
+
+    def _exported(self) -> list[Table] | None:
+        if self._export is None and self._ended:
+            try:
+                for attempt in retries():
+                    with attempt:  # an unreadable file is fetched again
+                        paths = self._artifacts.events_export()
+                        if paths is None:
+                            return None
+                        self._export = [Table(path, f"system metrics of {self._ref}") for path in paths]
+            except Rejected as error:
+                if error.error_class is not ErrorClass.UNKNOWN:
+                    raise  # UNKNOWN: a server without artifacts
+        return self._export
+
+    def _events(self) -> list[Any]:
+        """All rows, or as many as the server gives at most."""
+        ref = self._ref
+        last: Exception | None = None
+        for samples in SAMPLES:
+            asked = {"entity": ref.entity, "project": ref.project, "name": ref.run_id, "samples": samples}
+            try:
+                data = self._client.ask(queries.EVENTS, asked, f"system metrics of {ref}")
+            except (Retryable, Rejected) as error:
+                if isinstance(error, Throttled) or error.error_class in (ErrorClass.NOT_FOUND, ErrorClass.PERMISSION):
+                    raise
+                last = error  # too many for this server, perhaps
+                continue
+            return list(run_of(data, ref).get("events") or ())
+        assert last is not None
+        raise last
+
+    def close(self) -> None:
+        for table in self._export or ():
+            table.close()
+
+
+class Console:
+    """One run's output: W&B's console log, or `output.log` where there is none."""
+
+    def __init__(self, client: WandbClient, ref: RunRef, files: RunFiles) -> None:
+        self._client, self._ref, self._files = client, ref, files
+        self.is_estimated = False
+
+    def pages(self, first_line: int) -> Iterator[list[ConsoleLine]]:
+        """Lines from number `first_line` on."""
+        number, seen = 0, False
+        try:
+            for lines in self._logged():
+                seen = True
+                page = [line._replace(number=number + i) for i, line in enumerate(lines) if number + i >= first_line]
+                number += len(lines)
+                if page:
+                    yield page
+        except Rejected as error:
+            if seen or error.error_class is not ErrorClass.UNKNOWN:
+                raise  # UNKNOWN: a W&B server before 0.77 does not know this request
+        if not seen:
+            yield from self._from_file(first_line)
+
+    def _logged(self) -> Iterator[list[ConsoleLine]]:
+        ref = self._ref
+        cursor: str | None = None
+        while True:
+            asked = {"entity": ref.entity, "project": ref.project, "runName": ref.run_id, "first": PAGE_LINES}
+            data = self._client.ask(queries.CONSOLE_PAGE, asked | {"after": cursor}, f"console of {ref}")
+            page = run_of(data, ref).get("logLines") or {}
+            if lines := list(map(_line, nodes(page))):
+                yield lines
+            cursor = next_cursor(page, cursor)
+            if cursor is None:
+                return
+
+    def _from_file(self, first_line: int) -> Iterator[list[ConsoleLine]]:
+        saved = self._files.fetch(OUTPUT_LOG)
+        if saved is None:
+            return
+        page: list[ConsoleLine] = []
+        try:
+            with saved.path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+                for number, text in enumerate(lines):
+                    self.is_estimated = True
+                    if number >= first_line:
+                        line = text.removesuffix("\n").removesuffix("\r")
+                        page.append(ConsoleLine(number, None, "stdout", line))
+                        if len(page) == PAGE_LINES:
+                            yield page
+                            page = []
+            if page:
+                yield page
+        finally:
+            self._files.release(saved)
+
+
+def _line(node: dict[str, Any]) -> ConsoleLine:
+    time = parse_time(node.get("timestamp"))
+    stream = "stderr" if node.get("level") == "error" else "stdout"
+    return ConsoleLine(0, time.timestamp() if time else None, stream, node.get("line") or "")
