@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from tqdm import tqdm
 
 from migrations_db import open_store
@@ -22,6 +20,7 @@ from migrator.errors import ExitCode
 from migrator.inventory import ProjectResult, Scope, take_inventory
 from migrator.job import build_api_source, build_local_source
 from migrator.log import start_log
+from migrator.report.text import add_row, new_table, say
 from migrator.scratch import scratch_directory
 from migrator.settings import LOG_DIR, Globals, tool_version
 from migrator.sources.base import RunFilter
@@ -90,16 +89,15 @@ def _as_json(result: ProjectResult) -> dict[str, Any]:
 
 def _print(results: Sequence[ProjectResult], *, filtered: bool, quiet: bool) -> None:
     console = Console()
-    table = Table("W&B project", "Neptune project", "runs", "states", "history rows", "new", "changed")
-    for column in table.columns[4:]:
-        column.justify = "right"
+    table = new_table(console, "W&B project", "Neptune project", ">runs", "states", ">rows", ">new", ">changed")
     for result in results:
         states = ", ".join(f"{count} {state}" for state, count in sorted(result.states.items()))
-        table.add_row(
-            escape(result.project.source),
-            escape(result.project.destination_name or ""),
+        add_row(
+            table,
+            result.project.source,
+            result.project.destination_name or "",
             str(result.listed),
-            escape(states),
+            states,
             f"{result.history_rows:,}",
             str(result.counts.new),
             str(result.counts.changed),
@@ -108,11 +106,11 @@ def _print(results: Sequence[ProjectResult], *, filtered: bool, quiet: bool) -> 
     for result in results:
         if result.project.name_note and result.project.name_note != "not allowed in Neptune":
             name = f"{result.project.source} → {result.project.destination_name}"
-            console.print(f"{escape(name)}: {escape(result.project.name_note)}", highlight=False)
+            say(console, f"{name}: {result.project.name_note}")
     unseen = sum(result.unseen for result in results)
     if unseen:
         why = "left out by the filters" if filtered else "gone from W&B"
-        console.print(f"{unseen} runs of earlier inventories are {why}: they are skipped", highlight=False)
+        say(console, f"{unseen} runs of earlier inventories are {why}: they are skipped")
     if not quiet:
         total = sum(result.listed for result in results)
         print(f"{total} runs in {len(results)} projects. Next: `migrate run`", file=sys.stderr)

@@ -6,11 +6,10 @@ import json
 import sys
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from migrations_db.states import Phase, RunStatus
 from migrator.errors import ExitCode
+from migrator.report.text import add_row, new_table, say
 from migrator.run import RunResult, RunSettings, opened, run_job, selected_parts
 from migrator.settings import Globals
 
@@ -73,14 +72,14 @@ def dry_run_command(settings: RunSettings, common: Globals) -> ExitCode:
     if common.json:
         print(json.dumps({"schema_version": 1, "mode": settings.mode, "parts": parts, "projects": plan}))
         return ExitCode.OK
-    table = Table("W&B project", "Neptune project", "runs")
-    for source, entry in plan.items():
-        table.add_row(escape(source), escape(str(entry["destination"])), str(entry["runs"]))
     console = Console()
+    table = new_table(console, "W&B project", "Neptune project", ">runs")
+    for source, entry in plan.items():
+        add_row(table, source, str(entry["destination"]), str(entry["runs"]))
     if plan:
         console.print(table)
         where = f"offline files in {settings.offline_dir}" if settings.mode == "offline" else "Neptune"
-        console.print(f"would be copied to {escape(where)}, parts: {', '.join(parts)}. Nothing was written.")
+        say(console, f"would be copied to {where}, parts: {', '.join(parts)}. Nothing was written.")
     else:
-        console.print("No run is pending: nothing would be copied.")
+        say(console, "No run is pending: nothing would be copied.")
     return ExitCode.OK

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from migrations_db.states import RunStatus
 from migrator import report
 from migrator.errors import ErrorClass
 from migrator.run import opened
@@ -17,23 +18,26 @@ def status_command(run: str, *, failed: bool, skips: bool, common: Globals) -> N
     """The state of the whole job, or of one run."""
     console = Console()
     with opened(common.db) as store:
+        bound = report.bound_to(store)
         if run:
             detail = report.find_run(store, run)
             ledger = store.reports.ledger(detail.run)
             if common.json:
-                print(json.dumps(report.run_json(detail, ledger)))
+                print(json.dumps(report.run_json(detail, ledger, bound.workspace)))
             else:
-                report.print_run(console, detail, ledger)
-            return
-        overview = store.reports.overview()
-        if common.json:
-            print(json.dumps(report.overview_json(overview, store)))
+                report.print_run(console, detail, ledger, bound)
         elif failed:
-            report.print_failed(console, store)
+            runs = store.reports.runs(RunStatus.FAILED)
+            if common.json:
+                print(json.dumps(report.failed_json(runs)))
+            else:
+                report.print_failed(console, runs)
+        elif common.json:
+            print(json.dumps(report.overview_json(store.reports.overview(), bound.workspace)))
         elif skips:
-            report.print_skips(console, overview)
+            report.print_skips(console, store.reports.overview())
         else:
-            report.print_overview(console, overview, store)
+            report.print_overview(console, store.reports.overview(), bound)
 
 
 def retry_failed_command(

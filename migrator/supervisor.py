@@ -198,7 +198,11 @@ class Supervisor:
         process = multiprocessing.get_context("spawn").Process(
             target=run_worker, args=(self._job, number, os.getpid(), theirs), name=f"worker-{number}"
         )
-        process.start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the worker ignores it
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
         return _Child(number, process, worker_id_of(psutil.Process(process.pid)), ours)
 

@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 5.0  # well inside a lease of 60 s
 IDLE_WAIT_S = 1.0  # between two looks for work while others still copy
 FULL_POINTS = 500_000  # a worker with this many expected points in hand takes no further run: they share one core
+UNKNOWN_FAILURES = 2  # a bug of ours seldom passes by itself
 PAUSE_S = 15.0  # a service that asks to wait, but does not say how long
 RETRY_BASE_S, RETRY_MAX_S = 2.0, 300.0  # before a run that failed is tried again: doubling, with jitter
 
@@ -60,17 +61,23 @@ class Ended:
 def run_worker(job: Job, number: int, supervisor_pid: int, pipe: Pipe) -> None:
     """The main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the supervisor decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # it was blocked while this process started
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     start_log(job.log_file, job.verbose)
     try:
         with _Worker(job, number, supervisor_pid, stop) as worker:
             worker.run()
-            ended = worker.ended
+        ended = Ended(ExitCode.OK)
     except UserError as error:
         ended = Ended(error.exit_code, str(error))
     except StateError as error:
         ended = Ended(ExitCode.STATE, str(error))
+    except Throttled as error:
+        ended = Ended(ExitCode.TRY_LATER, str(error))
+    except Exception as error:
+        log.exception("worker %d ends", number)
+        ended = Ended(ExitCode.UNEXPECTED, f"{type(error).__name__}: {error}. See {job.log_file}")
     pipe.send(ended)
 
 
@@ -103,7 +110,7 @@ def worker_id_of(process: psutil.Process) -> str:
 class _Worker:
     def __init__(self, job: Job, number: int, supervisor_pid: int, stop: threading.Event) -> None:
         self.job = job
-        self.ended = Ended(ExitCode.OK)
+        self._error: BaseException | None = None
         self._stop = stop
         self._supervisor_pid = supervisor_pid
         self._scratch = job.work_dir / f"worker-{number}-{os.getpid()}"
@@ -114,7 +121,7 @@ class _Worker:
         self._sources_lock = threading.Lock()
         self._destination: Destination | None = None
         self._tasks: dict[int, _Task] = {}
-        self._tasks_lock = threading.Lock()
+        self._claiming = threading.Lock()
         self._projects: set[str] = set()
         self.worker_id = self._register()
         self._plan = CopyPlan(job.workspace, job.parts, job.options, job.tool_version)
@@ -154,27 +161,23 @@ class _Worker:
             lane.join()
         self._stop.set()
         heartbeat.join()
+        if self._error is not None:
+            raise self._error
 
     def _guarded(self, work: Callable[[], None]) -> None:
-        """A thread's errors end the worker, each with its exit code."""
+        """A thread's errors end the worker."""
         try:
             work()
-        except UserError as error:
-            self._end(error.exit_code, str(error))
-        except StateError as error:
-            self._end(ExitCode.STATE, str(error))
-
-    def _end(self, exit_code: ExitCode, message: str) -> None:
-        self.ended = Ended(exit_code, message)
-        self._stop.set()
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
+            self._error = self._error or error
+            self._stop.set()
 
     def _heartbeat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S) or self._tasks:
             if os.getppid() != self._supervisor_pid:
                 log.warning("the supervisor is gone: stopping")
                 self._stop.set()
-            with self._tasks_lock:
-                tasks = dict(self._tasks)
+            tasks = dict(self._tasks)
             now = time.monotonic()
             active = {run: Activity(task.part, now - task.active_at) for run, task in tasks.items()}
             held = self._store.workers.heartbeat(self.worker_id, self.job.lease_s, active)
@@ -186,16 +189,24 @@ class _Worker:
 
     def _lane(self) -> None:
         while not self._stop.is_set():
-            if self._wait_for_pauses() or self._is_full():
+            if self._wait_for_pauses():
                 continue
-            claim = self._store.claim(self.worker_id, self.job.phase, self.job.lease_s, self.job.only)
-            if claim is None:
-                wait = self._store.next_wait(self.job.phase, self.job.only)
-                if wait is None:
-                    return
-                self._stop.wait(min(max(wait, 0.05), IDLE_WAIT_S))
-            else:
-                self._copy(claim)
+            with self._claiming:  # one lane after the other, or all would find the worker empty and take a long run
+                task = None if self._is_full() else self._claim()
+            if task is not None:
+                self._copy(task)
+                continue
+            wait = self._store.next_wait(self.job.phase, self.job.only)
+            if wait is None:
+                return
+            self._stop.wait(min(max(wait, IDLE_WAIT_S / 4), IDLE_WAIT_S))
+
+    def _claim(self) -> _Task | None:
+        claim = self._store.claim(self.worker_id, self.job.phase, self.job.lease_s, self.job.only)
+        if claim is None:
+            return None
+        task = self._tasks[claim.run] = _Task(claim, self._stop)
+        return task
 
     def _wait_for_pauses(self) -> bool:
         for service in ("wandb", "neptune"):
@@ -206,16 +217,12 @@ class _Worker:
         return False
 
     def _is_full(self) -> bool:
-        with self._tasks_lock:
-            expected = sum(task.claim.size_hint for task in self._tasks.values())
-        return expected >= FULL_POINTS and not self._stop.wait(IDLE_WAIT_S / 4)
+        return sum(task.claim.size_hint for task in list(self._tasks.values())) >= FULL_POINTS
 
     # ------------------------------------------------------------ one run
 
-    def _copy(self, claim: Claim) -> None:
-        task = _Task(claim, self._stop)
-        with self._tasks_lock:
-            self._tasks[claim.run] = task
+    def _copy(self, task: _Task) -> None:
+        claim = task.claim
         log.info("run %s: attempt %d begins", claim.ref, claim.attempt)
         try:
             with self._outcome(claim), self._scratch_of(claim) as scratch:
@@ -231,8 +238,7 @@ class _Worker:
                     copy_run(claim, source, self._destination, self._store, self._plan, workspace)
                 log.info("run %s: done", claim.ref)
         finally:
-            with self._tasks_lock:
-                del self._tasks[claim.run]
+            del self._tasks[claim.run]
 
     @contextmanager
     def _outcome(self, claim: Claim) -> Iterator[None]:
@@ -263,13 +269,15 @@ class _Worker:
                 self._retry(claim, _os_error_class(error), f"{type(error).__name__}: {error}")
             except Exception as error:
                 log.exception("run %s: unexpected error", claim.ref)
-                self._retry(claim, ErrorClass.UNKNOWN, f"{type(error).__name__}: {error}")
+                self._retry(claim, ErrorClass.UNKNOWN, f"{type(error).__name__}: {error}", UNKNOWN_FAILURES)
         except LeaseLost:
             log.warning("run %s: another worker has it now", claim.ref)
 
-    def _retry(self, claim: Claim, error_class: ErrorClass, message: str) -> None:
+    def _retry(self, claim: Claim, error_class: ErrorClass, message: str, max_failures: int | None = None) -> None:
         delay_s = min(RETRY_BASE_S * 2**claim.failures, RETRY_MAX_S) * random.uniform(0.5, 1.5)
-        status = self._store.fail(claim, Failure(error_class, message), Retry(self.job.max_failures, delay_s))
+        status = self._store.fail(
+            claim, Failure(error_class, message), Retry(max_failures or self.job.max_failures, delay_s)
+        )
         log.warning("run %s: %s: %s (now %s)", claim.ref, error_class, message, status)
 
     @contextmanager

@@ -1,0 +1,68 @@
+"""Text on a console: with colours and lines on a terminal, plain elsewhere.
+
+Names come from outside: they are never read as rich's markup, and control characters in them do nothing.
+"""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from migrations_db.states import RunStatus
+from migrator.report.conclusions import without_secrets
+
+MESSAGE_CHARS = 300  # of an error message
+MIN_WIDTH = 20  # columns
+STATUS_STYLES = {
+    RunStatus.PENDING: "",
+    RunStatus.RUNNING: "cyan",
+    RunStatus.DONE: "green",
+    RunStatus.FAILED: "red",
+    RunStatus.SKIPPED: "yellow",
+}
+
+
+def say(console: Console, text: str, style: str = "", indent: int = 0) -> None:
+    """Text that wraps inside its indentation, without blanks at the ends of lines."""
+    width = max(console.width - indent, MIN_WIDTH)
+    for line in Text(_visible(text), style).wrap(console, width, overflow="fold"):
+        line.rstrip()
+        console.print(Text(" " * indent).append_text(line), soft_wrap=True)
+
+
+def heading(console: Console, text: str) -> None:
+    console.print()
+    say(console, text, "bold")
+
+
+def new_table(console: Console, *columns: str) -> Table:
+    """Columns that begin with `>` hold numbers. Names are folded, never cut."""
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, show_edge=False)
+    for column in columns:
+        if column.startswith(">"):
+            table.add_column(Text(column[1:]), justify="right", no_wrap=True)
+        else:
+            table.add_column(Text(column), overflow="fold")
+    return table
+
+
+def add_row(table: Table, *cells: str) -> None:
+    table.add_row(*(Text(_visible(cell)) for cell in cells))
+
+
+def _visible(text: str) -> str:
+    """One line without control characters."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def message_text(text: str | None) -> str:
+    words = " ".join(without_secrets(text or "no message").split())
+    return words if len(words) <= MESSAGE_CHARS else f"{words[:MESSAGE_CHARS]}..."
+
+
+def age_text(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"

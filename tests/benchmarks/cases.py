@@ -1,0 +1,183 @@
+"""One function a promise. `scale` shrinks the sizes; two sizes each show that cost grows linearly."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+
+from tests.benchmarks.harness import Services, directory, migrate, row, run, services
+
+
+def help_text(scale: float) -> None:
+    """`migrate --help`."""
+    with directory() as cwd:
+        walls = [run(migrate("--help"), cwd, {}).wall_s for _ in range(5)]
+    row("migrate --help", f"{sorted(walls)[2]:.3f} s", "promised: under 0.3 s")
+
+
+def start(scale: float) -> None:
+    """From the start of `migrate run` to the first run done."""
+    with services("sample:1", latency_s=0.03) as at, directory() as cwd:
+        run(migrate("inventory", "--wandb-entity", "team"), cwd, at.environment)
+        measured = run(migrate("run", "--workers", "1"), cwd, at.environment)
+    row("start to first copied run (and exit)", f"{measured.wall_s:.2f} s", "promised: under 3 s")
+
+
+def inventory(scale: float) -> None:
+    """20,000 runs at 30 ms latency."""
+    for runs in (int(10_000 * scale), int(20_000 * scale)):
+        with services(f"list:{runs}", latency_s=0.03) as at, directory() as cwd:
+            measured = run(migrate("inventory", "--wandb-entity", "team"), cwd, at.environment)
+            mine = f"{measured.wall_s:.1f} s, {measured.peak_bytes / 1e6:.0f} MB"
+        row(f"inventory of {runs:,} runs", mine, "promised: 20,000 under 30 s, 200 MB")
+
+
+def claims(scale: float) -> None:
+    """Claims a second with 8 processes on SQLite, while the table is full and when it is nearly empty."""
+    rows = int(1_000_000 * scale)
+    with directory() as cwd:
+        path = cwd / "claims.db"
+        _fill(path, rows)
+        at_first = _claim_rate(path, 2000)
+        _drain(path, keep=4000)
+        at_last = _claim_rate(path, 2000)
+    row(
+        f"claims, {rows:,} pending, 8 workers", f"{at_first:,.0f} /s", f"at the end {at_last:,.0f} /s; promised: 200 /s"
+    )
+
+
+def small_runs(scale: float) -> None:
+    """Many small runs with latency and processing delay: what pipelining is for."""
+    for runs in (int(100 * scale), int(200 * scale)):
+        spec = f"sample:{runs},steps=50,metrics=5,files=6,events=60,console=5"
+        with services(spec, latency_s=0.03, processing_s="0.2:0.6") as at, directory() as cwd:
+            run(migrate("inventory", "--wandb-entity", "team"), cwd, at.environment)
+            measured = run(migrate("run", "--workers", "4"), cwd, at.environment)
+            rate = runs / measured.wall_s
+            note = f"{measured.cpu_s / runs:.3f} CPU-s/run; promised: 10 runs/s, 0.15 CPU-s"
+            row(f"{runs} small runs, 4 workers", f"{rate:.1f} runs/s", note)
+            if runs == int(200 * scale):
+                _small_references(at, cwd)
+
+
+def long_runs(scale: float) -> None:
+    """Two long runs from the API, no latency."""
+    for steps in (int(50_000 * scale), int(100_000 * scale)):
+        with services(f"big:runs=2,steps={steps},metrics=10") as at, directory() as cwd:
+            run(migrate("inventory", "--wandb-entity", "team"), cwd, at.environment)
+            measured = run(migrate("run", "--workers", "2"), cwd, at.environment)
+            rate = 2 * steps * 10 / measured.wall_s
+            note = f"peak {measured.peak_bytes / 1e6:.0f} MB; promised: 150,000 points/s, 400 MB"
+            row(f"2 runs x {steps:,} steps x 10 metrics", f"{rate:,.0f} points/s", note)
+            if steps == int(100_000 * scale):
+                _long_references(at, cwd)
+
+
+def local_run(scale: float) -> None:
+    """One run from a local directory into an offline file."""
+    for rows in (int(250_000 * scale), int(500_000 * scale)):
+        with directory() as cwd:
+            points = _write_local_run(cwd / "wandb", rows, 20)
+            listed = run(migrate("inventory", "--local", "wandb"), cwd, {})
+            measured = run(migrate("run", "--mode", "offline", "--workers", "1"), cwd, {})
+        rate = points / measured.wall_s
+        note = f"peak {measured.peak_bytes / 1e6:.0f} MB, inventory {listed.wall_s:.1f} s; promised: 200,000 points/s"
+        row(f"local run of {points:,} points, offline", f"{rate:,.0f} points/s", note)
+
+
+# ---------------------------------------------------------------- references
+
+
+def _small_references(at: Services, cwd: Path) -> None:
+    public, bare = 5, 40
+    seconds = float(run(_reference("public_small", public), cwd, at.environment).output)
+    row("  reference: public API", f"{public / seconds:.1f} runs/s", f"{public} runs one after the other")
+    seconds = float(run(_reference("bare_small", bare), cwd, at.environment).output)
+    row("  reference: bare limit", f"{bare / seconds:.1f} runs/s", f"{bare} runs, 32 at a time, nothing checked")
+
+
+def _long_references(at: Services, cwd: Path) -> None:
+    steps = 4000
+    seconds = float(run(_reference("public_long", steps), cwd, at.environment).output)
+    row("  reference: public API", f"{steps * 10 / seconds:,.0f} points/s", f"{steps} steps, one log_metrics each")
+    points = 1_000_000
+    seconds = float(run(_reference("bare_long", points), cwd, at.environment).output)
+    row("  reference: bare limit", f"{points / seconds:,.0f} points/s", "one process, nothing converted or checked")
+
+
+def _reference(name: str, size: int) -> list[str]:
+    return [sys.executable, "-m", "tests.benchmarks.references", name, str(size)]
+
+
+# ---------------------------------------------------------------- data
+
+
+def _fill(path: Path, rows: int) -> None:
+    from migrations_db import open_store
+    from migrations_db.types import ProjectRow, RunRow
+
+    store = open_store(str(path))
+    [project] = store.inventory.save_projects([ProjectRow("team", "p", "wandb", "https://example.invalid/p", "p")])
+    page = 10_000
+    for first in range(0, rows, page):
+        listing = (
+            RunRow(f"run{n}", f"run {n}", "finished", "f", size_hint=n % 977) for n in range(first, first + page)
+        )
+        store.inventory.save_runs(project, listing, 1)
+    store.close()
+
+
+def _drain(path: Path, keep: int) -> None:
+    import sqlite3
+
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "UPDATE run SET status = 'done' WHERE status = 'pending' AND id NOT IN "
+            "(SELECT id FROM run WHERE status = 'pending' ORDER BY size_hint LIMIT ?)",
+            (keep,),
+        )
+    connection.close()
+
+
+def _claim_rate(path: Path, claims: int) -> float:
+    context = multiprocessing.get_context("spawn")
+    go, counts = context.Event(), context.Queue()
+    each = claims // 8
+    workers = [context.Process(target=_claimer, args=(str(path), n, each, go, counts)) for n in range(8)]
+    for worker in workers:
+        worker.start()
+    for _ in workers:
+        counts.get()
+    started = time.perf_counter()
+    go.set()
+    for _ in workers:
+        counts.get()
+    seconds = time.perf_counter() - started
+    for worker in workers:
+        worker.join()
+    return each * 8 / seconds
+
+
+def _claimer(path: str, number: int, claims: int, go: object, counts: object) -> None:
+    from migrations_db import Phase, open_store
+    from migrations_db.types import WorkerInfo
+
+    store = open_store(path)
+    worker = WorkerInfo(f"bench:{number}:{time.time_ns()}", "bench", number + 1, 0.0)
+    store.workers.register(worker)
+    counts.put("ready")  # type: ignore[attr-defined]
+    go.wait()  # type: ignore[attr-defined]
+    for _ in range(claims):
+        assert store.claim(worker.id, Phase.COPY, 60.0) is not None
+    counts.put("done")  # type: ignore[attr-defined]
+    store.close()
+
+
+def _write_local_run(directory: Path, rows: int, metrics: int) -> int:
+    """A `.wandb` log as the SDK writes it; returns how many points it has."""
+    from tests.benchmarks.local_log import write_log
+
+    write_log(directory, rows, metrics)
+    return rows * metrics
