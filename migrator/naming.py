@@ -100,7 +100,7 @@ def neptune_run_name(name: str | None, run_id: str) -> Renamed:
         return Renamed(cut_utf8(clean_text(run_id), RUN_NAME_MAX_BYTES))
     if len(text.encode()) > RUN_NAME_MAX_BYTES:
         return Renamed(cut_utf8(text, RUN_NAME_MAX_BYTES), f"name over {RUN_NAME_MAX_BYTES} bytes")
-    return Renamed(text)
+    return Renamed(text, None if text == name else "not valid unicode")
 
 
 # ---------------------------------------------------------------- attribute paths

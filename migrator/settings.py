@@ -38,7 +38,8 @@ def tool_version() -> str:
 
 def default_workers() -> int:
     """One worker a core that this process may use, within reason."""
-    return max(1, min(len(os.sched_getaffinity(0)), MAX_DEFAULT_WORKERS))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, MAX_DEFAULT_WORKERS))
 
 
 def token_is_set() -> bool:

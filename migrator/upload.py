@@ -1,18 +1,22 @@
 """`migrate sync`: one run's offline file goes to Neptune, by the same claims, states and checks as a copy.
 
-The part is called `upload`. Its cursor is the id of the last operation that Neptune has processed; the offline file
-stays as it is until the run is done, and is removed then.
+    for each group of files:    store  ->  checkpoint
+    for each request:  intend  ->  send  ->  wait until it is processed  ->  checkpoint
+
+The part is called `upload`. Its cursor holds the ids, in the offline file, of the last file that is stored and of the
+last operation that Neptune has processed. The offline file stays as it is until the run is done, and is removed then.
 """
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 from migrations_db.types import Claim, LedgerEntry, PartProgress, PartUpdate
-from migrator.copy import Claims, Workspace
-from migrator.destinations.base import Destination
+from migrator.copy import Claims, Progress, Workspace
+from migrator.destinations.base import Destination, Refused
 from migrator.destinations.neptune import NeptuneDestination, NeptuneRun
-from migrator.destinations.neptune_log import LOG_NAME, OfflineLog
+from migrator.destinations.neptune_log import OfflineLog
 from migrator.destinations.neptune_offline import UPLOADED, run_directory
 from migrator.errors import ErrorClass, Rejected
 from migrator.job import Job
@@ -20,59 +24,80 @@ from migrator.naming import neptune_run_id
 from migrator.records import Kind
 
 PART = "upload"
+FILES_AT_A_TIME = 64  # stored between two checkpoints
 
 
 def upload_run(claim: Claim, destination: Destination, claims: Claims, job: Job, workspace: Workspace) -> None:
-    """Send all operations and files behind the cursor, then remove the offline file."""
+    """Send all files and operations behind the cursor, mark the run done, then remove the offline file."""
     assert isinstance(destination, NeptuneDestination)
-    run_id = neptune_run_id(claim.run_id).name
-    directory = run_directory(job.offline_dir, f"{job.workspace}/{claim.destination_name}", run_id)
-    if not (directory / LOG_NAME).exists():
-        raise Rejected(ErrorClass.NOT_FOUND, f"offline file {directory / LOG_NAME} is gone")
-    saved = claims.parts(claim).get(PART, PartProgress())
-    cursor = saved.cursor or {}
-    after = int(cursor.get("sequence", 0))
-    sent_before = int(saved.intent or 0)
-    log = OfflineLog(directory)
-    try:
-        with destination.resend(*log.target()) as out:
-            if not cursor.get("files"):
-                claims.checkpoint(claim, [_send_files(log, out)])
-            while True:
-                workspace.progress.check()
-                workspace.progress.at(PART)
-                operation, last, count = log.operations(after)
-                if operation is None:
-                    break
-                claims.intend(claim, PART, last)
-                out.send_operation(operation, replayed=after < sent_before)
-                refused = out.flush().wait()
-                skipped = min(count, sum(refusal.count for refusal in refused))
-                update = PartUpdate(
-                    name=PART,
-                    cursor={"sequence": last, "files": True},
-                    read=count,
-                    written=count - skipped,
-                    skipped=skipped,
-                    size_bytes=operation.ByteSize(),
-                    ledger=[LedgerEntry(Kind.SKIPPED, r.path, f"refused: {r.reason}", r.count) for r in refused],
-                )
-                claims.checkpoint(claim, [update])
-                after = last
+    project, run_id = f"{job.workspace}/{claim.destination_name}", neptune_run_id(claim.run_id).name
+    directory = run_directory(job.offline_dir, project, run_id)
+    if claim.position != UPLOADED:  # else an earlier attempt came this far
+        _send(OfflineLog(directory), claim, destination, claims, workspace.progress)
         claims.checkpoint(claim, [PartUpdate(PART, {}, done=True)], position=UPLOADED)
-    finally:
-        log.close()
     claims.complete(claim, [PART])
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _send_files(log: OfflineLog, out: NeptuneRun) -> PartUpdate:
-    """Files go first, so that `migration/complete`, the last operation, is true when it arrives."""
-    uploads = log.uploads()
-    for upload in uploads:
-        if not upload.file.path.exists():
-            raise Rejected(ErrorClass.NOT_FOUND, f"{upload.file.path} is gone: the offline file needs it")
-    out.send_files(uploads)
-    out.flush().wait()
-    size_bytes = sum(upload.file.size_bytes for upload in uploads)
-    return PartUpdate(PART, {"files": True}, read=len(uploads), written=len(uploads), size_bytes=size_bytes)
+def _send(log: OfflineLog, claim: Claim, destination: NeptuneDestination, claims: Claims, progress: Progress) -> None:
+    if not log.path.exists():
+        raise Rejected(ErrorClass.NOT_FOUND, f"offline file {log.path} is gone")
+    with log, destination.resend(*log.target()) as out:
+        upload = _Upload(claim, claims, log, out, progress)
+        upload.send_files()  # first, so that `migration/complete`, the last operation, is true when it arrives
+        upload.send_operations()
+
+
+class _Upload:
+    """Reads from the log, sends, and saves how far it has come."""
+
+    def __init__(self, claim: Claim, claims: Claims, log: OfflineLog, out: NeptuneRun, progress: Progress) -> None:
+        self._claim, self._claims = claim, claims
+        self._log, self._out, self._progress = log, out, progress
+        saved = claims.parts(claim).get(PART, PartProgress())
+        self._cursor = {"file": 0, "operation": 0} | (saved.cursor or {})
+        self._sent_before = saved.intent or 0
+
+    def send_files(self) -> None:
+        while logged := self._log.next_uploads(self._cursor["file"], FILES_AT_A_TIME):
+            self._go_on()
+            self._out.send_files([file.upload for file in logged])
+            self._out.flush().wait()
+            size_bytes = sum(file.upload.file.size_bytes for file in logged)
+            self._save("file", logged[-1].id, PartUpdate(PART, None, read=len(logged), size_bytes=size_bytes))
+
+    def send_operations(self) -> None:
+        after = self._cursor["operation"]
+        while logged := self._log.next_operation(after):
+            self._go_on()
+            self._claims.intend(self._claim, PART, logged.last_id)
+            self._out.send_operation(logged.operation, replayed=after < self._sent_before)
+            after = logged.last_id
+            if logged.operation.HasField("create"):
+                continue  # its answer is awaited with that of the operation behind it
+            refused = self._out.flush().wait()
+            update = PartUpdate(
+                PART,
+                None,
+                read=logged.values,
+                skipped=min(logged.values, sum(refusal.count for refusal in refused)),
+                size_bytes=logged.operation.ByteSize(),
+                ledger=[_ledger_entry(refusal) for refusal in refused],
+            )
+            self._save("operation", after, update)
+        self._out.flush().wait()
+
+    def _go_on(self) -> None:
+        self._progress.check()
+        self._progress.at(PART)
+
+    def _save(self, kind: str, id_: int, update: PartUpdate) -> None:
+        self._cursor = self._cursor | {kind: id_}
+        written = update.read - update.skipped
+        self._claims.checkpoint(self._claim, [replace(update, cursor=self._cursor, written=written)])
+
+
+def _ledger_entry(refused: Refused) -> LedgerEntry:
+    if refused.count:
+        return LedgerEntry(Kind.SKIPPED, refused.path, f"refused: {refused.reason}", refused.count)
+    return LedgerEntry(Kind.CONVERTED, refused.path or "run", refused.reason)

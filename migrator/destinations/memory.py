@@ -1,12 +1,14 @@
 """A destination that keeps runs in memory, by Neptune's rules: the fake that tests use and crash.
 
-What is written but not yet behind a passed barrier may be lost or kept: `crash` decides, by a random generator that
-the test gives. What was flushed is durable, as the contract says.
+What is written but not yet behind a passed barrier may be lost or kept: a random generator that the test gives decides
+how much has been processed when somebody asks, and how much still arrives after a crash. What is behind a passed
+barrier is durable, as the contract says.
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -15,10 +17,15 @@ from migrator.destinations.base import Refused, RunTarget
 from migrator.errors import ErrorClass, Rejected
 from migrator.records import AddTags, Assign, AssignFile, LocalFile, Points, Record
 
+PATH_INVALID = "FIELD_PATH_INVALID"
+TYPE_CONFLICTING = "FIELD_TYPE_CONFLICTING"
+STEP_NON_INCREASING = "SERIES_STEP_NON_INCREASING"
+TIMESTAMP_DECREASING = "SERIES_TIMESTAMP_DECREASING"
+
 
 @dataclass
 class StoredRun:
-    """What arrived. Series points are (step, time_us, value); files are bytes."""
+    """What arrived. Series points are (step, time_us, value); files are bytes. A path's first type stays its type."""
 
     target: RunTarget
     values: dict[str, Any] = field(default_factory=dict)
@@ -26,10 +33,14 @@ class StoredRun:
     group_tags: set[str] = field(default_factory=set)
     series: dict[str, list[tuple[float, int, Any]]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
 
 
 class MemoryDestination:
-    """Projects and runs by name. `refuse` holds paths whose points are refused with FIELD_PATH_INVALID."""
+    """Projects and runs by name. `refuse` holds paths that are refused with FIELD_PATH_INVALID.
+
+    `chance` decides when what was sent is processed; None: as soon as it is flushed.
+    """
 
     service = "memory"
     address = "memory:"
@@ -39,7 +50,8 @@ class MemoryDestination:
         self.runs: dict[tuple[str, str], StoredRun] = {}
         self.refuse: set[str] = set()
         self.offered_twice = 0
-        self._chance = chance or random.Random(0)
+        self.at_once = chance is None
+        self.chance = chance or random.Random(0)
 
     def ensure_project(self, project: str, description: str) -> None:
         self.projects.setdefault(project, description)
@@ -55,39 +67,58 @@ class MemoryDestination:
 
 
 class MemoryDestinationRun:
-    """Buffers what is written until the next `flush`."""
+    """Sends what is written at the next `flush`; what is sent is processed in order, at once or some time later."""
 
     def __init__(self, destination: MemoryDestination, stored: StoredRun) -> None:
         self._destination = destination
         self._stored = stored
-        self._buffer: list[tuple[Record, bool]] = []
+        self._pending: deque[tuple[Record, bool]] = deque()
+        self._refusals: list[tuple[int, str, str]] = []
+        self._sent = 0
+        self.processed = 0
 
     def write(self, records: Sequence[Record], *, replayed: bool = False) -> None:
-        self._buffer.extend((record, replayed) for record in records)
+        self._pending.extend((record, replayed) for record in records)
 
     def flush(self) -> MemoryBarrier:
-        refused: dict[tuple[str, str], int] = {}
-        for record, replayed in self._buffer:
-            for path, reason in self._apply(record, replayed):
-                refused[path, reason] = refused.get((path, reason), 0) + 1
-        self._buffer.clear()
-        return MemoryBarrier([Refused(path, reason, count) for (path, reason), count in refused.items()])
+        before, self._sent = self._sent, self.processed + len(self._pending)
+        if self._destination.at_once:
+            self.process(self._sent)
+        return MemoryBarrier(self, before, self._sent)
+
+    def process(self, until: int) -> None:
+        """As a server that is waited for, until it has `until` records."""
+        while self.processed < until:
+            record, replayed = self._pending.popleft()
+            self._refusals += [(self.processed, path, reason) for path, reason in self._apply(record, replayed)]
+            self.processed += 1
+
+    def process_some(self) -> None:
+        """As a server that has had a little time for what was sent."""
+        self.process(self._destination.chance.randint(self.processed, self._sent))
+
+    def refusals(self, first: int, end: int) -> Counter[tuple[str, str]]:
+        """What was refused of the records from number `first` to before `end`."""
+        return Counter((path, reason) for number, path, reason in self._refusals if first <= number < end)
 
     def crash(self) -> None:
-        """As a killed process: some of what was written since the last flush arrives, in order; the rest does not."""
-        for record, replayed in self._buffer[: self._destination._chance.randint(0, len(self._buffer))]:
-            self._apply(record, replayed)
-        self._buffer.clear()
+        """As a killed process: some of what has not arrived yet still does, in order; the rest never will."""
+        self.process(self._destination.chance.randint(self.processed, self.processed + len(self._pending)))
+        self._pending.clear()
 
     def _apply(self, record: Record, replayed: bool) -> list[tuple[str, str]]:
-        stored, refuse = self._stored, self._destination.refuse
+        """Store a record; returns (path, reason) of what is refused."""
+        stored = self._stored
         match record:
             case Assign(values):
-                stored.values.update({path: value for path, value in values.items() if path not in refuse})
-                return [(path, "FIELD_PATH_INVALID") for path in values if path in refuse]
+                refused = {path: reason for path, value in values.items() if (reason := self._typed(path, value))}
+                stored.values.update({path: value for path, value in values.items() if path not in refused})
+                return [*refused.items()]
             case AddTags(tags, group):
                 (stored.group_tags if group else stored.tags).update(tags)
             case AssignFile(path, file):
+                if reason := self._typed(path, file):
+                    return [(path, reason)]
                 stored.files[path] = file.path.read_bytes()
             case Points(step, time_us, values):
                 return [
@@ -98,16 +129,23 @@ class MemoryDestinationRun:
         return []
 
     def _append(self, path: str, step: float, time_us: int, value: Any, replayed: bool) -> str | None:
-        if path in self._destination.refuse:
-            return "FIELD_PATH_INVALID"
+        if reason := self._typed(path, value, " series"):
+            return reason
         points = self._stored.series.setdefault(path, [])
         if points and step <= points[-1][0]:
             self._destination.offered_twice += 1
-            return None if replayed else "SERIES_STEP_NON_INCREASING"
+            return None if replayed else STEP_NON_INCREASING
         if points and time_us < points[-1][1]:
-            return "SERIES_TIMESTAMP_DECREASING"
+            return TIMESTAMP_DECREASING
         points.append((step, time_us, value.path.read_bytes() if isinstance(value, LocalFile) else value))
         return None
+
+    def _typed(self, path: str, value: Any, series: str = "") -> str | None:
+        """Why a value of this type may not stand at `path`; None: it may."""
+        if path in self._destination.refuse:
+            return PATH_INVALID
+        name = "float" if series and isinstance(value, int) else type(value).__name__
+        return None if self._stored.types.setdefault(path, name + series) == name + series else TYPE_CONFLICTING
 
     def __enter__(self) -> Self:
         return self
@@ -118,15 +156,18 @@ class MemoryDestinationRun:
 
 
 class MemoryBarrier:
-    """Already passed."""
+    """Stands behind the records from number `first` to before `end`."""
 
     position: str | None = None
 
-    def __init__(self, refused: Sequence[Refused]) -> None:
-        self._refused = refused
+    def __init__(self, run: MemoryDestinationRun, first: int, end: int) -> None:
+        self._run, self._first, self._end = run, first, end
 
     def ready(self) -> bool:
-        return True
+        self._run.process_some()
+        return self._run.processed >= self._end
 
     def wait(self) -> Sequence[Refused]:
-        return self._refused
+        self._run.process(self._end)
+        refusals = self._run.refusals(self._first, self._end)
+        return [Refused(path, reason, count) for (path, reason), count in refusals.items()]

@@ -1,8 +1,8 @@
 """Neptune online: operations go straight to the server, and a barrier is passed when the server has processed them.
 
-    write -> one RunOperation of at most REQUEST_BYTES -> submit -> request id --StatusPoller--> answer
-                                                                                    |
-    files -> sign -> store (several at a time) ------------------------------> barrier
+    write -> RunOperations of about REQUEST_BYTES -> submit -> request ids --StatusPoller--> answers
+                                                                               |
+    files -> sign -> store (several at a time) ----------------------------> barrier
 
 There is no local operation log: what is not confirmed is read from the source again. One connection and one poller
 serve all runs of a process, so latency and processing delay of many runs overlap.
@@ -13,31 +13,30 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-import stamina
+from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
 
 from migrator.destinations.base import Refused, RunTarget
-from migrator.destinations.neptune_sdk import SERVICE, Answer, Connection, RunOperation
+from migrator.destinations.neptune_sdk import SERVICE, Answer, Connection, patiently
 from migrator.destinations.neptune_wire import OperationBuilder, Upload, create_operation
-from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable, Throttled
+from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable
 from migrator.limits import STATUS_BATCH
 from migrator.records import Record
 
-REQUEST_BYTES = 4 * 1024 * 1024  # a request: large enough to be rare, small enough to overlap with building the next
-POLL_SECONDS = 0.05  # between two status questions while requests are open
+POLL_MIN_S, POLL_MAX_S = 0.02, 0.5  # between two status questions: a tenth of what the oldest request waits already
 PROCESSING_TIMEOUT_S = 900.0  # a request that is not processed by then never will be: the run is tried again
-UPLOADS_AT_A_TIME = 8  # files of one run in flight
-PATIENCE_S = 20.0  # how long one call is repeated on the spot before the run gives up its claim
-WAIT_ON_THE_SPOT_S = 10.0  # a Retry-After up to here is waited out on the spot
+UPLOADS_AT_A_TIME = 16  # files of one run in flight
 
-#: answers to points that an earlier attempt has sent already
-BENIGN_WHEN_REPLAYED = frozenset({"SERIES_POINT_DUPLICATE", "SERIES_STEP_NON_INCREASING"})
+#: answers to points that an earlier attempt has sent already, whichever the server looks at first
+BENIGN_WHEN_REPLAYED = frozenset(
+    {"SERIES_POINT_DUPLICATE", "SERIES_STEP_NON_INCREASING", "SERIES_TIMESTAMP_DECREASING"}
+)
 #: the run is there already, as it should be
 BENIGN = frozenset({"RUN_DUPLICATE"})
 #: changes the run, and is told, but loses nothing
@@ -56,55 +55,47 @@ FATAL = frozenset(
 )
 
 
-def patiently(call: Callable[[], Any]) -> Any:
-    """Repeat a call that failed in a way that may pass soon: with jitter, or after the time the server named."""
-
-    def soon(error: Exception) -> bool | float:
-        if isinstance(error, Throttled) and error.retry_after_s is not None:
-            return error.retry_after_s if error.retry_after_s <= WAIT_ON_THE_SPOT_S else False
-        return isinstance(error, Retryable)
-
-    for attempt in stamina.retry_context(on=soon, attempts=5, timeout=PATIENCE_S, wait_initial=0.2, wait_max=5.0):
-        with attempt:
-            return call()
-    raise AssertionError("unreachable: the last attempt returns or raises")
-
-
 class NeptuneDestination:
     """One Neptune server. `uploads` runs file uploads; `now` stamps single values."""
 
     service = SERVICE
 
     def __init__(
-        self, connection: Connection, address: str, uploads: Executor, visibility: str, now: Callable[[], datetime]
+        self,
+        connection: Connection,
+        address: str,
+        uploads: Executor,
+        visibility: str,
+        now: Callable[[], datetime],
+        processing_timeout_s: float = PROCESSING_TIMEOUT_S,
     ) -> None:
         self.address = f"neptune:{address}"
         self._connection = connection
         self._uploads = uploads
         self._visibility = visibility
         self._now = now
-        self._poller = StatusPoller(connection)
+        self._poller = StatusPoller(connection, processing_timeout_s)
 
     def ensure_project(self, project: str, description: str) -> None:
         workspace, name = project.split("/", 1)
         patiently(lambda: self._connection.create_project(workspace, name, description, self._visibility))
 
     def open_run(self, target: RunTarget, position: str | None) -> NeptuneRun:
-        run = NeptuneRun(self._connection, self._poller, self._uploads, target, self._now)
-        run.create()
+        run = self.resend(target.project, target.run_id)
+        run.send_operation(create_operation(target), replayed=False)
         return run
 
     def resend(self, project: str, run_id: str) -> NeptuneRun:
         """A run whose operations exist already (in an offline file), its creation included."""
-        target = RunTarget(project, run_id, run_id, self._now())
-        return NeptuneRun(self._connection, self._poller, self._uploads, target, self._now)
+        builder = OperationBuilder(project, run_id, self._now())
+        return NeptuneRun(project, builder, self._connection, self._poller, self._uploads)
 
     def close(self) -> None:
         self._poller.close()
         self._connection.close()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Request:
     """A submitted operation. `replayed`: the server may have some of it from an earlier attempt."""
 
@@ -125,44 +116,33 @@ class NeptuneRun:
     """Builds and submits the operations of one run."""
 
     def __init__(
-        self,
-        connection: Connection,
-        poller: StatusPoller,
-        uploads: Executor,
-        target: RunTarget,
-        now: Callable[[], datetime],
+        self, project: str, builder: OperationBuilder, connection: Connection, poller: StatusPoller, uploads: Executor
     ) -> None:
+        self._project = project
+        self._builder = builder
         self._connection = connection
         self._poller = poller
         self._uploads = uploads
-        self._target = target
-        self._builder = OperationBuilder(target.project, target.run_id, now())
         self._replayed = False
         self._sent = _Sent()
 
-    def create(self) -> None:
-        """Submit the creation; its answer is awaited with the first barrier."""
-        target = self._target
-        create = create_operation(target.project, target.run_id, target.name, target.created_at, target.fork)
-        self.send_operation(create, replayed=False)
-
     def write(self, records: Sequence[Record], *, replayed: bool = False) -> None:
         if replayed != self._replayed:
-            self._submit()
+            self._send()
             self._replayed = replayed
         for record in records:
             self._builder.add(record)
-            if self._builder.size_bytes >= REQUEST_BYTES:
-                self._submit()
+            if self._builder.is_full:
+                self._send()
 
     def flush(self) -> NeptuneBarrier:
-        self._submit()
+        self._send()
         sent, self._sent = self._sent, _Sent()
-        return NeptuneBarrier(self._connection, self._target.project, sent)
+        return NeptuneBarrier(self._connection, self._project, sent)
 
-    def _submit(self) -> None:
-        operation, uploads = self._builder.take()
-        if operation is not None:
+    def _send(self) -> None:
+        operations, uploads = self._builder.take()
+        for operation in operations:
             self.send_operation(operation, replayed=self._replayed)
         self.send_files(uploads)
 
@@ -176,32 +156,28 @@ class NeptuneRun:
             return self._connection.submit(operation)
 
         request_id = patiently(submit)
-        answer = self._poller.watch(self._target.project, request_id)
+        answer = self._poller.watch(self._project, request_id)
         # A repeated submission may follow one whose answer was lost after the server had applied it.
         self._sent.requests.append(_Request(request_id, replayed or tries > 1, answer))
 
     def send_files(self, uploads: Sequence[Upload]) -> None:
         """Upload in groups: signed addresses expire, and a group must not wait long behind another."""
-        project = self._target.project
         for start in range(0, len(uploads), UPLOADS_AT_A_TIME):
+            for future in self._sent.uploads[-UPLOADS_AT_A_TIME:]:
+                future.result()
             group = uploads[start : start + UPLOADS_AT_A_TIME]
-            if start:
-                for future in self._sent.uploads[-UPLOADS_AT_A_TIME:]:
-                    future.result()
-            signed = patiently(partial(self._connection.sign, project, group))
+            signed = patiently(partial(self._connection.sign, self._project, group))
             for upload, address in zip(group, signed, strict=True):
-                self._sent.uploads.append(self._uploads.submit(self._store_one, upload, address))
+                self._sent.uploads.append(self._uploads.submit(self._store, upload, address))
 
-    def _store_one(self, upload: Upload, address: Any) -> None:
-        project = self._target.project
-        addresses = [address]
+    def _store(self, upload: Upload, address: Any) -> None:
+        unused = [address]
 
         def store() -> None:
-            if not addresses:  # the first address may have expired
-                addresses.extend(self._connection.sign(project, [upload]))
-            self._connection.store(project, upload, addresses.pop())
+            signed = unused.pop() if unused else self._connection.sign(self._project, [upload])[0]
+            self._connection.store(self._project, upload, signed)
 
-        patiently(store)
+        patiently(store)  # each time at a new address: the one before may have expired
 
     def __enter__(self) -> Self:
         return self
@@ -222,9 +198,8 @@ class NeptuneBarrier:
         self._sent = sent
 
     def ready(self) -> bool:
-        return all(request.answer.done() for request in self._sent.requests) and all(
-            future.done() for future in self._sent.uploads
-        )
+        sent = self._sent
+        return all(request.answer.done() for request in sent.requests) and all(file.done() for file in sent.uploads)
 
     def wait(self) -> Sequence[Refused]:
         refused: Counter[tuple[str, str]] = Counter()
@@ -263,14 +238,22 @@ class NeptuneBarrier:
         return found
 
 
+class _Open(NamedTuple):
+    """A request that is not processed yet, as far as we know. `since`: time.monotonic()."""
+
+    answer: Future[Answer]
+    since: float
+
+
 class StatusPoller:
     """One thread that asks the server what became of requests, for all runs of this process together."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, processing_timeout_s: float) -> None:
         self._connection = connection
-        self._open: dict[str, dict[str, tuple[Future[Answer], float]]] = {}  # project -> id -> (answer, since)
+        self._processing_timeout_s = processing_timeout_s
+        self._open: dict[tuple[str, str], _Open] = {}  # (project, request id), the oldest first
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="neptune-status", daemon=True)
         self._thread.start()
 
@@ -278,50 +261,67 @@ class StatusPoller:
         """The answer to a request, once the server has processed it."""
         answer: Future[Answer] = Future()
         with self._changed:
-            self._open.setdefault(project, {})[request_id] = (answer, time.monotonic())
+            self._open[project, request_id] = _Open(answer, time.monotonic())
             self._changed.notify()
         return answer
 
     def close(self) -> None:
+        """Requests that are still open will not be answered."""
         with self._changed:
-            self._closed = True
+            self._closed.set()
             self._changed.notify()
         self._thread.join(timeout=5.0)
+        for key in list(self._open):
+            self._settle(key, Retryable(ErrorClass.UNAVAILABLE, "the connection to Neptune was closed"))
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._closed and not any(self._open.values()):
-                    self._changed.wait()
-                if self._closed:
-                    return
-                questions = {project: list(ids)[:STATUS_BATCH] for project, ids in self._open.items() if ids}
-            for project, ids in questions.items():
+                self._changed.wait_for(lambda: self._open or self._closed.is_set())
+                requests = list(self._open)
+            if self._closed.is_set():
+                return
+            for project, ids in _questions(requests):
                 self._ask(project, ids)
-            time.sleep(POLL_SECONDS)
+            self._closed.wait(self._pause_s())
 
-    def _ask(self, project: str, ids: list[str]) -> None:
+    def _ask(self, project: str, ids: Sequence[str]) -> None:
         try:
             answers = patiently(lambda: self._connection.check(project, ids))
-        except MigratorError as error:
+        except Exception as error:  # noqa: BLE001 - raised again in the threads that wait, or they would for ever
             for request_id in ids:
-                self._settle(project, request_id, error)
+                self._settle((project, request_id), error)
             return
-        now = time.monotonic()
         for request_id, answer in zip(ids, answers, strict=True):
+            key = (project, request_id)
             if answer.codes is not None:
-                self._settle(project, request_id, answer)
-            elif now - self._open[project][request_id][1] > PROCESSING_TIMEOUT_S:
-                message = f"Neptune did not process data of {project} in {PROCESSING_TIMEOUT_S:.0f} s"
-                self._settle(project, request_id, Retryable(ErrorClass.TIMEOUT, message))
-            else:
-                with self._changed:  # to the end of the line, so that more than STATUS_BATCH requests all get asked
-                    self._open[project][request_id] = self._open[project].pop(request_id)
+                self._settle(key, answer)
+            elif time.monotonic() - self._open[key].since > self._processing_timeout_s:
+                message = f"Neptune did not process data of {project} in {self._processing_timeout_s:.0f} s"
+                self._settle(key, Retryable(ErrorClass.TIMEOUT, message))
 
-    def _settle(self, project: str, request_id: str, result: Answer | MigratorError) -> None:
+    def _settle(self, key: tuple[str, str], result: Answer | Exception) -> None:
         with self._changed:
-            answer, _ = self._open[project].pop(request_id)
+            request = self._open.pop(key, None)
+        if request is None:  # settled by `close`
+            return
         if isinstance(result, Answer):
-            answer.set_result(result)
+            request.answer.set_result(result)
         else:
-            answer.set_exception(result)
+            request.answer.set_exception(result)
+
+    def _pause_s(self) -> float:
+        with self._changed:
+            oldest = next(iter(self._open.values()), None)
+        waiting_s = time.monotonic() - oldest.since if oldest else 0.0
+        return min(max(waiting_s / 10, POLL_MIN_S), POLL_MAX_S)
+
+
+def _questions(requests: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    """(project, request ids) for each status question."""
+    by_project: dict[str, list[str]] = {}
+    for project, request_id in requests:
+        by_project.setdefault(project, []).append(request_id)
+    for project, ids in by_project.items():
+        for start in range(0, len(ids), STATUS_BATCH):
+            yield project, ids[start : start + STATUS_BATCH]

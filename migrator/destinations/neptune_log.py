@@ -2,122 +2,191 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from hashlib import md5
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
+from hashlib import file_digest
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
-from neptune_scale.sync.operations_repository import FileUploadRequest, OperationsRepository, OperationType
+from neptune_scale.exceptions import NeptuneLocalStorageInUnsupportedVersion, NeptuneUnableToLogData
+from neptune_scale.sync.operations_repository import OperationsRepository, OperationType
 
-from migrator.destinations.neptune_wire import Upload
-from migrator.errors import ErrorClass, Rejected
+from migrator.destinations.neptune_wire import REQUEST_BYTES, Upload
+from migrator.errors import ErrorClass, Rejected, Retryable, RunError
 from migrator.records import LocalFile
 
 LOG_NAME = "run_operations.sqlite3"
-REQUEST_BYTES = 4 * 1024 * 1024  # an operation read back: as large as those of an online copy
+SNAPSHOT_OVERHEAD_BYTES = 8  # of a snapshot inside a request, at most
+
+
+class LoggedOperation(NamedTuple):
+    """Consecutive rows of the log as one request. `last_id` is that of the last row."""
+
+    operation: RunOperation
+    last_id: int
+    values: int
+
+
+class LoggedUpload(NamedTuple):
+    """A file to upload, and its row in the log."""
+
+    id: int
+    upload: Upload
 
 
 class OfflineLog:
     """Neptune's own offline file of one run: what `Run(mode="offline")` writes and `neptune sync` reads.
 
-    Besides it lie the files that are to be uploaded, so that the directory can be moved as a whole.
+    The files to upload lie beside it, so the directory may be moved as a whole. All methods raise `RunError` when the
+    disk does not do what it should.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.absolute()
-        self._repository = OperationsRepository(db_path=self.directory / LOG_NAME)
+        self.path = self.directory / LOG_NAME
+        self._repository = OperationsRepository(db_path=self.path)
 
-    def create(self, project: str, run_id: str) -> bool:
-        """Make the file unless it is there; True if it is new."""
-        self._repository.init_db()
-        if self._repository.get_metadata() is not None:
-            return False
-        self._repository.save_metadata(project, run_id)
-        return True
+    def create(self, project: str, run_id: str) -> None:
+        """Make the file."""
+        with disk_errors(self.directory):
+            self._repository.init_db()
+            self._repository.save_metadata(project, run_id)
 
     def target(self) -> tuple[str, str]:
         """(project, run id) of the file."""
-        metadata = self._repository.get_metadata()
+        with disk_errors(self.directory):
+            metadata = self._repository.get_metadata()
         if metadata is None:
-            raise Rejected(ErrorClass.BAD_DATA, f"{self.directory / LOG_NAME} is not a Neptune offline file")
+            raise Rejected(ErrorClass.BAD_DATA, f"{self.path} is not a whole Neptune offline file")
         return metadata.project, metadata.run_id
 
-    def append(self, operation: RunOperation) -> None:
-        """Add an operation, durably."""
-        if operation.HasField("create"):
-            self._repository.save_create_run(operation.create)
-        else:
-            self._repository.save_update_run_snapshots(list(operation.update_batch.snapshots))
-
-    def add_uploads(self, uploads: Sequence[Upload], stored: Sequence[Path]) -> None:
-        """Remember files to upload, which lie at `stored`."""
-        self._repository.save_file_upload_requests(
-            [
-                FileUploadRequest(str(path), upload.destination, upload.mime_type, upload.file.size_bytes, True)
-                for upload, path in zip(uploads, stored, strict=True)
-            ]
-        )
+    def append(self, operations: Sequence[RunOperation], uploads: Sequence[Upload] = ()) -> None:
+        """Add operations, and files to upload, which lie in the directory; all or nothing, durably."""
+        now_ms = int(time.time() * 1000)
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT INTO run_operations (timestamp, operation_type, operation, operation_size_bytes) "
+                "VALUES (?, ?, ?, ?)",
+                [(now_ms, kind, blob, len(blob)) for operation in operations for kind, blob in _rows(operation)],
+            )
+            # A file that was written before and has changed since is uploaded once.
+            connection.executemany(
+                "DELETE FROM file_upload_requests WHERE destination = ?", [(upload.destination,) for upload in uploads]
+            )
+            connection.executemany(
+                "INSERT INTO file_upload_requests (source_path, destination, mime_type, size_bytes, is_temporary) "
+                "VALUES (?, ?, ?, ?, 1)",
+                [(str(u.file.path), u.destination, u.mime_type, u.file.size_bytes) for u in uploads],
+            )
 
     def position(self) -> str:
-        """Where the file ends now: operations and uploads counted."""
-        with self._repository._get_connection(timer=None) as connection:
-            row = connection.execute(
+        """Where the file ends now: the last operation and the last file."""
+        with self._transaction() as connection:
+            operation, upload = connection.execute(
                 "SELECT (SELECT COALESCE(MAX(sequence_id), 0) FROM run_operations), "
                 "(SELECT COALESCE(MAX(id), 0) FROM file_upload_requests)"
             ).fetchone()
-        return f"{row[0]}:{row[1]}"
+        return f"{operation}:{upload}"
 
     def cut(self, position: str) -> None:
         """Take back what lies behind `position`."""
-        operations, uploads = (int(number) for number in position.split(":"))
-        with self._repository._get_connection(timer=None) as connection:
-            connection.execute("DELETE FROM run_operations WHERE sequence_id > ?", (operations,))
-            connection.execute("DELETE FROM file_upload_requests WHERE id > ?", (uploads,))
+        operation, upload = (int(number) for number in position.split(":"))
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM run_operations WHERE sequence_id > ?", (operation,))
+            connection.execute("DELETE FROM file_upload_requests WHERE id > ?", (upload,))
 
-    def operations(self, after: int, max_bytes: int = REQUEST_BYTES) -> tuple[RunOperation | None, int, int]:
-        """The next operation of at most `max_bytes` behind sequence id `after`, its last id, and how many values.
-
-        (None, `after`, 0) behind the last one.
-        """
+    def next_operation(self, after: int, max_bytes: int = REQUEST_BYTES) -> LoggedOperation | None:
+        """The rows behind id `after` that make one request of about `max_bytes`; None: there are none."""
         project, run_id = self.target()
         operation, last, values, size_bytes = RunOperation(project=project, run_id=run_id), after, 0, 0
-        with self._repository._get_connection(timer=None) as connection:
-            rows: Iterable[tuple[int, int, bytes]] = connection.execute(
+        with self._transaction() as connection:
+            for row, kind, blob in connection.execute(
                 "SELECT sequence_id, operation_type, operation FROM run_operations WHERE sequence_id > ? "
                 "ORDER BY sequence_id",
                 (after,),
-            )
-            for sequence_id, kind, blob in rows:
-                is_create = kind == OperationType.CREATE_RUN
-                if last != after and (is_create or size_bytes + len(blob) > max_bytes):
+            ):
+                size_bytes += len(blob) + SNAPSHOT_OVERHEAD_BYTES
+                if last != after and (kind == OperationType.CREATE_RUN or size_bytes > max_bytes):
                     break
-                last, size_bytes = sequence_id, size_bytes + len(blob) + 8
-                if is_create:
+                last = row
+                if kind == OperationType.CREATE_RUN:
                     operation.create.ParseFromString(blob)
                     break
                 snapshot = operation.update_batch.snapshots.add()
                 snapshot.ParseFromString(blob)
                 values += len(snapshot.append) + len(snapshot.assign) + len(snapshot.modify_sets)
-        return (operation if last != after else None), last, values
+        return LoggedOperation(operation, last, values) if last != after else None
 
-    def uploads(self) -> list[Upload]:
-        """Files still to upload. A moved directory is found: the files lie beside the log."""
-        with self._repository._get_connection(timer=None) as connection:
+    def next_uploads(self, after: int, count: int) -> list[LoggedUpload]:
+        """At most `count` files behind id `after`."""
+        with self._transaction() as connection:
             rows = connection.execute(
-                "SELECT source_path, destination, mime_type, size_bytes FROM file_upload_requests ORDER BY id"
+                "SELECT id, source_path, size_bytes, destination, mime_type FROM file_upload_requests WHERE id > ? "
+                "ORDER BY id LIMIT ?",
+                (after, count),
             ).fetchall()
-        uploads = []
-        for source, destination, mime_type, size_bytes in rows:
-            path = Path(source)
-            if not path.exists():
-                path = self.directory / path.name
-            digest = md5(usedforsecurity=False)
-            if path.exists():
-                with path.open("rb") as stream:
-                    while block := stream.read(1024 * 1024):
-                        digest.update(block)
-            uploads.append(Upload(LocalFile(path, path.name, size_bytes, digest.hexdigest()), destination, mime_type))
-        return uploads
+        return [
+            LoggedUpload(row, Upload(self._kept_file(Path(source).name, size_bytes), destination, mime_type))
+            for row, source, size_bytes, destination, mime_type in rows
+        ]
 
-    def close(self) -> None:
+    def _kept_file(self, name: str, size_bytes: int) -> LocalFile:
+        path = self.directory / name
+        try:
+            with path.open("rb") as stream:
+                digest = file_digest(stream, "md5").hexdigest()
+                size_found = stream.tell()
+        except FileNotFoundError as error:
+            raise Rejected(ErrorClass.NOT_FOUND, f"{path} is gone: the offline file beside it needs it") from error
+        except OSError as error:
+            raise _disk_error(self.directory, error) from error
+        if size_found != size_bytes:
+            raise Rejected(ErrorClass.BAD_DATA, f"{path} has {size_found} bytes, but was written with {size_bytes}")
+        return LocalFile(path, name, size_bytes, digest)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with disk_errors(self.directory), self._repository._get_connection(timer=None) as connection:
+            yield connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
         self._repository.close(cleanup_files=False)
+
+
+def _rows(operation: RunOperation) -> Iterator[tuple[OperationType, bytes]]:
+    if operation.HasField("create"):
+        yield OperationType.CREATE_RUN, operation.create.SerializeToString()
+    for snapshot in operation.update_batch.snapshots:
+        yield OperationType.UPDATE_SNAPSHOT, snapshot.SerializeToString()
+
+
+@contextmanager
+def disk_errors(directory: Path) -> Iterator[None]:
+    """Turns what the operating system, SQLite and the SDK's log raise about `directory` into `RunError`."""
+    try:
+        yield
+    except NeptuneLocalStorageInUnsupportedVersion as error:
+        raise Rejected(ErrorClass.BAD_DATA, f"{directory} was written by another version of neptune-scale") from error
+    except NeptuneUnableToLogData as error:
+        raise _disk_error(directory, error.__cause__ or error) from error
+    except (OSError, sqlite3.Error) as error:
+        raise _disk_error(directory, error) from error
+
+
+def _disk_error(directory: Path, error: BaseException) -> RunError:
+    number = getattr(error, "errno", None)
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without SQLite's details
+    if number in (ENOSPC, EDQUOT) or code == sqlite3.SQLITE_FULL:
+        return Retryable(ErrorClass.DISK_FULL, f"no space left for offline files in {directory}")
+    if number in (EACCES, EPERM, EROFS) or code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+        return Rejected(ErrorClass.PERMISSION, f"offline files cannot be written in {directory}: {error}")
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return Rejected(ErrorClass.BAD_DATA, f"the offline file in {directory} is damaged: {error}")
+    return Retryable(ErrorClass.UNKNOWN, f"offline files in {directory}: {error}")

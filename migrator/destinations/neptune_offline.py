@@ -1,7 +1,7 @@
 """Neptune's offline files: the same records, kept in files that `migrate sync` (or `neptune sync`) uploads later.
 
-    <offline dir>/<project>/<run>/run_operations.sqlite3    the operation log
-    <offline dir>/<project>/<run>/<n>-<file name>           files to upload
+    <offline dir>/<workspace>/<project>/<run>/run_operations.sqlite3    the operation log
+    <offline dir>/<workspace>/<project>/<run>/<digest>.<extension>      files to upload
 
 A barrier is passed when the operations are committed. Its position says where the file ended, so that whatever a
 crashed attempt wrote behind the last checkpoint is cut off again: each point is in the file once.
@@ -12,35 +12,35 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
-from errno import ENOSPC
 from pathlib import Path
 from typing import Any, Self
 
-from neptune_scale.exceptions import NeptuneUnableToLogData
-
 from migrator.destinations.base import Refused, RunTarget
-from migrator.destinations.neptune_log import LOG_NAME, OfflineLog
+from migrator.destinations.neptune_log import LOG_NAME, OfflineLog, disk_errors
 from migrator.destinations.neptune_sdk import check_version
 from migrator.destinations.neptune_wire import OperationBuilder, Upload, create_operation
-from migrator.errors import ErrorClass, Rejected, Retryable, RunError
+from migrator.errors import ErrorClass, Rejected
 from migrator.naming import cut_utf8, hex_digest
 from migrator.records import Record
 
 UPLOADED = "uploaded"  # position of a run whose offline file was uploaded and removed: the next one starts anew
-WRITE_BYTES = 4 * 1024 * 1024  # operations held in memory before they are committed
+EXTENSION_MAX = 18  # of a kept file's name: as in the names that Neptune's storage gets
 
 
 def run_directory(offline_dir: Path, project: str, run_id: str) -> Path:
     """Where a run's offline file lies: readable, and different for different runs on any file system."""
-    workspace_project = re.sub(r"[^A-Za-z0-9.-]", "_", project)
-    readable = cut_utf8(re.sub(r"[^A-Za-z0-9._-]", "_", run_id), 100)
-    if readable != run_id or readable.lower() != run_id or readable.startswith("."):
-        readable = f"{readable.lstrip('.')}-{hex_digest(run_id, 8)}"
-    return offline_dir / workspace_project / readable
+    return offline_dir.joinpath(*(_directory_name(level) for level in (*project.split("/"), run_id)))
+
+
+def _directory_name(name: str) -> str:
+    """`name` itself, or a readable cut and a digest where a file system might mistake it for another."""
+    if re.fullmatch(r"[a-z0-9_-][a-z0-9._-]{0,99}", name):
+        return name
+    readable = cut_utf8(re.sub(r"[^A-Za-z0-9._-]", "_", name), 100)
+    return f"{readable.lstrip('.')}-{hex_digest(name, 8)}"
 
 
 class OfflineDestination:
@@ -59,70 +59,77 @@ class OfflineDestination:
 
     def open_run(self, target: RunTarget, position: str | None) -> OfflineRun:
         directory = run_directory(self.directory, target.project, target.run_id)
-        return OfflineRun(directory, target, position, self._now())
+        builder = OperationBuilder(target.project, target.run_id, self._now())
+        if position is None or position == UPLOADED:
+            return OfflineRun(_new_log(directory, target), builder)
+        return OfflineRun(_cut_log(directory, position), builder)
 
     def close(self) -> None:
         """Nothing held."""
 
 
+def _new_log(directory: Path, target: RunTarget) -> OfflineLog:
+    """A log with the run's creation; what an attempt left that never reached a checkpoint goes away."""
+    with disk_errors(directory):
+        if directory.exists():
+            shutil.rmtree(directory)
+        directory.mkdir(parents=True)
+    log = OfflineLog(directory)
+    log.create(target.project, target.run_id)
+    log.append([create_operation(target)])
+    return log
+
+
+def _cut_log(directory: Path, position: str) -> OfflineLog:
+    """The log as it was at the last checkpoint."""
+    if not (directory / LOG_NAME).exists():
+        message = f"offline file {directory / LOG_NAME} is gone, but part of the run was already in it"
+        raise Rejected(ErrorClass.NOT_FOUND, message)
+    log = OfflineLog(directory)
+    log.cut(position)
+    return log
+
+
 class OfflineRun:
     """Appends to one offline file."""
 
-    def __init__(self, directory: Path, target: RunTarget, position: str | None, written_at: datetime) -> None:
-        self._directory = directory
-        self._builder = OperationBuilder(target.project, target.run_id, written_at)
-        self._stored = 0
-        with _disk_errors(directory):
-            if position in (None, UPLOADED):
-                position = None
-                if directory.exists():
-                    shutil.rmtree(directory)  # an attempt that never reached a checkpoint
-            directory.mkdir(parents=True, exist_ok=True)
-            if position is not None and not (directory / LOG_NAME).exists():
-                raise Rejected(
-                    ErrorClass.NOT_FOUND,
-                    f"offline file {directory / LOG_NAME} is gone, but part of the run was already in it",
-                )
-            self._log = OfflineLog(directory)
-            if self._log.create(target.project, target.run_id):
-                create = create_operation(target.project, target.run_id, target.name, target.created_at, target.fork)
-                self._log.append(create)
-            elif position is not None:
-                self._log.cut(position)
+    def __init__(self, log: OfflineLog, builder: OperationBuilder) -> None:
+        self._log = log
+        self._builder = builder
 
     def write(self, records: Sequence[Record], *, replayed: bool = False) -> None:
         for record in records:
             self._builder.add(record)
-            if self._builder.size_bytes >= WRITE_BYTES:
+            if self._builder.is_full:
                 self._append()
 
     def flush(self) -> OfflineBarrier:
         self._append()
-        with _disk_errors(self._directory):
-            return OfflineBarrier(self._log.position())
+        return OfflineBarrier(self._log.position())
 
     def _append(self) -> None:
-        operation, uploads = self._builder.take()
-        with _disk_errors(self._directory):
-            if uploads:
-                self._log.add_uploads(uploads, [self._keep(upload) for upload in uploads])
-            if operation is not None:
-                self._log.append(operation)
+        operations, uploads = self._builder.take()
+        if operations:
+            self._log.append(operations, [self._kept(upload) for upload in uploads])
 
-    def _keep(self, upload: Upload) -> Path:
-        """A copy of the file beside the log, on disk when this returns."""
-        path = self._directory / f"{hex_digest(upload.destination, 16)}{upload.file.path.suffix}"
-        with upload.file.path.open("rb") as source, path.open("wb") as copy:
-            shutil.copyfileobj(source, copy, 1024 * 1024)
-            copy.flush()
-            os.fsync(copy.fileno())
-        return path
+    def _kept(self, upload: Upload) -> Upload:
+        """The upload of a copy beside the log, which is on disk when this returns."""
+        name = hex_digest(upload.destination, 16) + upload.file.path.suffix[:EXTENSION_MAX]
+        path = self._log.directory / name
+        partial = path.with_name(f"{name}.part")
+        with disk_errors(self._log.directory):
+            with upload.file.path.open("rb") as source, partial.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1024 * 1024)
+                copy.flush()
+                os.fsync(copy.fileno())
+            partial.replace(path)
+        return replace(upload, file=replace(upload.file, path=path))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        self._log.close()
+        self._log.__exit__(*exc)
 
 
 class OfflineBarrier:
@@ -136,23 +143,3 @@ class OfflineBarrier:
 
     def wait(self) -> Sequence[Refused]:
         return ()
-
-
-@contextmanager
-def _disk_errors(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except RunError:
-        raise
-    except NeptuneUnableToLogData as error:
-        raise _disk_error(directory, error.__cause__ or error) from error
-    except (OSError, sqlite3.Error) as error:
-        raise _disk_error(directory, error) from error
-
-
-def _disk_error(directory: Path, error: BaseException) -> RunError:
-    if (isinstance(error, OSError) and error.errno == ENOSPC) or "disk is full" in str(error):
-        return Retryable(ErrorClass.DISK_FULL, f"no space left for offline files in {directory}")
-    if isinstance(error, PermissionError) or "readonly database" in str(error):
-        return Rejected(ErrorClass.PERMISSION, f"offline files cannot be written in {directory}: {error}")
-    return Retryable(ErrorClass.UNKNOWN, f"offline file in {directory}: {error}")

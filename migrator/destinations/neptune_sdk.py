@@ -1,4 +1,4 @@
-"""The one module that touches neptune-scale and neptune-api, private parts included.
+"""The one module that talks to a Neptune server: neptune-api, and parts of neptune-scale that are private.
 
 Everything here speaks their wire: `RunOperation` messages in, request ids and ingest codes out. Facts are those of
 neptune-scale 0.30 and the protobuf files in neptune-api; `check_version` fails loudly for any other version.
@@ -7,46 +7,58 @@ neptune-scale 0.30 and the protobuf files in neptune-api; `check_version` fails 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from hashlib import md5
+import threading
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from hashlib import file_digest
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-os.environ.setdefault("NEPTUNE_LOG_FAILURE_ACTION", "raise")  # read when neptune_scale is imported
-
 import httpx
-import neptune_scale.sync.sync_process as sync
+import stamina
+from google.protobuf.message import DecodeError
 from neptune_api.api.ingestion import check_details
 from neptune_api.credentials import Credentials
-from neptune_api.errors import InvalidApiTokenException, UnableToDeserializeApiKeyError
+from neptune_api.errors import (
+    ApiKeyRejectedError,
+    InvalidApiTokenException,
+    UnableToExchangeApiKeyError,
+    UnableToParseResponse,
+    UnableToRefreshTokenError,
+)
 from neptune_api.proto.google_rpc.code_pb2 import Code
 from neptune_api.proto.neptune_pb.ingest.v1.ingest_pb2 import IngestCode
 from neptune_api.proto.neptune_pb.ingest.v1.pub.client_pb2 import (
     BulkCheckDetail,
     BulkIngestResultDetail,
+    BulkRequestStatus,
     RequestId,
     SubmitResponse,
 )
 from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
-from neptune_api.proto.neptune_pb.ingest.v1.pub.request_status_pb2 import BulkRequestStatus
 from neptune_api.types import File as Payload
-from neptune_scale.exceptions import (
-    NeptuneConnectionLostError,
-    NeptuneFileUploadTemporaryError,
-    NeptuneInvalidCredentialsError,
-    NeptuneUnableToAuthenticateError,
-    NeptuneUnexpectedResponseError,
-)
-from neptune_scale.net.api_client import ApiClient, FileSignRequest, with_api_errors_handling
+from neptune_scale.exceptions import NeptuneFileUploadTemporaryError, NeptuneUnexpectedResponseError
+from neptune_scale.net.api_client import ApiClient, FileSignRequest
 from neptune_scale.net.projects import PROJECTS_PATH_BASE
+from neptune_scale.sync.storage.azure_storage import upload_to_azure
+from neptune_scale.sync.storage.gcs import upload_to_gcp
+from neptune_scale.util.envs import ALLOW_SELF_SIGNED_CERTIFICATE, VERIFY_SSL, get_bool
 
 from migrator.destinations.neptune_wire import Upload
-from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, RunError, Throttled, UserError
+from migrator.errors import ErrorClass, ExitCode, MigratorError, Rejected, Retryable, Throttled, UserError
 
 SERVICE = "neptune"
 SUPPORTED_VERSION = "0.30."
+CHUNK_BYTES = 16 * 1024 * 1024  # of an upload to gcp or azure; gcp wants a multiple of 256 KiB
+BLOCK_BYTES = 1024 * 1024  # of a file in memory, on its way to aws
+STORAGE_TIMEOUT_S = 60.0  # one read or write of an upload's connection
+PATIENCE_S = 20.0  # how long one call is repeated on the spot before the run gives up its claim
+WAIT_ON_THE_SPOT_S = 10.0  # a Retry-After up to here is waited out on the spot
+
+T = TypeVar("T")
 
 
 def check_version() -> None:
@@ -55,7 +67,7 @@ def check_version() -> None:
     if not installed.startswith(SUPPORTED_VERSION):
         raise UserError(
             f"neptune-scale {installed} is installed, but this tool works with {SUPPORTED_VERSION}*: "
-            "run `pip install 'neptune-scale==0.30.*'`"
+            f"run `pip install 'neptune-scale=={SUPPORTED_VERSION}*'`"
         )
 
 
@@ -63,12 +75,12 @@ def address_of(api_token: str) -> str:
     """The server that a Neptune API token names. `UserError` if it is no such token; the token is never shown."""
     try:
         url = str(Credentials.from_api_key(api_key=api_token).base_url)
-    except (InvalidApiTokenException, UnableToDeserializeApiKeyError, ValueError, KeyError) as error:
+        host = urlsplit(url).hostname
+    except (InvalidApiTokenException, AttributeError, ValueError):
         raise UserError(
             "NEPTUNE_API_TOKEN is not a Neptune API token: copy it again from your Neptune user menu",
             ExitCode.CREDENTIALS,
-        ) from error
-    host = urlsplit(url).hostname
+        ) from None  # the cause may quote the token
     if not host:
         raise UserError("NEPTUNE_API_TOKEN carries no server address: copy it again", ExitCode.CREDENTIALS)
     if host == "neptune.ai" or host.endswith(".neptune.ai"):
@@ -97,14 +109,16 @@ class Detail(NamedTuple):
 
 
 class Connection:
-    """One authenticated connection to a Neptune server; may be used from several threads."""
+    """One authenticated connection to a Neptune server; may be used from several threads.
+
+    Each method is one try, and raises `MigratorError`.
+    """
 
     def __init__(self, api_token: str) -> None:
         check_version()
         address_of(api_token)
-        with _translated("connect to Neptune"):
-            self._api = with_api_errors_handling(ApiClient)(api_token=api_token)
-        self._storage = httpx.Client(timeout=60.0, verify=_verify_ssl())
+        self._api = patiently(lambda: _logged_in(api_token))
+        self._storage = httpx.Client(timeout=STORAGE_TIMEOUT_S, verify=_verifies_ssl())
 
     def close(self) -> None:
         self._storage.close()
@@ -112,6 +126,7 @@ class Connection:
 
     def create_project(self, workspace: str, name: str, description: str, visibility: str) -> None:
         """Create the project unless it exists. A 409 means that it does: its name is what we asked for."""
+        what = f"create project {workspace}/{name}"
         body = {
             "name": name,
             "description": description,
@@ -119,44 +134,46 @@ class Connection:
             "organizationIdentifier": workspace,
             "visibility": visibility,
         }
-        with _translated(f"create project {workspace}/{name}"):
-            response = self._call(self._api.backend.get_httpx_client().request, "post", PROJECTS_PATH_BASE, json=body)
-        if response.status_code == 409:
-            if "KEY_COLLISION" in response.text:
+        with _translated(what):
+            response = self._api.backend.get_httpx_client().post(PROJECTS_PATH_BASE, json=body)
+        match response.status_code:
+            case 409 if "KEY_COLLISION" in response.text:
                 raise UserError(
                     f"Neptune could not create {workspace}/{name}: another project has the key it would get. "
                     "Create the project in Neptune with a key of your own, then run the same command again"
                 )
-            return
-        if response.status_code == 404:
-            raise UserError(
-                f"workspace '{workspace}' does not exist in Neptune, or you are no member: check --neptune-workspace"
-            )
-        if response.status_code in (401, 403):
-            raise UserError(
-                f"Neptune does not let you create project {workspace}/{name} (HTTP {response.status_code}): ask an "
-                "administrator to create it or to give you access",
-                ExitCode.CREDENTIALS,
-            )
-        _check(response.status_code, response.headers, f"create project {workspace}/{name}", response.text)
+            case 409:
+                return
+            case 404:
+                raise UserError(
+                    f"workspace '{workspace}' does not exist in Neptune, or you are no member: "
+                    "check --neptune-workspace"
+                )
+            case 403:
+                raise UserError(
+                    f"Neptune does not let you create project {workspace}/{name}: ask an administrator to create it "
+                    "or to give you access",
+                    ExitCode.CREDENTIALS,
+                )
+        _check(response, what)
 
     def submit(self, operation: RunOperation) -> str:
         """Send an operation; its request id. Nothing is stored yet when this returns."""
         what = f"send data of {operation.project}:{operation.run_id}"
         with _translated(what):
-            response = self._call(self._api.submit, operation=operation, family=operation.run_id)
-            _check(int(response.status_code), response.headers, what)
+            response = self._api.submit(operation=operation, family=operation.run_id)
+            _check(response, what)
             ids = SubmitResponse.FromString(response.content).request_ids
         if not ids:
             raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: Neptune gave no request id")
-        return str(ids[-1].value)
+        return str(ids[-1])
 
     def check(self, project: str, request_ids: Sequence[str]) -> list[Answer]:
         """The answers to some requests, in the order of the ids (at most limits.STATUS_BATCH)."""
         what = f"ask Neptune what became of data of {project}"
         with _translated(what):
-            response = self._call(self._api.check_batch, request_ids=list(request_ids), project=project)
-            _check(int(response.status_code), response.headers, what)
+            response = self._api.check_batch(request_ids=list(request_ids), project=project)
+            _check(response, what)
             statuses = BulkRequestStatus.FromString(response.content).statuses
         if len(statuses) != len(request_ids):
             raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: {len(statuses)} answers to {len(request_ids)} questions")
@@ -169,17 +186,16 @@ class Connection:
         while True:
             question = BulkCheckDetail(project=project, ids=[RequestId(value=request_id)], next_cursor=cursor or None)
             with _translated(what):
-                response = self._call(
-                    check_details.sync_detailed,
+                response = check_details.sync_detailed(
                     client=self._api.backend,
                     project_identifier=project,
                     body=Payload(payload=question.SerializeToString()),
                 )
-                _check(int(response.status_code), response.headers, what)
+                _check(response, what)
                 page = BulkIngestResultDetail.FromString(response.content)
             for detail in page.details:
-                yield Detail(detail.path, IngestCode.Name(detail.ingest_code))
-            if not page.next_cursor or page.next_cursor == cursor:
+                yield Detail(detail.path, _code_name(detail.ingest_code))
+            if page.next_cursor in ("", cursor):
                 return
             cursor = page.next_cursor
 
@@ -188,8 +204,8 @@ class Connection:
         what = f"ask Neptune where to store files of {project}"
         requests = [FileSignRequest(upload.destination, upload.file.size_bytes, "write") for upload in uploads]
         with _translated(what):
-            response = self._call(self._api.fetch_file_storage_urls, file_sign_requests=requests, project=project)
-            _check(int(response.status_code), response.headers, what)
+            response = self._api.fetch_file_storage_urls(file_sign_requests=requests, project=project)
+            _check(response, what)
         signed = {file.path: file for file in response.parsed.files or ()} if response.parsed else {}
         missing = [request.path for request in requests if request.path not in signed]
         if missing:
@@ -197,53 +213,86 @@ class Connection:
         return [signed[request.path] for request in requests]
 
     def store(self, project: str, upload: Upload, signed: Any) -> None:
-        """Store one file; returns when the storage has confirmed it."""
+        """Store one file; returns when the storage has confirmed it and the file is still what it was."""
         what = f"store {upload.file.name}"
-        provider = str(signed.provider)
-        path, mime_type, url = str(upload.file.path), upload.mime_type, signed.url
-        chunk_size = 16 * 1024 * 1024
+        path, provider = upload.file.path, str(signed.provider)
         with _translated(what):
-            if provider == "aws" and not signed.multipart:
-                self._put(upload, url, what)
-            elif provider == "aws":
-                parts = signed.multipart
-                etags = asyncio.run(
-                    sync.upload_to_s3_multipart(path, mime_type, parts.part_size, list(parts.part_urls))
-                )
-                response = self._call(
-                    self._api.complete_multipart_upload,
-                    upload_id=parts.upload_id,
-                    project=project,
-                    path=upload.destination,
-                    etags=etags,
-                )
-                _check(int(response.status_code), response.headers, what)
-            elif provider == "gcp":
-                asyncio.run(sync.upload_to_gcp(path, mime_type, url, chunk_size=chunk_size))
-            elif provider == "azure":
-                asyncio.run(sync.upload_to_azure(path, mime_type, url, chunk_size=chunk_size))
-            else:
-                raise Rejected(ErrorClass.REJECTED_BY_NEPTUNE, f"{what}: unknown file storage '{provider}'")
+            if path.stat().st_size != upload.file.size_bytes:
+                raise Retryable(ErrorClass.BAD_DATA, f"{what}: the file's size has changed on this machine")
+            match provider:
+                case "aws" if signed.multipart:
+                    self._put_parts(project, upload, signed.multipart, what)
+                case "aws":
+                    self._put(signed.url, upload, 0, upload.file.size_bytes, what)
+                case "gcp":
+                    _finish(upload_to_gcp(str(path), upload.mime_type, signed.url, CHUNK_BYTES), what)
+                case "azure":
+                    _finish(upload_to_azure(str(path), upload.mime_type, signed.url, CHUNK_BYTES), what)
+                case _:
+                    raise Rejected(ErrorClass.REJECTED_BY_NEPTUNE, f"{what}: unknown file storage '{provider}'")
+            with path.open("rb") as stream:
+                if file_digest(stream, "md5").hexdigest() != upload.file.md5:
+                    raise Retryable(ErrorClass.BAD_DATA, f"{what}: the file has changed on this machine")
 
-    def _put(self, upload: Upload, url: str, what: str) -> None:
-        digest = md5(usedforsecurity=False)
+    def _put_parts(self, project: str, upload: Upload, multipart: Any, what: str) -> None:
+        """Part after part: neptune-scale's own upload holds the whole file in memory."""
+        etags: dict[int, str] = {}
+        size_bytes, part_bytes = upload.file.size_bytes, multipart.part_size
+        for number, url in enumerate(multipart.part_urls, start=1):
+            start = (number - 1) * part_bytes
+            part = partial(self._put, url, upload, start, min(part_bytes, size_bytes - start), what)
+            etags[number] = patiently(part)  # or the whole file would have to begin again
+        response = self._api.complete_multipart_upload(
+            upload_id=multipart.upload_id, project=project, path=upload.destination, etags=etags
+        )
+        _check(response, what)
 
-        def content() -> Iterator[bytes]:
-            with upload.file.path.open("rb") as stream:
-                while block := stream.read(1024 * 1024):
-                    digest.update(block)
-                    yield block
-
-        headers = {"Content-Type": upload.mime_type, "Content-Length": str(upload.file.size_bytes)}
-        response = self._storage.put(url, content=content(), headers=headers)
-        _check(response.status_code, response.headers, what)
-        if not response.headers.get("etag"):
+    def _put(self, url: str, upload: Upload, start: int, size_bytes: int, what: str) -> str:
+        """Store some bytes of the file; their ETag, which confirms them."""
+        headers = {"Content-Type": upload.mime_type, "Content-Length": str(size_bytes)}
+        response = self._storage.put(url, content=_blocks(upload.file.path, start, size_bytes), headers=headers)
+        _check_storage(response, what)
+        etag = str(response.headers.get("etag", "")).strip('"')
+        if not etag:
             raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: the storage did not confirm it")
-        if digest.hexdigest() != upload.file.md5:
-            raise Retryable(ErrorClass.BAD_DATA, f"{what}: the file changed on this machine while it was uploaded")
+        return etag
 
-    def _call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        return with_api_errors_handling(function)(*args, **kwargs)
+
+class _LogIn(httpx.Auth):
+    """Neptune's own authenticator, by one thread at a time, and with a new token after a 401.
+
+    On its own it lets a request go out without a token while another thread renews it, has every waiting thread
+    renew it again, and never learns from a 401 (a clock that is wrong, a server that forgot its sessions).
+    """
+
+    def __init__(self, authenticator: Any) -> None:
+        self._authenticator = authenticator
+        self._lock = threading.Lock()
+
+    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        with self._lock:
+            self._authorize(request)
+        response = yield request
+        if response.status_code == 401:
+            refused = request.headers["Authorization"]
+            with self._lock:
+                self._authorize(request)
+                if request.headers["Authorization"] == refused:  # no other thread has a new one yet
+                    self._authenticator._token = None
+                    self._authorize(request)
+            yield request
+
+    def _authorize(self, request: httpx.Request) -> None:
+        next(self._authenticator.sync_auth_flow(request))
+
+
+def _logged_in(api_token: str) -> ApiClient:
+    with _translated("connect to Neptune"):
+        api = ApiClient(api_token=api_token)
+        client = api.backend.get_httpx_client()
+        client.auth = auth = _LogIn(client.auth)
+        next(auth.sync_auth_flow(httpx.Request("GET", client.base_url)))
+    return api
 
 
 def _answer(status: Any) -> Answer:
@@ -252,15 +301,36 @@ def _answer(status: Any) -> Answer:
         if entry.code == Code.UNAVAILABLE:
             return Answer(None)
         if entry.code != Code.OK:
-            name = IngestCode.Name(entry.detail)
+            name = _code_name(entry.detail)
             codes[name] = codes.get(name, 0) + entry.count
     return Answer(codes)
 
 
-def _verify_ssl() -> bool:
-    """As neptune-scale decides it (NEPTUNE_VERIFY_SSL, NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE)."""
-    from neptune_scale.util.envs import ALLOW_SELF_SIGNED_CERTIFICATE, VERIFY_SSL, get_bool
+def _code_name(code: int) -> str:
+    """A newer server may have codes that this neptune-api does not know."""
+    return str(IngestCode.Name(code)) if code in IngestCode.values() else f"CODE_{code}"
 
+
+def _finish(upload: Coroutine[Any, Any, None], what: str) -> None:
+    """Run neptune-scale's own upload; what may pass comes out of it in an error that does not say what it is."""
+    try:
+        asyncio.run(upload)
+    except NeptuneFileUploadTemporaryError as error:
+        if isinstance(error.__cause__, httpx.RequestError | httpx.HTTPStatusError):
+            raise error.__cause__ from None
+        raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: {error.__cause__}") from error
+
+
+def _blocks(path: Path, start: int, size_bytes: int) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        stream.seek(start)
+        while size_bytes and (block := stream.read(min(BLOCK_BYTES, size_bytes))):
+            size_bytes -= len(block)
+            yield block
+
+
+def _verifies_ssl() -> bool:
+    """As neptune-scale decides it (NEPTUNE_VERIFY_SSL, NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE)."""
     allow_self_signed = get_bool(ALLOW_SELF_SIGNED_CERTIFICATE, default_missing=False, default_invalid=False)
     return bool(get_bool(VERIFY_SSL, default_missing=not allow_self_signed, default_invalid=True))
 
@@ -268,21 +338,50 @@ def _verify_ssl() -> bool:
 # ---------------------------------------------------------------- errors
 
 
-def _check(status: int, headers: Mapping[str, str], what: str, text: str = "") -> None:
+def patiently(call: Callable[[], T]) -> T:
+    """Repeat a call that failed in a way that may pass soon: with jitter, or after the time the server named."""
+    tries = stamina.retry_context(on=_may_pass_soon, attempts=5, timeout=PATIENCE_S, wait_initial=0.2, wait_max=5.0)
+    for attempt in tries:
+        with attempt:
+            return call()
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _may_pass_soon(error: Exception) -> bool | float:
+    """Whether to try again on the spot; a number: after so many seconds."""
+    if isinstance(error, Throttled) and error.retry_after_s is not None:
+        return error.retry_after_s if error.retry_after_s <= WAIT_ON_THE_SPOT_S else False
+    return isinstance(error, Retryable) and error.error_class is not ErrorClass.BAD_DATA
+
+
+def _check(response: Any, what: str) -> None:
     """Raise for every status but success. The client's own retries do not know Retry-After; ours do."""
-    if 200 <= status < 300:
-        return
+    status = int(response.status_code)
     message = f"{what}: HTTP {status}"
-    if status == 401:
-        raise UserError(f"{message}: Neptune refused NEPTUNE_API_TOKEN; create a new one", ExitCode.CREDENTIALS)
-    if status == 403:
-        raise Rejected(ErrorClass.PERMISSION, f"{message}: you may not write there")
-    if status in (429, 503):
-        error_class = ErrorClass.RATE_LIMITED if status == 429 else ErrorClass.UNAVAILABLE
-        raise Throttled(error_class, message, SERVICE, _seconds(headers.get("retry-after")))
-    if status == 408 or status >= 500:
-        raise Retryable(ErrorClass.TIMEOUT if status == 408 else ErrorClass.UNAVAILABLE, message)
-    raise Rejected(ErrorClass.REJECTED_BY_NEPTUNE, f"{message} {text[:200]}".rstrip())
+    match status:
+        case _ if 200 <= status < 300:
+            return
+        case 401:
+            raise UserError(f"{message}: Neptune refused NEPTUNE_API_TOKEN; create a new one", ExitCode.CREDENTIALS)
+        case 403:
+            raise Rejected(ErrorClass.PERMISSION, f"{message}: you may not write there")
+        case 429 | 503:
+            error_class = ErrorClass.RATE_LIMITED if status == 429 else ErrorClass.UNAVAILABLE
+            raise Throttled(error_class, message, SERVICE, _seconds(response.headers.get("retry-after")))
+        case 408:
+            raise Retryable(ErrorClass.TIMEOUT, message)
+        case _ if status >= 500:
+            raise Retryable(ErrorClass.UNAVAILABLE, message)
+    text = response.content[:200].decode(errors="replace")
+    raise Rejected(ErrorClass.REJECTED_BY_NEPTUNE, f"{message} {text}".rstrip())
+
+
+def _check_storage(response: Any, what: str) -> None:
+    """As `_check`, but a storage says 400 or 403 when the address has expired: a new one may do."""
+    status = int(response.status_code)
+    if 400 <= status < 500 and status not in (408, 429):
+        raise Retryable(ErrorClass.PERMISSION, f"{what}: the storage refused it (HTTP {status})")
+    _check(response, what)
 
 
 def _seconds(retry_after: str | None) -> float | None:
@@ -292,39 +391,39 @@ def _seconds(retry_after: str | None) -> float | None:
         return None
 
 
-class _translated:
-    """Turns what the SDK and its HTTP client raise into our errors."""
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Turns what the SDK, its HTTP client and the file system raise into our errors."""
+    try:
+        yield
+    except ApiKeyRejectedError as error:
+        raise UserError(f"{what}: Neptune refused NEPTUNE_API_TOKEN; create a new one", ExitCode.CREDENTIALS) from error
+    except httpx.RequestError as error:
+        raise _lost(what, error) from error
+    except (UnableToRefreshTokenError, UnableToExchangeApiKeyError) as error:
+        raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: {error}") from error
+    except httpx.HTTPStatusError as error:
+        _check_storage(error.response, what)
+    except OSError as error:
+        raise Retryable(ErrorClass.BAD_DATA, f"{what}: {error}") from error
+    except (
+        DecodeError,
+        InvalidApiTokenException,  # an access token that is none
+        KeyError,
+        NeptuneUnexpectedResponseError,
+        UnableToParseResponse,
+        ValueError,  # among others an HTTP status that Python does not know
+    ) as error:
+        message = f"{what}: Neptune's answer makes no sense ({type(error).__name__})"
+        raise Retryable(ErrorClass.UNAVAILABLE, message) from error
 
-    def __init__(self, what: str) -> None:
-        self._what = what
 
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        match error:
-            case None | RunError() | UserError():
-                return
-            case NeptuneInvalidCredentialsError():
-                raise UserError(
-                    f"{self._what}: Neptune refused NEPTUNE_API_TOKEN; create a new one", ExitCode.CREDENTIALS
-                ) from error
-            case NeptuneConnectionLostError() | NeptuneUnableToAuthenticateError():
-                raise _lost(self._what, error.__cause__ or error) from error
-            case httpx.RequestError():
-                raise _lost(self._what, error) from error
-            case NeptuneUnexpectedResponseError() | NeptuneFileUploadTemporaryError():
-                raise Retryable(ErrorClass.UNAVAILABLE, f"{self._what}: {type(error).__name__}") from error
-            case httpx.HTTPStatusError():
-                _check(error.response.status_code, error.response.headers, self._what)
-            case FileNotFoundError():
-                raise Retryable(ErrorClass.BAD_DATA, f"{self._what}: {error.filename} is gone") from error
-
-
-def _lost(what: str, cause: BaseException) -> Retryable:
+def _lost(what: str, error: httpx.RequestError) -> MigratorError:
     """No connection at all: the service is down for everybody. A broken one: this request only."""
-    message = f"{what}: {type(cause).__name__} {cause}".rstrip()
-    if isinstance(cause, httpx.ConnectError):
+    message = f"{what}: {type(error).__name__} {error}".rstrip()
+    if "CERTIFICATE_VERIFY_FAILED" in message:
+        return UserError(f"{message}: if you trust this server, set NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE=true")
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return Throttled(ErrorClass.UNAVAILABLE, message, SERVICE)
-    return Retryable(
-        ErrorClass.TIMEOUT if isinstance(cause, httpx.TimeoutException) else ErrorClass.UNAVAILABLE, message
-    )
+    timed_out = isinstance(error, httpx.TimeoutException)
+    return Retryable(ErrorClass.TIMEOUT if timed_out else ErrorClass.UNAVAILABLE, message)

@@ -1,25 +1,37 @@
 """Records as Neptune's protobuf messages, each within Neptune's size limits. No I/O but a look at files' types.
 
+    RunOperation (a request)  1-n  UpdateRunSnapshot (single values, or the points of one step)  1-n  values
+
 Facts are those of the protobuf files in neptune-api and of neptune-scale 0.30, which builds the same messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import ForkPoint, UpdateRunSnapshot
+from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import SET_OPERATION, ForkPoint, UpdateRunSnapshot
 from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import Run as CreateRun
 from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
 from neptune_scale.sync.files import generate_destination, guess_mime_type_from_file
 
-from migrator.limits import SNAPSHOT_MAX_BYTES
-from migrator.records import AddTags, Assign, AssignFile, Fork, Histogram, LocalFile, Points, Record, Scalar
+from migrator.destinations.base import RunTarget
+from migrator.limits import FILE_DESTINATION_MAX, PATH_MAX_BYTES, REQUEST_MAX_BYTES, SNAPSHOT_MAX_BYTES
+from migrator.naming import clean_text
+from migrator.records import AddTags, Assign, AssignFile, Histogram, LocalFile, Points, PointValue, Record, Scalar
 
-FILL_BYTES = 1_500_000  # start a new snapshot here: well below SNAPSHOT_MAX_BYTES, estimates are rough
-_POINT_BYTES = 24  # a float point without its path, encoded: rough
+REQUEST_BYTES = 4 * 1024 * 1024  # a request: large enough to be rare, small enough to overlap with building the next
+MIME_TYPE_MAX = 128  # Neptune: characters of a file's MIME type (neptune_scale.sync.parameters)
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_CHARACTER_BYTES = 4  # at most, in UTF-8
+_VALUE_BYTES = PATH_MAX_BYTES + 48  # at most, of a number or a time with its path
+_ROOM_BYTES = SNAPSHOT_MAX_BYTES - 1024  # for the values of a snapshot, beside its step and time
+
+assert REQUEST_BYTES + SNAPSHOT_MAX_BYTES < REQUEST_MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,106 +44,128 @@ class Upload:
 
 
 class OperationBuilder:
-    """Collects records of one run in one `RunOperation`, each snapshot below Neptune's limit."""
+    """Collects records of one run in as few `RunOperation`s as Neptune's limits allow."""
 
     def __init__(self, project: str, run_id: str, written_at: datetime) -> None:
         self._project, self._run_id = project, run_id
-        self._written_at = written_at
-        self._start()
+        self._written_at_us = _microseconds(written_at)
+        self._restart()
 
-    def _start(self) -> None:
-        self._operation = RunOperation(project=self._project, run_id=self._run_id)
-        self._snapshots = self._operation.update_batch.snapshots
-        self.size_bytes = 0
-        self.uploads: list[Upload] = []
+    def _restart(self) -> None:
+        self._operations: list[RunOperation] = []
+        self._uploads: list[Upload] = []
+        self._snapshot: UpdateRunSnapshot | None = None  # the one in hand, which is not counted yet
+        self._begin_operation()
 
-    def take(self) -> tuple[RunOperation | None, list[Upload]]:
-        """What was added since the last call; None if it holds no snapshot."""
-        operation, uploads = self._operation, self.uploads
-        self._start()
-        return (operation if operation.update_batch.snapshots else None), uploads
+    def _begin_operation(self) -> None:
+        operation = RunOperation(project=self._project, run_id=self._run_id)
+        self._operations.append(operation)
+        self._snapshots = operation.update_batch.snapshots
+        self._size_bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to `take`."""
+        return self._size_bytes >= REQUEST_BYTES or len(self._operations) > 1
+
+    def take(self) -> tuple[list[RunOperation], list[Upload]]:
+        """What was added since the last call, in order."""
+        operations, uploads = self._operations, self._uploads
+        self._restart()
+        return [operation for operation in operations if operation.update_batch.snapshots], uploads
 
     def add(self, record: Record) -> None:
         match record:
             case Points(step, time_us, values):
-                self._add_points(step, time_us, values)
+                self._append(step, time_us, values)
             case Assign(values):
-                self._add_values(values)
+                self._assign(values)
             case AddTags(tags, group):
-                path = "sys/group_tags" if group else "sys/tags"
-                words = self._single_snapshot().modify_sets[path].string.values
-                for tag in tags:
-                    words[tag] = 1  # ADD
-                    self.size_bytes += len(tag) + 8
+                self._add_tags("sys/group_tags" if group else "sys/tags", tags)
             case AssignFile(path, file):
-                self._set_file(self._single_snapshot().assign[path], path, file, None)
+                self._set_file(self._begin_snapshot(self._written_at_us).assign[path], path, file, None)
+        self._end_snapshot()
 
-    def _single_snapshot(self) -> UpdateRunSnapshot:
-        snapshot = self._snapshots.add()
-        _set_time(snapshot.timestamp, round(self._written_at.timestamp() * 1_000_000))
-        return snapshot
-
-    def _add_values(self, values: Mapping[str, Scalar | frozenset[str]]) -> None:
-        snapshot, size = self._single_snapshot(), 0
+    def _append(self, step: int | float, time_us: int, values: Mapping[str, PointValue]) -> None:
+        room_bytes = 0
         for path, value in values.items():
-            need = 4 * (len(path) + (len(value) if isinstance(value, str) else 8)) + _POINT_BYTES
-            if size and size + need > FILL_BYTES:
-                snapshot, size = self._single_snapshot(), 0
+            is_number = type(value) is float or type(value) is int
+            need_bytes = _VALUE_BYTES if is_number else _most_bytes(value)
+            if need_bytes > room_bytes:
+                snapshot, room_bytes = self._begin_snapshot(time_us), _ROOM_BYTES
+                _set_step(snapshot.step, step)
+                points = snapshot.append
+            room_bytes -= need_bytes
+            if is_number:
+                points[path].float64 = value
+            else:
+                self._set_point(points[path], path, value, step)
+
+    def _set_point(self, message: Any, path: str, value: PointValue, step: int | float) -> None:
+        match value:
+            case str():
+                message.string = value
+            case Histogram():
+                _set_histogram(message.histogram, value)
+            case LocalFile():
+                self._set_file(message, path, value, step)
+            case _:
+                message.float64 = value  # a number of another type, or else a TypeError
+
+    def _assign(self, values: Mapping[str, Scalar | frozenset[str]]) -> None:
+        room_bytes = 0
+        for path, value in values.items():
+            need_bytes = _most_bytes(value)
+            if need_bytes > room_bytes:
+                snapshot, room_bytes = self._begin_snapshot(self._written_at_us), _ROOM_BYTES
+            room_bytes -= need_bytes
             _set_value(snapshot.assign[path], value)
-            size += need
-            self.size_bytes += need
 
-    def _add_points(self, step: int | float, time_us: int, values: Mapping[str, Any]) -> None:
-        snapshot, size = self._step_snapshot(step, time_us), 0
-        append = snapshot.append
-        for path, value in values.items():
-            if type(value) is float or type(value) is int:
-                append[path].float64 = value
-                size += len(path) + _POINT_BYTES
-                if size > FILL_BYTES:
-                    self.size_bytes += size
-                    snapshot, size = self._step_snapshot(step, time_us), 0
-                    append = snapshot.append
-                continue
-            need = _size_of(path, value)
-            if size and size + need > FILL_BYTES:
-                self.size_bytes += size
-                snapshot, size = self._step_snapshot(step, time_us), 0
-                append = snapshot.append
-            size += need
-            match value:
-                case str():
-                    append[path].string = value
-                case Histogram(edges, counts):
-                    _set_histogram(append[path].histogram, edges, counts)
-                case LocalFile():
-                    self._set_file(append[path], path, value, step)
-        self.size_bytes += size
+    def _add_tags(self, path: str, tags: Set[str]) -> None:
+        room_bytes = 0
+        for tag in sorted(tags):
+            need_bytes = _most_bytes(tag)
+            if need_bytes > room_bytes:
+                snapshot, room_bytes = self._begin_snapshot(self._written_at_us), _ROOM_BYTES
+            room_bytes -= need_bytes
+            snapshot.modify_sets[path].string.values[tag] = SET_OPERATION.ADD
 
-    def _step_snapshot(self, step: int | float, time_us: int) -> UpdateRunSnapshot:
-        snapshot = self._snapshots.add()
-        _set_step(snapshot.step, step)
+    def _set_file(self, message: Any, path: str, file: LocalFile, step: int | float | None) -> None:
+        file_name = clean_text(file.name).rsplit("/", 1)[-1] or "file"
+        mime_type = guess_mime_type_from_file(file.path, file_name) or "application/octet-stream"
+        upload = Upload(file, generate_destination(self._run_id, path, file_name, step), mime_type[:MIME_TYPE_MAX])
+        message.file_ref.path = upload.destination
+        message.file_ref.size_bytes = file.size_bytes
+        message.file_ref.mime_type = upload.mime_type
+        self._uploads.append(upload)
+
+    def _begin_snapshot(self, time_us: int) -> UpdateRunSnapshot:
+        self._end_snapshot()
+        if self._size_bytes >= REQUEST_BYTES:
+            self._begin_operation()
+        self._snapshot = snapshot = self._snapshots.add()
         _set_time(snapshot.timestamp, time_us)
         return snapshot
 
-    def _set_file(self, message: Any, path: str, file: LocalFile, step: int | float | None) -> None:
-        destination = generate_destination(self._run_id, path, file.name.rsplit("/", 1)[-1] or "file", step)
-        mime_type = (guess_mime_type_from_file(str(file.path), file.name) or "application/octet-stream")[:128]
-        message.file_ref.path = destination
-        message.file_ref.size_bytes = file.size_bytes
-        message.file_ref.mime_type = mime_type
-        self.uploads.append(Upload(file, destination, mime_type))
-        self.size_bytes += len(path) + len(destination) + 100
+    def _end_snapshot(self) -> None:
+        if self._snapshot is not None:
+            self._size_bytes += self._snapshot.ByteSize()
+            self._snapshot = None
 
 
-def create_operation(project: str, run_id: str, name: str, created_at: datetime, fork: Fork | None) -> RunOperation:
+def create_operation(target: RunTarget) -> RunOperation:
     """Creates the run, or finds it: the same creation again is a RUN_DUPLICATE, which changes nothing."""
-    create = CreateRun(family=run_id, experiment_id=name, inherit_configs=False)
-    _set_time(create.creation_time, round(created_at.timestamp() * 1_000_000))
-    if fork:
-        create.fork_point.CopyFrom(ForkPoint(parent_project=project, parent_run_id=fork.run_id))
-        _set_step(create.fork_point.step, fork.step)
-    return RunOperation(project=project, run_id=run_id, create=create)
+    create = CreateRun(family=target.run_id, experiment_id=target.name, inherit_configs=False)
+    _set_time(create.creation_time, _microseconds(target.created_at))
+    if target.fork:
+        create.fork_point.CopyFrom(ForkPoint(parent_project=target.project, parent_run_id=target.fork.run_id))
+        _set_step(create.fork_point.step, target.fork.step)
+    return RunOperation(project=target.project, run_id=target.run_id, create=create)
+
+
+def _microseconds(time: datetime) -> int:
+    """Exact: `timestamp()` is a float, which is coarser than microseconds in far centuries."""
+    return (time - EPOCH) // timedelta(microseconds=1)
 
 
 def _set_time(timestamp: Any, time_us: int) -> None:
@@ -159,26 +193,28 @@ def _set_value(message: Any, value: Scalar | frozenset[str]) -> None:
         case str():
             message.string = value
         case datetime():
-            _set_time(message.timestamp, round(value.timestamp() * 1_000_000))
+            _set_time(message.timestamp, _microseconds(value))
         case frozenset():
             message.string_set.values.extend(sorted(value))
 
 
-def _set_histogram(message: Any, edges: Sequence[float], counts: Sequence[int] | Sequence[float]) -> None:
-    message.bin_edges.extend(edges)
-    if all(type(count) is int for count in counts):
-        message.counts.values.extend(counts)
+def _set_histogram(message: Any, histogram: Histogram) -> None:
+    message.bin_edges.extend(histogram.edges)
+    if all(type(value) is int for value in histogram.values):
+        message.counts.values.extend(histogram.values)
     else:
-        message.densities.values.extend(counts)
+        message.densities.values.extend(histogram.values)
 
 
-def _size_of(path: str, value: Any) -> int:
+def _most_bytes(value: PointValue | Scalar | frozenset[str]) -> int:
+    """What a value with its path takes at most, encoded."""
     match value:
         case str():
-            return len(path) + len(value) * 3 + _POINT_BYTES
+            return _VALUE_BYTES + _CHARACTER_BYTES * len(value)
+        case frozenset():
+            return _VALUE_BYTES + sum(_CHARACTER_BYTES * (len(member) + 2) for member in value)
         case Histogram(edges, counts):
-            return len(path) + 9 * len(edges) + 10 * len(counts) + _POINT_BYTES
-    return len(path) + 1200
-
-
-assert FILL_BYTES < SNAPSHOT_MAX_BYTES
+            return _VALUE_BYTES + 8 * len(edges) + 10 * len(counts)
+        case LocalFile():
+            return _VALUE_BYTES + _CHARACTER_BYTES * (FILE_DESTINATION_MAX + MIME_TYPE_MAX)
+    return _VALUE_BYTES

@@ -5,69 +5,101 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrator.errors import ErrorClass, Rejected
-from migrator.naming import Paths
+from migrator.naming import Paths, Renamed, clean_text
 from migrator.parts.base import BATCH_FILE_BYTES, BATCH_FILES, Context, Cursor, Ledger, single_value
-from migrator.records import Artifact, Assign, AssignFile, Batch, Kind, Scalar
+from migrator.records import Artifact, Assign, AssignFile, Batch, Kind, LocalFile, Scalar, SourceFile
 from migrator.sources.base import SourceRun
 from migrator.values import compact_json
 
 
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
-    """One artifact version after the other, in bounded batches; the cursor holds the versions that are complete."""
-    copied: list[str] = list(cursor.get("copied", ()))
+    """One artifact version after the other, in bounded batches.
+
+    The cursor holds the versions that are complete, of one that is not how many files are done, and whether `used` is
+    counted.
+    """
+    copied: dict[str, None] = dict.fromkeys(cursor.get("copied", ()))
+    unfinished, files_done = cursor.get("unfinished", ("", 0))
+    used_counted = bool(cursor.get("used"))
     ledger, paths = Ledger(), Paths()
     for artifact in run.artifacts():
-        base = f"artifacts/{artifact.name}/{artifact.version}"
         key = f"{artifact.name}:{artifact.version}"
-        info = _info(artifact, base)
+        base = f"artifacts/{artifact.name}/{artifact.version}"
+        info = _info(artifact, ledger if key not in copied and key != unfinished else Ledger())
+        info_paths = {name: paths.claim(f"{key} {name}", f"{base}/info/{name}").name for name in info}
         targets = {file.name: paths.claim(f"{key}/{file.name}", f"{base}/{file.name}") for file in artifact.files}
         if key in copied:
             continue
-        batch = Batch(cursor={"copied": list(copied)}, records=[Assign(info)], read=len(info), written=len(info))
-        for file in artifact.files:
+        done = files_done if key == unfinished else 0
+        batch = Batch(cursor={})
+        if not done:
+            batch.records.append(Assign({info_paths[name]: value for name, value in info.items()}))
+            batch.read = batch.written = len(info)
+        for number, file in enumerate(artifact.files[done:], done):
             if len(batch.records) > BATCH_FILES or batch.size_bytes > BATCH_FILE_BYTES:
+                batch.cursor = {"copied": [*copied], "unfinished": [key, number], "used": used_counted}
                 batch.ledger = ledger.take()
                 yield batch
-                batch = Batch(cursor={"copied": list(copied)})
-            path, reason = targets[file.name]
-            if reason:
-                ledger.add(Kind.RENAMED, f"{key}/{file.name} → {path}", reason)
+                batch = Batch(cursor={})
             batch.read += 1
-            limit = context.options.max_file_bytes
-            if limit is not None and file.size_bytes > limit:
-                ledger.add(Kind.SKIPPED, f"{key}/{file.name}", "too_large")
-                continue
-            try:
-                local = run.fetch_artifact_file(artifact, file.name)
-            except Rejected as error:
-                if error.error_class is not ErrorClass.NOT_FOUND:
-                    raise
-                ledger.add(Kind.SKIPPED, f"{key}/{file.name}", "missing_file")
-                continue
-            batch.records.append(AssignFile(path, local))
-            batch.size_bytes += local.size_bytes
-            batch.written += 1
-        copied.append(key)
-        batch.cursor = {"copied": list(copied)}
+            local = _fetch(run, artifact, file, context, ledger)
+            if local is not None:
+                batch.records.append(AssignFile(targets[file.name].name, local))
+                batch.size_bytes += local.size_bytes
+                batch.written += 1
+                _note_renamed(f"{key}/{file.name}", targets[file.name], ledger)
+        copied[key] = None
+        batch.cursor = {"copied": [*copied], "used": used_counted}
         batch.ledger = ledger.take()
         yield batch
-    used = frozenset(run.used_artifacts())
-    records = [Assign({"artifacts/used": used})] if used else []
-    fresh = 0 if cursor.get("used") or not used else 1
-    yield Batch(cursor={"copied": copied, "used": True}, records=[*records], read=fresh, written=fresh, done=True)
+    used = frozenset(map(clean_text, run.used_artifacts()))
+    values = 1 if used and not used_counted else 0  # the set is one value, however often it is assigned
+    yield Batch(
+        cursor={"copied": [*copied], "used": bool(used) or used_counted},
+        records=[Assign({"artifacts/used": used})] if used else [],
+        read=values,
+        written=values,
+        done=True,
+    )
 
 
-def _info(artifact: Artifact, base: str) -> dict[str, Scalar | frozenset[str]]:
-    info: dict[str, Scalar | frozenset[str]] = {
+def _fetch(run: SourceRun, artifact: Artifact, file: SourceFile, context: Context, ledger: Ledger) -> LocalFile | None:
+    """The file; None if it is skipped, which the ledger then says."""
+    name = f"{artifact.name}:{artifact.version}/{file.name}"
+    limit = context.options.max_file_bytes
+    if limit is not None and file.size_bytes > limit:
+        ledger.add(Kind.SKIPPED, name, "too_large")
+        return None
+    try:
+        return run.fetch_artifact_file(artifact, file.name)
+    except Rejected as error:
+        if error.error_class is not ErrorClass.NOT_FOUND:
+            raise
+        ledger.add(Kind.SKIPPED, name, "missing_file")
+        return None
+
+
+def _note_renamed(name: str, target: Renamed, ledger: Ledger) -> None:
+    if target.reason:
+        ledger.add(Kind.RENAMED, f"{name} → {target.name}", target.reason)
+
+
+def _info(artifact: Artifact, ledger: Ledger) -> dict[str, Scalar | frozenset[str]]:
+    """What W&B says of the artifact, by the last level of its path."""
+    told: dict[str, Scalar | None] = {
         "type": artifact.type,
         "digest": artifact.digest,
         "size": artifact.size_bytes,
-        "metadata": single_value(artifact.metadata).value,
+        "created_at": artifact.created_at,
+        "metadata": artifact.metadata,
+        "references": compact_json(dict(artifact.references)) if artifact.references else None,
     }
+    info: dict[str, Scalar | frozenset[str]] = {}
+    for name, value in told.items():
+        if value is not None:
+            info[name], note = single_value(value)
+            if note:
+                ledger.add(note[0], f"{artifact.name}:{artifact.version} {name}", note[1])
     if artifact.aliases:
-        info["aliases"] = frozenset(artifact.aliases)
-    if artifact.created_at:
-        info["created_at"] = artifact.created_at
-    if artifact.references:
-        info["references"] = single_value(compact_json(dict(artifact.references))).value
-    return {f"{base}/info/{name}": value for name, value in info.items()}
+        info["aliases"] = frozenset(map(clean_text, artifact.aliases))
+    return info

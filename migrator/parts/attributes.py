@@ -15,7 +15,7 @@ MAPPING_VERSION = 1
 
 
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
-    """One batch: there are never many attributes, and writing them again is harmless."""
+    """One batch: there are never many attributes, and writing them again (a refresh) is harmless."""
     attributes = run.attributes()
     ledger = Ledger()
     paths = Paths()
@@ -40,19 +40,22 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
             if text is not None:
                 assign(f"sweep.{field}", f"wandb/sweep/{field}", text)
 
-    tags = [clean_text(tag) for tag in attributes.tags if tag]
-    groups = [clean_text(attributes.group)] if attributes.group else []
-    batch = Batch(cursor={}, done=True, read=len(values) + len(tags) + len(groups), written=len(values))
-    for words, is_group in ((tags, False), (groups, True)):
-        size = sum(len(word.encode()) for word in words)
-        if size > STRING_MAX_BYTES:
-            ledger.add(Kind.SKIPPED, "group_tags" if is_group else "tags", "string_set_too_large", len(words))
+    tags = [tag for tag in attributes.tags if tag]
+    groups = [attributes.group] if attributes.group else []
+    read = len(values) + len(tags) + len(groups)
+    batch = Batch(cursor={}, done=True, fresh=True, read=read, written=len(values))
+    for words, name, is_group in ((tags, "tags", False), (groups, "group_tags", True)):
+        clean = frozenset(map(clean_text, words))
+        if sum(len(word.encode()) for word in clean) > STRING_MAX_BYTES:
+            ledger.add(Kind.SKIPPED, name, "string_set_too_large", len(words))
         elif words:
-            batch.records.append(AddTags(frozenset(words), is_group))
+            batch.records.append(AddTags(clean, is_group))
             batch.written += len(words)
+            if changed := len(set(words) - clean):
+                ledger.add(Kind.CONVERTED, name, "not valid unicode", changed)
 
     provenance: dict[str, Scalar | frozenset[str]] = {
-        "migration/source_url": attributes.url,
+        "migration/source_url": clean_text(attributes.url),
         "migration/tool_version": context.tool_version,
         "migration/mapping_version": MAPPING_VERSION,
     }

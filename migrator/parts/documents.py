@@ -69,4 +69,5 @@ def _batch(
         written=len(values) + 1,
         size_bytes=raw.size_bytes,
         done=True,
+        fresh=True,
     )

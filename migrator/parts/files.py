@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from migrator.naming import Paths
+from migrator.naming import Paths, Renamed
 from migrator.parts.base import BATCH_FILE_BYTES, BATCH_FILES, Context, Cursor, Ledger
 from migrator.records import AssignFile, Batch, Kind, SourceFile
 from migrator.sources.base import SourceRun
@@ -22,45 +22,82 @@ def file_path(name: str) -> str:
 
 
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
-    """All files that are not copied yet. The cursor holds what is: name -> md5 (or size, where there is no md5)."""
-    copied: dict[str, str] = dict(cursor.get("copied", {}))
-    listed = run.files()
-    in_history = run.survey().media if any(file.name.startswith("media/") for file in listed) else frozenset()
-    files = [file for file in listed if file.name not in in_history]
+    """All files that are not copied yet.
 
-    paths, ledger = Paths(), Ledger()
-    targets: dict[str, str] = {}
-    for file in files:
-        targets[file.name], reason = paths.claim(file.name, file_path(file.name))
-        if reason and file.name not in copied:
-            ledger.add(Kind.RENAMED, f"{file.name} → {targets[file.name]}", reason)
-
-    for group in _groups(file for file in files if copied.get(file.name) != _version(file)):
-        batch = Batch(cursor={})
-        fetching = []
-        for file in group:
-            batch.read += file.name not in copied
-            limit = context.options.max_file_bytes
-            if limit is not None and file.size_bytes > limit:
-                if file.name not in copied:
-                    ledger.add(Kind.SKIPPED, file.name, "too_large")
-            else:
-                fetching.append((file, context.downloads.submit(run.fetch, file.name)))
-        for file, future in fetching:
-            local = future.result()
-            is_new = file.name not in copied
-            if local is None:
-                if is_new:
-                    ledger.add(Kind.SKIPPED, file.name, "missing_file")
-                continue
-            batch.records.append(AssignFile(targets[file.name], local))
-            batch.size_bytes += local.size_bytes
-            batch.written += is_new
-        copied.update((file.name, _version(file)) for file in group)
-        batch.cursor = {"copied": dict(copied)}
-        batch.ledger = ledger.take()
+    The cursor holds what became of each file: name -> its version where it is copied, None where it was skipped. When
+    the source has changed since, the first batch counts anew what is copied and stays; all else is looked at again.
+    """
+    known: dict[str, str | None] = dict(cursor.get("files", {}))
+    files = _listed(run)
+    targets = _targets(files, known)
+    ledger = Ledger()
+    if cursor.get("listed", context.fingerprint) != context.fingerprint:
+        known = {name: version or _AGAIN for name, version in known.items()}
+        kept = [file for file in files if known.get(file.name) == _version(file)]
+        for file in kept:
+            _note_renamed(file, targets[file.name], ledger)
+        yield Batch(
+            cursor={"files": dict(known), "listed": context.fingerprint},
+            ledger=ledger.take(),
+            read=len(kept),
+            written=len(kept),
+            size_bytes=sum(file.size_bytes for file in kept),
+            fresh=True,
+        )
+    for group in _groups(file for file in files if known.get(file.name, _AGAIN) not in (None, _version(file))):
+        batch = _copy(group, run, context, targets, ledger)
+        copied = {record.file.name for record in batch.records if isinstance(record, AssignFile)}
+        known.update((file.name, _version(file) if file.name in copied else None) for file in group)
+        batch.cursor = {"files": dict(known), "listed": context.fingerprint}
         yield batch
-    yield Batch(cursor={"copied": copied}, ledger=ledger.take(), done=True)
+    yield Batch(cursor={"files": known, "listed": context.fingerprint}, done=True)
+
+
+_AGAIN = ""  # no version: was skipped when the source was another
+
+
+def _listed(run: SourceRun) -> list[SourceFile]:
+    """The run's files without those that the file series of the history hold."""
+    files = run.files()
+    in_history = run.survey().media if any(file.name.startswith("media/") for file in files) else frozenset()
+    return [file for file in files if file.name not in in_history]
+
+
+def _targets(files: Iterable[SourceFile], known: Iterable[str]) -> dict[str, Renamed]:
+    """Where each file goes. Known ones first, in their order: a path once given stays, whatever is listed later."""
+    paths = Paths()
+    names = dict.fromkeys([*known, *(file.name for file in files)])
+    return {name: paths.claim(name, file_path(name)) for name in names}
+
+
+def _copy(
+    group: Sequence[SourceFile], run: SourceRun, context: Context, targets: dict[str, Renamed], ledger: Ledger
+) -> Batch:
+    """A batch of the files of `group`, its cursor still empty."""
+    batch = Batch(cursor={}, read=len(group))
+    limit = context.options.max_file_bytes
+    fetching = []
+    for file in group:
+        if limit is not None and file.size_bytes > limit:
+            ledger.add(Kind.SKIPPED, file.name, "too_large")
+        else:
+            fetching.append((file, context.downloads.submit(run.fetch, file.name)))
+    for file, future in fetching:
+        local = future.result()
+        if local is None:
+            ledger.add(Kind.SKIPPED, file.name, "missing_file")
+            continue
+        _note_renamed(file, targets[file.name], ledger)
+        batch.records.append(AssignFile(targets[file.name].name, local))
+        batch.size_bytes += local.size_bytes
+        batch.written += 1
+    batch.ledger = ledger.take()
+    return batch
+
+
+def _note_renamed(file: SourceFile, target: Renamed, ledger: Ledger) -> None:
+    if target.reason:
+        ledger.add(Kind.RENAMED, f"{file.name} → {target.name}", target.reason)
 
 
 def _version(file: SourceFile) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -73,12 +73,12 @@ class _Converter:
         self._context = context
         self.layout = Layout(cursor.get("series", ()), context.options.metrics_namespace)
         self.ledger = Ledger()
-        self.step: int | float | None = cursor.get("step")
+        self.step: int | float | None = cursor.get("step")  # of the last row, written or not: reading goes on behind it
         self.rows: int = cursor.get("rows", 0)
         self._times = Times(cursor.get("time_us"), context.created_at)
         self._noted: set[str] = set(cursor.get("noted", ()))
         self._number_paths: dict[str, str] = {}  # keys whose plain numbers need no second look
-        self._seen_at_step: set[str] = set()
+        self._taken: Set[str] = frozenset()  # paths that have a point at `step`
         self._batch = _Pending()
         self._fill = Fill(context.clock)
 
@@ -99,6 +99,7 @@ class _Converter:
                 del values[path]
                 pending.written -= 1
                 self.ledger.add(Kind.SKIPPED, name, "missing_file")
+        records = [points for points in pending.records if points.values]
         self._fill.restart()
         return Batch(
             cursor={
@@ -109,36 +110,30 @@ class _Converter:
                 "surveyed": self._context.fingerprint,
                 "noted": sorted(self._noted),
             },
-            records=[points for points in pending.records if points.values],
+            records=[*records],
             ledger=self.ledger.take(),
             read=pending.read,
             written=pending.written,
             size_bytes=pending.size_bytes,
-            until_step=self.step if pending.records else None,
+            until_step=records[-1].step if records else None,
             done=done,
         )
 
     def add(self, row: HistoryRow) -> None:
         self.rows += 1
-        skip_reason = self._skip_reason(row.step)
         time_us, entry = self._times.next(row.time)
-        self.ledger.extend([entry])
-        if skip_reason:
-            self._skip(row.values, skip_reason)
+        if entry:
+            self.ledger.extend([entry])
+        if self.step is not None and row.step < self.step:
+            self._skip(row.values, "step_not_increasing")
             return
-        repeated = row.step == self.step
-        values = self._convert(row.values, self._seen_at_step if repeated else frozenset())
-        self._seen_at_step = self._seen_at_step | values.keys() if repeated else set(values)
-        self.step = row.step
-        if values:
+        if row.step != self.step:
+            self.step, self._taken = row.step, frozenset()
+        if not 0 <= row.step < STEP_MAX:
+            self._skip(row.values, "step_out_of_range")
+        elif values := self._convert(row.values, self._taken):
             self._batch.records.append(Points(row.step, time_us, values))
-
-    def _skip_reason(self, step: int | float) -> str | None:
-        if not 0 <= step < STEP_MAX:
-            return "step_out_of_range"
-        if self.step is not None and step < self.step:
-            return "step_not_increasing"
-        return None
+            self._taken = self._taken | values.keys() if self._taken else values.keys()
 
     def _skip(self, values: Mapping[str, Any], reason: str) -> None:
         for key, value in values.items():
@@ -147,7 +142,7 @@ class _Converter:
                     self._batch.read += 1
                     self.ledger.add(Kind.SKIPPED, leaf.series.key, reason)
 
-    def _convert(self, row: Mapping[str, Any], taken: set[str] | frozenset[str]) -> dict[str, PointValue]:
+    def _convert(self, row: Mapping[str, Any], taken: Set[str]) -> dict[str, PointValue]:
         values: dict[str, Any] = {}
         number_paths = self._number_paths
         plain = 0
@@ -157,7 +152,7 @@ class _Converter:
             kind = type(value)
             if kind is float or (kind is int and -FLOAT_EXACT_INT <= value <= FLOAT_EXACT_INT):
                 path = number_paths.get(key)
-                if path is not None and path not in taken:
+                if path is not None and path not in taken and path not in values:
                     values[path] = value
                     plain += 1
                     continue
@@ -169,7 +164,7 @@ class _Converter:
         self._batch.size_bytes += 16 * plain
         return values
 
-    def _add_leaf(self, leaf: Leaf, values: dict[str, Any], taken: set[str] | frozenset[str]) -> None:
+    def _add_leaf(self, leaf: Leaf, values: dict[str, Any], taken: Set[str]) -> None:
         batch, series = self._batch, leaf.series
         path = self.layout.path(series, self.ledger)
         if series.kind is SeriesKind.NUMBER and not series.slot:
@@ -229,16 +224,8 @@ def histogram_of(value: Mapping[str, Any]) -> tuple[Histogram | None, bool]:
     None: no valid histogram. Edges must be finite and strictly increasing (Neptune's rules).
     """
     counts = value.get("values")
-    edges = value.get("bins")
-    packed = value.get("packedBins")
-    if isinstance(packed, Mapping) and isinstance(counts, list):
-        start, width, size = (packed.get(name) for name in ("min", "size", "count"))
-        if isinstance(start, int | float) and isinstance(width, int | float) and size == len(counts):
-            edges = [start + width * i for i in range(len(counts) + 1)]
-    if not isinstance(edges, list) or not isinstance(counts, list) or not counts or len(edges) != len(counts) + 1:
-        return None, False
-    numbers = [*edges, *counts]
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+    edges = _finite_doubles(_edges_of(value))
+    if edges is None or _finite_doubles(counts) is None or not counts or len(edges) != len(counts) + 1:
         return None, False
     if any(left >= right for left, right in pairwise(edges)):
         return None, False
@@ -246,6 +233,26 @@ def histogram_of(value: Mapping[str, Any]) -> tuple[Histogram | None, bool]:
     if merge > 1:
         counts = [sum(counts[i : i + merge]) for i in range(0, len(counts), merge)]
         edges = [*edges[:-1:merge], edges[-1]]
-    if all(float(count).is_integer() and 0 <= count < 2**64 for count in counts):
-        return Histogram(tuple(map(float, edges)), tuple(int(count) for count in counts)), merge > 1
-    return Histogram(tuple(map(float, edges)), tuple(float(count) for count in counts)), merge > 1
+    if all(0 <= count < 2**64 and int(count) == count for count in counts):
+        return Histogram(tuple(edges), tuple(map(int, counts))), merge > 1
+    densities = _finite_doubles(counts)
+    if densities is None:  # merging has overflowed
+        return None, False
+    return Histogram(tuple(edges), tuple(densities)), merge > 1
+
+
+def _edges_of(value: Mapping[str, Any]) -> Any:
+    """The edges as W&B gives them, checked or not."""
+    packed, counts = value.get("packedBins"), value.get("values")
+    if not isinstance(packed, Mapping) or not isinstance(counts, list) or packed.get("count") != len(counts):
+        return value.get("bins")
+    bounds = _finite_doubles([packed.get("min"), packed.get("size")])
+    return bounds and [bounds[0] + bounds[1] * i for i in range(len(counts) + 1)]
+
+
+def _finite_doubles(numbers: Any) -> list[float] | None:
+    """A list of numbers as finite doubles; None: it is something else."""
+    if not isinstance(numbers, list) or not all(isinstance(number, int | float) for number in numbers):
+        return None
+    doubles = [double for number in numbers if (double := as_double(number)) is not None and math.isfinite(double)]
+    return doubles if len(doubles) == len(numbers) else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,12 +22,14 @@ from migrator.records import (
     RunAttributes,
     RunListing,
     RunRef,
+    Scalar,
     SourceFile,
     SourceProject,
+    Sweep,
     SystemRow,
 )
 from migrator.sources.base import RunFilter, Survey
-from migrator.values import SeriesKey, SeriesKind, compact_json, leaves
+from migrator.values import SeriesKey, SeriesKind, leaves
 
 PAGE_ROWS = 100
 
@@ -44,25 +48,35 @@ class MemoryData:
     tags: Sequence[str] = ()
     group: str | None = None
     fork: Fork | None = None
+    sweep: Sweep | None = None
+    wandb: Mapping[str, Scalar] = field(default_factory=dict)  # more of W&B's attributes
     config: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
     history: list[HistoryRow] = field(default_factory=list)
+    history_rows: int | None = None  # as the source counts them, where that is not the length of `history`
     system: list[SystemRow] = field(default_factory=list)
+    system_is_sampled: bool = False
     console: list[ConsoleLine] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
+    artifacts: list[Artifact] = field(default_factory=list)
+    artifact_files: dict[str, bytes] = field(default_factory=dict)  # by "name:version/path"
+    used_artifacts: Sequence[str] = ()
 
     def fingerprint(self) -> str:
         return md5(repr(self).encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
 
 
 class MemorySource:
-    """Projects of one entity: name -> runs."""
+    """Projects of one entity: name -> runs. `page_rows`: how many rows of series come at a time."""
 
     service = "memory"
 
-    def __init__(self, projects: Mapping[str, list[MemoryData]], entity: str = "team") -> None:
+    def __init__(
+        self, projects: Mapping[str, list[MemoryData]], entity: str = "team", page_rows: int = PAGE_ROWS
+    ) -> None:
         self.entity = entity
         self.data = projects
+        self._page_rows = page_rows
 
     def projects(self, entity: str | None) -> Iterator[SourceProject]:
         if entity not in (None, self.entity):
@@ -92,7 +106,7 @@ class MemorySource:
     def open_run(self, ref: RunRef, scratch: Path) -> MemoryRun:
         for data in self.data.get(ref.project, ()):
             if data.run_id == ref.run_id:
-                return MemoryRun(data, ref, scratch)
+                return MemoryRun(data, ref, scratch, self._page_rows)
         raise Rejected(ErrorClass.NOT_FOUND, f"run {ref} is gone")
 
     def close(self) -> None:
@@ -102,10 +116,12 @@ class MemorySource:
 class MemoryRun:
     """Reads one `MemoryData`."""
 
-    def __init__(self, data: MemoryData, ref: RunRef, scratch: Path) -> None:
+    def __init__(self, data: MemoryData, ref: RunRef, scratch: Path, page_rows: int = PAGE_ROWS) -> None:
         self._data = data
         self._ref = ref
         self._scratch = scratch
+        self._page_rows = page_rows
+        self._numbers = itertools.count()
 
     def attributes(self) -> RunAttributes:
         data = self._data
@@ -116,15 +132,16 @@ class MemoryRun:
             notes=data.notes,
             tags=data.tags,
             group=data.group,
-            wandb={"id": data.run_id, "state": data.state},
+            wandb={"id": data.run_id, "state": data.state, **data.wandb},
+            sweep=data.sweep,
             fork=data.fork,
         )
 
     def config(self) -> Document:
-        return Document(self._data.config, compact_json(self._data.config).encode())
+        return Document(self._data.config, json.dumps(self._data.config).encode())
 
     def summary(self) -> Document:
-        return Document(self._data.summary, compact_json(self._data.summary).encode())
+        return Document(self._data.summary, json.dumps(self._data.summary).encode())
 
     def survey(self) -> Survey:
         found: dict[SeriesKey, None] = {}
@@ -138,20 +155,22 @@ class MemoryRun:
         return Survey(list(found), frozenset(media))
 
     def history_rows(self) -> int | None:
+        if self._data.history_rows is not None:
+            return self._data.history_rows
         return None if self._data.state == "running" else len(self._data.history)
 
     def history(self, after_step: float | None) -> Iterator[list[HistoryRow]]:
         rows = [row for row in self._data.history if after_step is None or row.step > after_step]
-        yield from _pages(rows)
+        yield from _pages(rows, self._page_rows)
 
     def system(self, first_row: int) -> Iterator[list[SystemRow]]:
-        yield from _pages(self._data.system[first_row:])
+        yield from _pages(self._data.system[first_row:], self._page_rows)
 
     def system_is_sampled(self) -> bool:
-        return False
+        return self._data.system_is_sampled
 
     def console(self, first_line: int) -> Iterator[list[ConsoleLine]]:
-        yield from _pages(self._data.console[first_line:])
+        yield from _pages(self._data.console[first_line:], self._page_rows)
 
     def console_is_estimated(self) -> bool:
         return False
@@ -164,24 +183,28 @@ class MemoryRun:
 
     def fetch(self, name: str) -> LocalFile | None:
         content = self._data.files.get(name)
-        if content is None:
-            return None
-        digest = md5(content, usedforsecurity=False).hexdigest()
-        path = self._scratch / f"{digest}-{md5(name.encode(), usedforsecurity=False).hexdigest()}"
-        path.write_bytes(content)
-        return LocalFile(path, name, len(content), digest)
+        return None if content is None else self._saved(name, content)
 
     def release(self, file: LocalFile) -> None:
         file.path.unlink(missing_ok=True)
 
     def artifacts(self) -> Iterator[Artifact]:
-        return iter(())
+        return iter(self._data.artifacts)
 
     def fetch_artifact_file(self, artifact: Artifact, name: str) -> LocalFile:
-        raise Rejected(ErrorClass.NOT_FOUND, f"{artifact.name} has no file {name}")
+        content = self._data.artifact_files.get(f"{artifact.name}:{artifact.version}/{name}")
+        if content is None:
+            raise Rejected(ErrorClass.NOT_FOUND, f"{artifact.name} has no file {name}")
+        return self._saved(name, content)
 
     def used_artifacts(self) -> Sequence[str]:
-        return ()
+        return self._data.used_artifacts
+
+    def _saved(self, name: str, content: bytes) -> LocalFile:
+        """A scratch file of its own, so that releasing it takes nothing from another reader."""
+        path = self._scratch / f"file-{next(self._numbers)}"
+        path.write_bytes(content)
+        return LocalFile(path, name, len(content), md5(content, usedforsecurity=False).hexdigest())
 
     def __enter__(self) -> Self:
         return self
@@ -190,10 +213,10 @@ class MemoryRun:
         """Nothing held."""
 
 
-def _pages(rows: list[_Row]) -> Iterator[list[_Row]]:
+def _pages(rows: list[_Row], page_rows: int) -> Iterator[list[_Row]]:
     start = 0
     while start < len(rows):
-        end = start + PAGE_ROWS
+        end = start + page_rows
         while end < len(rows) and _step(rows[end]) == _step(rows[end - 1]):
             end += 1  # rows of equal step stay together
         yield rows[start:end]

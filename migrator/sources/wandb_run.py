@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
-import yaml  # type: ignore[import-untyped]  # a dependency of wandb
+import yaml
 
 from migrator.errors import ErrorClass, Rejected
 from migrator.records import (
