@@ -5,7 +5,7 @@ values, naming  what a W&B value is, and which Neptune name it gets (pure)
 sources/        where runs come from: base (the contract), the W&B API, local W&B directories, memory
 destinations/   where runs go: base (the contract), Neptune online, Neptune's offline files, memory
 parts/          one module a kind of metadata: reads batches behind a cursor, converts them (pure)
-copy            one run: read, convert, write, flush, checkpoint
+copy            one run, part by part;  pipeline  write, flush, checkpoint, with requests in flight
 upload          one run from its offline file to Neptune
 worker          one process: claims runs, copies several at a time, records how each ended
 supervisor      one command: keeps workers alive, shows progress, ends when nothing is left

@@ -1,76 +1,38 @@
 """Copying one run: read a batch, convert it, write it, flush, checkpoint. Always in that order.
 
-    for each part: for each batch behind the cursor:
-        intend(highest step)  ->  write  ->  flush (a barrier)      up to PIPELINE_DEPTH barriers stay open
-        when the oldest barrier is passed: checkpoint(cursor, counts, ledger)
+    for each part: for each batch behind the cursor: into the pipeline, which writes, flushes and checkpoints
+    when all of it is durable: migration/complete, and the run is done
 
-A saved cursor means that everything before it is durable at the destination. Steps up to the saved intent may have
-been sent by an earlier attempt: only for those are "already there" answers benign.
+A saved cursor means that everything before it is durable at the destination (see pipeline).
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 from migrations_db.states import PartStatus
-from migrations_db.types import Claim, LedgerEntry, PartProgress, PartUpdate
-from migrator.destinations.base import Barrier, Destination, DestinationRun, RunTarget
-from migrator.errors import MigratorError
+from migrations_db.types import Claim, PartProgress
+from migrator.destinations.base import Destination, RunTarget
 from migrator.naming import Renamed, neptune_run_id, neptune_run_name
 from migrator.parts import PARTS
 from migrator.parts.base import Context, MappingOptions
+from migrator.pipeline import Claims, Pipeline, Progress
 from migrator.records import (
     Assign,
-    AssignFile,
-    Batch,
     Entry,
     Fork,
     Kind,
-    LocalFile,
-    Points,
-    Record,
     RunAttributes,
     RunRef,
 )
-from migrator.sources.base import Source, SourceRun
+from migrator.sources.base import Source
 
-PIPELINE_DEPTH = 2  # batches sent but not yet confirmed: enough to hide processing delay, little enough to send again
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class Stopped(MigratorError):
-    """The copy was asked to stop; everything in hand is durable and its cursor saved."""
-
-
-class Progress(Protocol):
-    """What a copy asks and tells between batches."""
-
-    def check(self) -> None:
-        """Raise `Stopped` on a clean stop, `LeaseLost` when another worker has the run."""
-        ...
-
-    def at(self, part: str) -> None:
-        """The copy is alive, and at this part."""
-        ...
-
-
-class Claims(Protocol):
-    """The part of the state store that a copy needs; all of it fenced by the claim's attempt number."""
-
-    def parts(self, claim: Claim) -> dict[str, PartProgress]: ...
-
-    def intend(self, claim: Claim, part: str, step: float) -> None: ...
-
-    def checkpoint(self, claim: Claim, updates: Sequence[PartUpdate], position: str | None = None) -> None: ...
-
-    def complete(self, claim: Claim, selected: Collection[str]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +74,7 @@ def copy_run(
             tool_version=plan.tool_version,
         )
         with destination.open_run(target, claim.position) as out:
-            pipeline = _Pipeline(claim, claims, run, out, workspace.progress)
+            pipeline = Pipeline(claim, claims, run, out, workspace.progress, plan.clock)
             for name in plan.parts:
                 progress = saved.get(name, PartProgress())
                 if progress.status is PartStatus.DONE:
@@ -156,110 +118,3 @@ def _renaming(what: str, original: str, renamed: Renamed) -> list[Entry]:
     if renamed.reason is None:
         return []
     return [Entry(Kind.RENAMED, f"{what} {original[:80]} → {renamed.name[:80]}", renamed.reason)]
-
-
-@dataclass(slots=True)
-class _InFlight:
-    """A batch that is written, but not yet known to be durable."""
-
-    part: str
-    batch: Batch
-    barrier: Barrier
-
-
-class _Pipeline:
-    """Sends batches and saves their cursors in order, each after its barrier."""
-
-    def __init__(self, claim: Claim, claims: Claims, run: SourceRun, out: DestinationRun, progress: Progress) -> None:
-        self._claim, self._claims = claim, claims
-        self._run, self._out, self._progress = run, out, progress
-        self._in_flight: deque[_InFlight] = deque()
-
-    def send(self, part: str, batch: Batch, intent: float | None) -> None:
-        """Write a batch; settle what has become durable meanwhile. `intent`: what an earlier attempt may have sent."""
-        self._stop_if_asked()
-        if batch.until_step is not None:
-            self._claims.intend(self._claim, part, batch.until_step)
-        seen, unseen = _split(batch.records, intent)
-        if seen:
-            self._out.write(seen, replayed=True)
-        self._out.write(unseen)
-        self._in_flight.append(_InFlight(part, replace(batch), self._out.flush()))
-        self._progress.at(part)
-        ready = 0
-        while ready < len(self._in_flight) and self._in_flight[ready].barrier.ready():
-            ready += 1
-        self._settle(max(ready, len(self._in_flight) - PIPELINE_DEPTH))
-
-    def drain(self) -> None:
-        """Settle everything."""
-        self._settle(len(self._in_flight))
-
-    def _stop_if_asked(self) -> None:
-        try:
-            self._progress.check()
-        except Stopped:
-            self.drain()
-            raise
-
-    def _settle(self, count: int) -> None:
-        """Wait for the oldest barriers and save their cursors in one transaction."""
-        if not count:
-            return
-        updates: list[PartUpdate] = []
-        position: str | None = None
-        settled = [self._in_flight.popleft() for _ in range(count)]
-        for item in settled:
-            updates.append(_update(item.part, item.batch, self._refusals(item)))
-            position = item.barrier.position
-            self._progress.at(item.part)
-        self._claims.checkpoint(self._claim, updates, position)
-        for item in settled:
-            for file in _files(item.batch.records):
-                self._run.release(file)
-
-    def _refusals(self, item: _InFlight) -> list[Entry]:
-        entries = []
-        for path, reason, count in ((refused.path, refused.reason, refused.count) for refused in item.barrier.wait()):
-            if count:
-                entries.append(Entry(Kind.SKIPPED, path, f"refused: {reason}", count))
-            else:
-                entries.append(Entry(Kind.CONVERTED, path or "run", reason))
-        return entries
-
-
-def _update(part: str, batch: Batch, refusals: Sequence[Entry]) -> PartUpdate:
-    """A batch's share of a checkpoint. What was refused counts as skipped, not as written."""
-    refused = min(batch.written, sum(entry.count for entry in refusals if entry.kind is Kind.SKIPPED))
-    skipped = sum(entry.count for entry in batch.ledger if entry.kind is Kind.SKIPPED)
-    return PartUpdate(
-        name=part,
-        cursor=batch.cursor,
-        done=batch.done,
-        read=batch.read,
-        written=batch.written - refused,
-        skipped=skipped + refused,
-        size_bytes=batch.size_bytes,
-        ledger=[LedgerEntry(entry.kind, entry.path, entry.reason, entry.count) for entry in [*batch.ledger, *refusals]],
-    )
-
-
-def _split(records: Sequence[Record], intent: float | None) -> tuple[Sequence[Record], Sequence[Record]]:
-    """(what an earlier attempt may have sent, what it cannot have). Points ascend; single values may be sent twice."""
-    if intent is None:
-        return (), records
-    for i, record in enumerate(records):
-        if isinstance(record, Points) and record.step > intent:
-            return records[:i], records[i:]
-    return records, ()
-
-
-def _files(records: Sequence[Record]) -> list[LocalFile]:
-    files: list[LocalFile] = []
-    for record in records:
-        match record:
-            case AssignFile(_, file):
-                files.append(file)
-            case Points(_, _, values):
-                files += [value for value in values.values() if isinstance(value, LocalFile)]
-    return files

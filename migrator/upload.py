@@ -5,6 +5,7 @@
 
 The part is called `upload`. Its cursor holds the ids, in the offline file, of the last file that is stored and of the
 last operation that Neptune has processed. The offline file stays as it is until the run is done, and is removed then.
+Everything goes to the workspace of the upload: the one in the file may stand for one that was not known yet.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 from dataclasses import replace
 
 from migrations_db.types import Claim, LedgerEntry, PartProgress, PartUpdate
-from migrator.copy import Claims, Progress, Workspace
+from migrator.copy import Workspace
 from migrator.destinations.base import Destination, Refused
 from migrator.destinations.neptune import NeptuneDestination, NeptuneRun
 from migrator.destinations.neptune_log import OfflineLog
@@ -21,6 +22,7 @@ from migrator.destinations.neptune_offline import UPLOADED, run_directory
 from migrator.errors import ErrorClass, Rejected
 from migrator.job import Job
 from migrator.naming import neptune_run_id
+from migrator.pipeline import Claims, Progress
 from migrator.records import Kind
 
 PART = "upload"
@@ -33,19 +35,16 @@ def upload_run(claim: Claim, destination: Destination, claims: Claims, job: Job,
     project, run_id = f"{job.workspace}/{claim.destination_name}", neptune_run_id(claim.run_id).name
     directory = run_directory(job.offline_dir, project, run_id)
     if claim.position != UPLOADED:  # else an earlier attempt came this far
-        _send(OfflineLog(directory), claim, destination, claims, workspace.progress)
+        log = OfflineLog(directory, project)
+        if not log.path.exists():
+            raise Rejected(ErrorClass.NOT_FOUND, f"offline file {log.path} is gone")
+        with log, destination.resend(project, run_id) as out:
+            upload = _Upload(claim, claims, log, out, workspace.progress)
+            upload.send_files()  # first, so that `migration/complete`, the last operation, is true when it arrives
+            upload.send_operations()
         claims.checkpoint(claim, [PartUpdate(PART, {}, done=True)], position=UPLOADED)
     claims.complete(claim, [PART])
     shutil.rmtree(directory, ignore_errors=True)
-
-
-def _send(log: OfflineLog, claim: Claim, destination: NeptuneDestination, claims: Claims, progress: Progress) -> None:
-    if not log.path.exists():
-        raise Rejected(ErrorClass.NOT_FOUND, f"offline file {log.path} is gone")
-    with log, destination.resend(*log.target()) as out:
-        upload = _Upload(claim, claims, log, out, progress)
-        upload.send_files()  # first, so that `migration/complete`, the last operation, is true when it arrives
-        upload.send_operations()
 
 
 class _Upload:

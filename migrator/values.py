@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+SEVERAL = ("audio", "videos", "html", "objects")  # what W&B calls the list in its objects for several media
 
 
 class SeriesKind(StrEnum):
@@ -81,19 +83,28 @@ def _object_leaves(key: str, value: Mapping[str, Any]) -> Iterator[Leaf]:
         yield Leaf(SeriesKey(key, "", SeriesKind.FILE), value)
         if isinstance(caption := value.get("caption"), str) and caption:
             yield Leaf(SeriesKey(key, "caption", SeriesKind.TEXT), caption)
-    elif isinstance(names := value.get("filenames"), Sequence) and not isinstance(names, str):
-        yield from _media_leaves(key, _separated(value, names))
+    elif items := _several(value):
+        yield from _media_leaves(key, items)
     else:
         yield Leaf(SeriesKey(key, "", SeriesKind.TEXT), history_json(value), f"{kind} as JSON text")
 
 
-def _separated(value: Mapping[str, Any], names: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
-    """The items of an `images/separated` (or `audio/separated` ...) object, each as a media file."""
+def _several(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The items of an object that holds several media, each with its path and caption; empty: it is no such object.
+
+    W&B makes these of lists of media: the files themselves in a list, or only their names (`images/separated`,
+    `molecule`).
+    """
+    lists = (value.get(name) for name in SEVERAL)
+    items = next((items for items in lists if isinstance(items, list) and all(map(is_media, items))), None)
+    if items is None:
+        names = value.get("filenames")
+        items = [{"path": str(name)} for name in names] if isinstance(names, list) else []
     captions = value.get("captions")
-    if not isinstance(captions, Sequence) or isinstance(captions, str):
-        captions = ()
-    for i, name in enumerate(names):
-        yield {"path": str(name), "caption": captions[i] if i < len(captions) else None}
+    if not isinstance(captions, list):
+        captions = []
+    captioned = zip_longest(items, captions[: len(items)])
+    return [{**item, "caption": item.get("caption") or caption} for item, caption in captioned]
 
 
 def _media_leaves(key: str, items: Any) -> Iterator[Leaf]:

@@ -33,11 +33,12 @@ from migrations_db import LeaseLost, StateError, open_store
 from migrations_db.states import Phase
 from migrations_db.store import Store
 from migrations_db.types import Activity, Claim, Failure, Retry, WorkerInfo
-from migrator.copy import CopyPlan, Stopped, Workspace, copy_run
+from migrator.copy import CopyPlan, Workspace, copy_run
 from migrator.destinations.base import Destination
 from migrator.errors import ErrorClass, ExitCode, Rejected, RunError, Throttled, UserError
 from migrator.job import Job, build_api_source, build_destination, build_local_source
 from migrator.log import start_log
+from migrator.pipeline import Stopped
 from migrator.sources.base import Source
 
 log = logging.getLogger(__name__)

@@ -45,9 +45,11 @@ class OfflineLog:
     disk does not do what it should.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, project: str | None = None) -> None:
+        """`project` ("workspace/name"): what operations are read for, whatever project they were written for."""
         self.directory = directory.absolute()
         self.path = self.directory / LOG_NAME
+        self._project = project
         self._repository = OperationsRepository(db_path=self.path)
 
     def create(self, project: str, run_id: str) -> None:
@@ -101,7 +103,8 @@ class OfflineLog:
 
     def next_operation(self, after: int, max_bytes: int = REQUEST_BYTES) -> LoggedOperation | None:
         """The rows behind id `after` that make one request of about `max_bytes`; None: there are none."""
-        project, run_id = self.target()
+        written_for, run_id = self.target()
+        project = self._project or written_for
         operation, last, values, size_bytes = RunOperation(project=project, run_id=run_id), after, 0, 0
         with self._transaction() as connection:
             for row, kind, blob in connection.execute(
@@ -115,6 +118,8 @@ class OfflineLog:
                 last = row
                 if kind == OperationType.CREATE_RUN:
                     operation.create.ParseFromString(blob)
+                    if operation.create.HasField("fork_point"):
+                        operation.create.fork_point.parent_project = project
                     break
                 snapshot = operation.update_batch.snapshots.add()
                 snapshot.ParseFromString(blob)

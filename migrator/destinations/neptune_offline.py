@@ -1,7 +1,7 @@
 """Neptune's offline files: the same records, kept in files that `migrate sync` (or `neptune sync`) uploads later.
 
-    <offline dir>/<workspace>/<project>/<run>/run_operations.sqlite3    the operation log
-    <offline dir>/<workspace>/<project>/<run>/<digest>.<extension>      files to upload
+    <offline dir>/<project>/<run>/run_operations.sqlite3    the operation log
+    <offline dir>/<project>/<run>/<digest>.<extension>      files to upload
 
 A barrier is passed when the operations are committed. Its position says where the file ended, so that whatever a
 crashed attempt wrote behind the last checkpoint is cut off again: each point is in the file once.
@@ -31,8 +31,11 @@ EXTENSION_MAX = 18  # of a kept file's name: as in the names that Neptune's stor
 
 
 def run_directory(offline_dir: Path, project: str, run_id: str) -> Path:
-    """Where a run's offline file lies: readable, and different for different runs on any file system."""
-    return offline_dir.joinpath(*(_directory_name(level) for level in (*project.split("/"), run_id)))
+    """Where a run's offline file lies: readable, and different for different runs on any file system.
+
+    The workspace in `project` ("workspace/name") does not matter: it may not be known before the upload.
+    """
+    return offline_dir.joinpath(*(_directory_name(level) for level in (project.rpartition("/")[2], run_id)))
 
 
 def _directory_name(name: str) -> str:

@@ -250,7 +250,8 @@ class Connection:
     def _put(self, url: str, upload: Upload, start: int, size_bytes: int, what: str) -> str:
         """Store some bytes of the file; their ETag, which confirms them."""
         headers = {"Content-Type": upload.mime_type, "Content-Length": str(size_bytes)}
-        response = self._storage.put(url, content=_blocks(upload.file.path, start, size_bytes), headers=headers)
+        with _translated(what):
+            response = self._storage.put(url, content=_blocks(upload.file.path, start, size_bytes), headers=headers)
         _check_storage(response, what)
         etag = str(response.headers.get("etag", "")).strip('"')
         if not etag:

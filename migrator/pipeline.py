@@ -1,0 +1,231 @@
+"""From batches to checkpoints, in order, with several requests in flight.
+
+    gather batches until they are worth a request
+    intend(highest steps)  ->  write  ->  flush: a barrier          up to DEPTH barriers stay open
+    the oldest barrier is passed  ->  checkpoint(cursors, counts, ledger)  ->  scratch files released
+
+Steps up to the saved intent may have been sent by an earlier attempt: only for those are answers that say "already
+there" benign.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from migrations_db.types import Claim, LedgerEntry, PartProgress, PartUpdate
+from migrator.destinations.base import Barrier, DestinationRun, Refused
+from migrator.errors import MigratorError
+from migrator.records import AddTags, Assign, AssignFile, Batch, Entry, Kind, LocalFile, Points, Record
+from migrator.sources.base import SourceRun
+
+DEPTH = 2  # groups sent but not yet confirmed: enough to hide processing delay, little enough to send again
+GROUP_VALUES = 25_000  # batches are gathered up to here: all parts of a small run go in one request
+GROUP_BYTES = 16 * 1024 * 1024
+GROUP_SECONDS = 10.0  # batches do not wait longer than this for company
+
+
+class Stopped(MigratorError):
+    """The copy was asked to stop; everything in hand is durable and its cursor saved."""
+
+
+class Progress(Protocol):
+    """What a copy asks and tells between batches."""
+
+    def check(self) -> None:
+        """Raise `Stopped` on a clean stop, `LeaseLost` when another worker has the run."""
+        ...
+
+    def at(self, part: str) -> None:
+        """The copy is alive, and at this part."""
+        ...
+
+
+class Claims(Protocol):
+    """The part of the state store that a copy needs; all of it fenced by the claim's attempt number."""
+
+    def parts(self, claim: Claim) -> dict[str, PartProgress]: ...
+
+    def intend(self, claim: Claim, part: str, step: float) -> None: ...
+
+    def checkpoint(self, claim: Claim, updates: Sequence[PartUpdate], position: str | None = None) -> None: ...
+
+    def complete(self, claim: Claim, selected: Collection[str]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A batch, and what an earlier attempt may have sent of its part."""
+
+    part: str
+    batch: Batch
+    intent: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Batches that are written, but not yet known to be durable."""
+
+    items: Sequence[_Item]
+    barrier: Barrier
+
+
+class Pipeline:
+    """Sends the batches of one run and saves their cursors, each after its barrier."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        claims: Claims,
+        run: SourceRun,
+        out: DestinationRun,
+        progress: Progress,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._claim, self._claims = claim, claims
+        self._run, self._out, self._progress = run, out, progress
+        self._clock = clock
+        self._gathered: list[_Item] = []
+        self._gathering_since = 0.0
+        self._in_flight: deque[_Group] = deque()
+
+    def send(self, part: str, batch: Batch, intent: float | None) -> None:
+        """Take a batch; settle what has become durable meanwhile."""
+        self._stop_if_asked()
+        self._progress.at(part)
+        if not self._gathered:
+            self._gathering_since = self._clock()
+        self._gathered.append(_Item(part, batch, intent))
+        if self._is_worth_a_request():
+            self._dispatch()
+        ready = 0
+        while ready < len(self._in_flight) and self._in_flight[ready].barrier.ready():
+            ready += 1
+        self._settle(max(ready, len(self._in_flight) - DEPTH))
+
+    def drain(self) -> None:
+        """Make everything durable and save its cursors."""
+        self._dispatch()
+        self._settle(len(self._in_flight))
+
+    def _stop_if_asked(self) -> None:
+        try:
+            self._progress.check()
+        except Stopped:
+            self.drain()
+            raise
+
+    def _is_worth_a_request(self) -> bool:
+        batches = [item.batch for item in self._gathered]
+        return (
+            sum(batch.read for batch in batches) >= GROUP_VALUES
+            or sum(batch.size_bytes for batch in batches) >= GROUP_BYTES
+            or self._clock() - self._gathering_since >= GROUP_SECONDS
+        )
+
+    def _dispatch(self) -> None:
+        if not self._gathered:
+            return
+        items, self._gathered = self._gathered, []
+        for item in items:
+            if item.batch.until_step is not None:
+                self._claims.intend(self._claim, item.part, item.batch.until_step)
+        for item in items:
+            seen, unseen = _split(item.batch.records, item.intent)
+            if seen:
+                self._out.write(seen, replayed=True)
+            self._out.write(unseen)
+        self._in_flight.append(_Group(items, self._out.flush()))
+
+    def _settle(self, count: int) -> None:
+        """Wait for the oldest barriers and save their cursors in one transaction."""
+        if not count:
+            return
+        updates: list[PartUpdate] = []
+        position: str | None = None
+        settled = [self._in_flight.popleft() for _ in range(count)]
+        for group in settled:
+            updates += _updates(group.items, group.barrier.wait())
+            position = group.barrier.position
+            self._progress.at(group.items[-1].part)
+        self._claims.checkpoint(self._claim, updates, position)
+        for group in settled:
+            for item in group.items:
+                for file in _files(item.batch.records):
+                    self._run.release(file)
+
+
+def _split(records: Sequence[Record], intent: float | None) -> tuple[Sequence[Record], Sequence[Record]]:
+    """(what an earlier attempt may have sent, what it cannot have). Points ascend; single values may be sent twice."""
+    if intent is None:
+        return (), records
+    for i, record in enumerate(records):
+        if isinstance(record, Points) and record.step > intent:
+            return records[:i], records[i:]
+    return records, ()
+
+
+def _updates(items: Sequence[_Item], refused: Sequence[Refused]) -> Iterator[PartUpdate]:
+    """A group's share of a checkpoint, one update a part. What was refused counts as skipped, not as written."""
+    by_part: dict[str, list[Batch]] = {}
+    for item in items:
+        by_part.setdefault(item.part, []).append(item.batch)
+    refusals = _by_part(by_part, refused)
+    for part, batches in by_part.items():
+        ledger = [entry for batch in batches for entry in batch.ledger]
+        written = sum(batch.written for batch in batches)
+        lost = min(written, sum(entry.count for entry in refusals[part] if entry.kind is Kind.SKIPPED))
+        yield PartUpdate(
+            name=part,
+            cursor=batches[-1].cursor,
+            done=batches[-1].done,
+            read=sum(batch.read for batch in batches),
+            written=written - lost,
+            skipped=sum(entry.count for entry in ledger if entry.kind is Kind.SKIPPED) + lost,
+            size_bytes=sum(batch.size_bytes for batch in batches),
+            ledger=[
+                LedgerEntry(entry.kind, entry.path, entry.reason, entry.count) for entry in ledger + refusals[part]
+            ],
+        )
+
+
+def _by_part(by_part: Mapping[str, Sequence[Batch]], refused: Sequence[Refused]) -> dict[str, list[Entry]]:
+    """Refusals as ledger entries of the part that wrote the path; of the largest part where no path is told."""
+    entries: dict[str, list[Entry]] = {part: [] for part in by_part}
+    if not refused:
+        return entries
+    owners = {
+        path: part
+        for part, batches in by_part.items()
+        for batch in batches
+        for record in batch.records
+        for path in _paths(record)
+    }
+    largest = max(by_part, key=lambda part: sum(batch.written for batch in by_part[part]))
+    for one in refused:
+        kind = Kind.SKIPPED if one.count else Kind.CONVERTED
+        reason = f"refused: {one.reason}" if one.count else one.reason
+        entries[owners.get(one.path, largest)].append(Entry(kind, one.path or "run", reason, one.count or 1))
+    return entries
+
+
+def _paths(record: Record) -> Iterator[str]:
+    match record:
+        case Assign(values) | Points(_, _, values):
+            yield from values
+        case AssignFile(path, _):
+            yield path
+        case AddTags(_, group):
+            yield "sys/group_tags" if group else "sys/tags"
+
+
+def _files(records: Sequence[Record]) -> Iterator[LocalFile]:
+    for record in records:
+        match record:
+            case AssignFile(_, file):
+                yield file
+            case Points(_, _, values):
+                yield from (value for value in values.values() if isinstance(value, LocalFile))
