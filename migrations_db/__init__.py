@@ -1,0 +1,68 @@
+"""The state database: which runs there are, who copies them, how far they have come.
+
+In reading order:
+
+    states.py      run and part states, allowed moves (pure)
+    types.py       what goes in and comes out (pure)
+    errors.py      what can go wrong
+    store.py       claims and fenced writes          `Store`
+    inventory.py   what an inventory writes          `store.inventory`
+    workers.py     heartbeats and recovery           `store.workers`
+    reports.py     read-only questions               `store.reports`
+    models.py      tables                            columns.py their types
+    claiming.py    the statement that hands out runs
+    attempts.py    how claims begin and end
+    selecting.py   conditions for many values at once
+    rows.py        from rows to types
+    clock.py       the database's clock, in both dialects
+    database.py    transactions; vendors' errors become ours
+    engine.py      open a path or URL, check the version
+    filesystems.py is this a network file system?
+    upgrades/      Alembic versions; run by themselves on open
+
+It imports nothing of `migrator`.
+"""
+
+from migrations_db.engine import open_store
+from migrations_db.errors import (
+    CountsDisagree,
+    LeaseLost,
+    StateDamaged,
+    StateDiskFull,
+    StateError,
+    StateLocked,
+    StateMissing,
+    StateReadOnly,
+    StateTooNew,
+    StateUnreachable,
+    StateUnsupported,
+)
+from migrations_db.states import (
+    Outcome,
+    PartStatus,
+    Phase,
+    RunStatus,
+    Unseen,
+)
+from migrations_db.store import Store
+
+__all__ = [
+    "CountsDisagree",
+    "LeaseLost",
+    "Outcome",
+    "PartStatus",
+    "Phase",
+    "RunStatus",
+    "StateDamaged",
+    "StateDiskFull",
+    "StateError",
+    "StateLocked",
+    "StateMissing",
+    "StateReadOnly",
+    "StateTooNew",
+    "StateUnreachable",
+    "StateUnsupported",
+    "Store",
+    "Unseen",
+    "open_store",
+]

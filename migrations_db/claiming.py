@@ -1,0 +1,141 @@
+"""The statement that hands out runs, and the one that tells how long to wait.
+
+One statement for both databases: the inner SELECT finds the run and locks it, passing over runs that others are about
+to take; the outer UPDATE takes it. SQLite has one writer at a time and leaves the lock clause out.
+
+The order is that of the index `run_pending` (or `run_pending_project`), so that the first entry that passes is the
+answer however many runs there are. Status is written into the SQL, not bound: partial indexes want to see it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Double,
+    ScalarSelect,
+    Select,
+    Update,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    union_all,
+    update,
+)
+from sqlalchemy.orm import aliased
+
+from migrations_db.clock import now_plus, seconds_until
+from migrations_db.models import Project, Run
+from migrations_db.selecting import in_selection, one_of
+from migrations_db.states import Phase, RunStatus
+from migrations_db.types import Selection
+
+
+@lru_cache
+def claim_statement(phase: Phase, only: Selection) -> Update:
+    """UPDATE ... RETURNING id: claims one run, or none. Takes the parameters `_worker` and `_lease_s`.
+
+    Kept: building it takes longer than running it. An expired lease comes first, unless its run is suspected to kill
+    its workers: then it comes last.
+    """
+    chosen = func.coalesce(
+        _expired(phase, only, suspects=False), _pending(phase, only), _expired(phase, only, suspects=True)
+    )
+    values: dict[str, Any] = {
+        "status": RunStatus.RUNNING,
+        "claimed_by": bindparam("_worker", type_=Run.claimed_by.type),
+        "lease_until": now_plus(bindparam("_lease_s", type_=Double())),
+        "attempt": Run.attempt + 1,
+        "silent_attempts": Run.silent_attempts + 1,
+        "not_before": None,
+        "part": None,
+        "active_at": now_plus(),
+        "started_at": func.coalesce(Run.started_at, now_plus()),
+        "finished_at": None,
+    }
+    if phase is Phase.COPY:
+        values["copied_fingerprint"] = Run.fingerprint
+    return update(Run).where(Run.id == chosen).values(values).returning(Run.id)
+
+
+@lru_cache
+def wait_statement(phase: Phase, only: Selection) -> Select[Any]:
+    """Seconds until the first run may be claimed, null if there is none."""
+    run = aliased(Run)
+    scope = in_selection(run, only)
+    pending = select(seconds_until(func.coalesce(run.not_before, now_plus())).label("seconds")).where(
+        _is(run, RunStatus.PENDING), run.phase == phase, ~_waits_for_parent(run), *scope
+    )
+    running = select(seconds_until(run.lease_until)).where(_is(run, RunStatus.RUNNING), run.phase == phase, *scope)
+    first = select(func.min(union_all(pending, running).subquery().c.seconds)).scalar_subquery()
+    # All pending runs are looked at only if none is ready.
+    return select(case((_pending(phase, only, lock=False).is_not(None), literal(0.0, Double())), else_=first))
+
+
+def _is(run: type[Run], status: RunStatus) -> ColumnElement[bool]:
+    return run.status == literal(status, Run.status.type, literal_execute=True)
+
+
+def _expired(phase: Phase, only: Selection, *, suspects: bool) -> ScalarSelect[int]:
+    """The run whose lease ended first. Suspects have gone silent twice in a row."""
+    run = aliased(Run)
+    return (
+        select(run.id)
+        .where(_is(run, RunStatus.RUNNING), run.phase == phase, run.lease_until < now_plus())
+        .where(run.silent_attempts > 1 if suspects else run.silent_attempts <= 1, *in_selection(run, only))
+        .order_by(run.lease_until)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+
+
+def _pending(phase: Phase, only: Selection, *, lock: bool = True) -> ScalarSelect[int]:
+    """The first run in the order of claims that may be claimed now."""
+    run = aliased(Run)
+    pending = _is(run, RunStatus.PENDING)
+    if only.runs is not None:
+        # A bound status keeps SQLite from walking the index of all pending runs: these few are found by number.
+        return _first(run, phase, run.status == RunStatus.PENDING, one_of(run.id, only.runs), lock=lock)
+    if only.projects is None:
+        return _first(run, phase, pending, lock=lock)
+    if len(only.projects) == 1:
+        return _first(run, phase, pending, run.project_id == only.projects[0], lock=lock)
+    # The first of each project by its own index, and of these the first.
+    of_project = _first(run, phase, pending, run.project_id == Project.id, lock=lock)
+    heads = select(of_project.correlate(Project)).where(one_of(Project.id, only.projects))
+    head = aliased(Run)
+    return select(head.id).where(head.id.in_(heads)).order_by(*_order(head)).limit(1).scalar_subquery()
+
+
+def _first(run: type[Run], phase: Phase, *conditions: ColumnElement[bool], lock: bool) -> ScalarSelect[int]:
+    query = (
+        select(run.id)
+        .where(run.phase == phase, *conditions)
+        .where(or_(run.not_before.is_(None), run.not_before <= now_plus()), ~_waits_for_parent(run))
+        .order_by(*_order(run))
+        .limit(1)
+    )
+    return (query.with_for_update(skip_locked=True, of=run) if lock else query).scalar_subquery()
+
+
+def _order(run: type[Run]) -> list[ColumnElement[Any]]:
+    return [run.silent_attempts.asc(), run.size_hint.desc(), run.id.asc()]
+
+
+def _waits_for_parent(run: type[Run]) -> ColumnElement[bool]:
+    """Whether the run is a fork whose parent has yet to be copied (or uploaded)."""
+    parent = aliased(Run)
+    return run.fork_run_id.is_not(None) & exists().where(
+        parent.project_id == run.project_id,
+        parent.run_id == run.fork_run_id,
+        parent.id != run.id,
+        parent.phase == run.phase,
+        parent.status.in_([RunStatus.PENDING, RunStatus.RUNNING]),
+    )

@@ -1,0 +1,187 @@
+"""Transactions on one database, and the translation of vendors' errors into ours.
+
+`write()` takes SQLite's write lock at its beginning: a transaction that reads first and writes later could not get it
+any more if somebody else wrote in between. `read()` sees one snapshot and never waits for writers.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
+
+from migrations_db.errors import (
+    StateDamaged,
+    StateDiskFull,
+    StateError,
+    StateLocked,
+    StateReadOnly,
+    StateUnreachable,
+)
+
+LOOK_AGAIN_S = 0.01  # ours: at most so long until the next look; some ten transactions fit in
+LOCK_TIMEOUT_S = 30  # ours: how long to wait for somebody else's transaction; ours take milliseconds
+
+
+class Database:
+    """An engine with our transactions. `address` is what messages call it."""
+
+    def __init__(self, engine: Engine, address: str) -> None:
+        self.address = address
+        self.is_sqlite = engine.dialect.name == "sqlite"
+        self.engine = self._reader = self._writer = engine
+        if self.is_sqlite:
+            self._writer = engine.execution_options(writes=True)
+            event.listen(engine, "begin", _begin_sqlite)
+        else:
+            self._reader = engine.execution_options(isolation_level="REPEATABLE READ")
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A read-only transaction: one snapshot."""
+        with translated(self.address), self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction; any exception rolls it back."""
+        with translated(self.address), self._writer.begin() as connection:
+            yield connection
+
+    def insert(self, table: Any) -> postgresql.Insert:
+        """An INSERT that may say ON CONFLICT, which both dialects spell alike."""
+        if self.is_sqlite:
+            return sqlite.insert(table)  # type: ignore[return-value]
+        return postgresql.insert(table)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    driver: Any = connection.connection.driver_connection
+    if connection.get_execution_options().get("writes"):
+        _take_write_lock(driver)
+    else:
+        driver.execute("BEGIN")
+
+
+def _take_write_lock(connection: sqlite3.Connection) -> None:
+    """BEGIN IMMEDIATE, looking often. SQLite's own waiting sleeps up to 100 ms, while others take turns."""
+    [timeout_ms] = connection.execute("PRAGMA busy_timeout").fetchone()
+    give_up = time.monotonic() + timeout_ms / 1000
+    connection.execute("PRAGMA busy_timeout=0")
+    try:
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                    raise
+            time.sleep(random.uniform(0, LOOK_AGAIN_S))
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={timeout_ms}")
+
+
+@contextmanager
+def translated(address: str) -> Iterator[None]:
+    """Raise our error for a driver's, where the cause is known; what is left is a bug and stays as it is."""
+    try:
+        yield
+    except DBAPIError as error:
+        ours = translate(error.orig, address)
+        if ours is None:
+            raise
+        raise ours from error
+    except sqlite3.Error as error:
+        ours = translate(error, address)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def translate(error: BaseException | None, address: str) -> StateError | None:
+    """Our error for the driver's `error`; None: it is not one that a person can do something about."""
+    if isinstance(error, sqlite3.Error):
+        return _translate_sqlite(error, address)
+    return _translate_postgresql(error, address)
+
+
+def _translate_sqlite(error: sqlite3.Error, address: str) -> StateError | None:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the upper bits only say more about the lower ones
+    match code:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return _locked(address)
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return damaged(address, str(error))
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
+            return _read_only(address, str(error))
+        case sqlite3.SQLITE_FULL:
+            return _disk_full(address)
+        case sqlite3.SQLITE_CANTOPEN:
+            return StateUnreachable(
+                f"{address} cannot be opened: check that the directory is there and that you may write in it, "
+                "or use another place with --db."
+            )
+        case sqlite3.SQLITE_IOERR:
+            return StateUnreachable(
+                f"{address} cannot be read or written: {error}. Check the disk (space, `dmesg`), then run the same "
+                "command again; or use another place with --db."
+            )
+        case _ if "no such table" in str(error) or "no such column" in str(error):
+            return damaged(address, str(error))
+    return None
+
+
+def _translate_postgresql(error: BaseException | None, address: str) -> StateError | None:
+    state = getattr(error, "sqlstate", None) or ""
+    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    match state:
+        case "55P03" | "40P01" | "40001":
+            return _locked(address)
+        case "53100":
+            return _disk_full(address)
+        case "25006" | "42501":
+            return _read_only(address, said)
+        case "42P01" | "42703":
+            return damaged(address, said)
+    if state[:2] in ("08", "28", "53", "57", "3D") or (not state and type(error).__name__ == "OperationalError"):
+        return StateUnreachable(
+            f"{address} does not answer: {said}. Check that the server runs and takes connections from here, and "
+            "the user, password and database name in --db; then run the same command again."
+        )
+    return None
+
+
+def damaged(address: str, said: str) -> StateDamaged:
+    """For callers that find damage themselves."""
+    return StateDamaged(
+        f"{address} is not a state database of this program, or is damaged: {said}. Restore a copy, or begin a new "
+        "one: `migrate inventory --db OTHER`."
+    )
+
+
+def _locked(address: str) -> StateLocked:
+    return StateLocked(
+        f"{address} is locked: another process holds it for too long. End that process (a database browser, a "
+        "backup?) and run the same command again."
+    )
+
+
+def _read_only(address: str, said: str) -> StateReadOnly:
+    return StateReadOnly(
+        f"{address} may not be written: {said}. Get permission to write it (and its directory), or use another place "
+        "with --db."
+    )
+
+
+def _disk_full(address: str) -> StateDiskFull:
+    return StateDiskFull(f"No space left for {address}. Free some space, then run the same command again.")

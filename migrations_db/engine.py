@@ -1,0 +1,211 @@
+"""Open a state database: check the place, connect, bring the tables up to date.
+
+An up-to-date database opens without Alembic, which is slow to import.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, MetaData, Table, create_engine, event, inspect, make_url, select
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.schema import Column
+from sqlalchemy.types import String
+
+from migrations_db.database import LOCK_TIMEOUT_S, Database, damaged, translated
+from migrations_db.errors import StateMissing, StateTooNew, StateUnsupported
+from migrations_db.filesystems import network_type
+from migrations_db.store import Store
+
+#: the newest file in upgrades/versions
+SCHEMA_REVISION = "0001"
+
+#: PostgreSQL: the lock under which one process upgrades; any number of ours will do
+UPGRADE_LOCK = 0x6D69_6772_6174_6521
+SQLITE_MIN = (3, 35)  # RETURNING
+SQLITE_CACHE_KIB = 16_384  # ours: the indexes of some 100,000 runs
+CONNECT_TIMEOUT_S = 10  # ours: PostgreSQL in reach answers at once
+
+_revision = Table("alembic_version", MetaData(), Column("version_num", String))
+
+
+def open_store(url_or_path: str | Path, *, create: bool = True) -> Store:
+    """Open the state database at a path (SQLite) or a SQLAlchemy URL, making or upgrading its tables as needed.
+
+    `create` False: `StateMissing` when there is none. Raises any `StateError` but `LeaseLost` and `CountsDisagree`.
+    """
+    url = _parse(url_or_path)
+    match url.get_backend_name():
+        case "sqlite":
+            database = _open_sqlite(url, create=create)
+        case "postgresql":
+            database = _open_postgresql(url)
+        case other:
+            raise StateUnsupported(
+                f"--db cannot be {other}: use a file name (SQLite) or postgresql+psycopg://user:password@host/name."
+            )
+    try:
+        _bring_up_to_date(database, create=create)
+        if database.is_sqlite:  # last, so that a file that is not ours stays as it is
+            _use_wal(database)
+    except BaseException:
+        database.close()
+        raise
+    return Store(database)
+
+
+def _parse(url_or_path: str | Path) -> URL:
+    text = str(url_or_path)
+    if "://" not in text:
+        return URL.create("sqlite", database=text)
+    try:
+        url = make_url(text.replace("postgres://", "postgresql://", 1) if text.startswith("postgres:") else text)
+    except (ArgumentError, ValueError):
+        # The text may hold a password, and so may the error.
+        raise StateUnsupported(
+            "--db is not a valid URL. Expected postgresql+psycopg://user:password@host:port/name, with special "
+            "characters of the password percent-encoded (`/` is %2F, `@` is %40)."
+        ) from None
+    return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+
+
+def _address(url: URL) -> str:
+    """The URL as messages show it: without secrets."""
+    hidden = url.difference_update_query(["password", "sslpassword"])
+    return hidden.render_as_string(hide_password=True)
+
+
+def _open_sqlite(url: URL, *, create: bool) -> Database:
+    if sqlite3.sqlite_version_info < SQLITE_MIN:
+        raise StateUnsupported(
+            f"This Python has SQLite {sqlite3.sqlite_version}; at least {'.'.join(map(str, SQLITE_MIN))} is needed. "
+            "Use a newer Python, or --db postgresql+psycopg://..."
+        )
+    if not url.database or url.database == ":memory:":
+        raise StateUnsupported("--db must be a file: several processes share it. Try --db migration.db.")
+    path = Path(url.database)
+    if not create and not path.exists():
+        raise StateMissing(f"There is no state database {path}: begin with `migrate inventory`, or give --db.")
+    if path.is_dir():
+        raise StateUnsupported(f"{path} is a directory: give a file in it, such as --db {path}/migration.db.")
+    if not path.parent.is_dir():
+        raise StateMissing(f"There is no directory {path.parent} for the state database: make it, or give --db.")
+    if found := network_type(path):
+        raise StateUnsupported(
+            f"{path} is on a network file system ({found}), where SQLite's locks do not hold. Use a path on a local "
+            "disk with --db, or PostgreSQL for several machines: --db postgresql+psycopg://..."
+        )
+    connect_args: dict[str, Any] = {"check_same_thread": False}
+    if "timeout" not in url.query:
+        connect_args["timeout"] = LOCK_TIMEOUT_S
+    engine = create_engine(url, connect_args=connect_args, max_overflow=-1, hide_parameters=True)
+    event.listen(engine, "connect", _set_up_sqlite)
+    return Database(engine, str(path))
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves: see Database
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute(f"PRAGMA cache_size=-{SQLITE_CACHE_KIB}")
+
+
+def _use_wal(database: Database) -> None:
+    """Readers and a writer at once. The mode is kept in the file."""
+    with translated(database.address):
+        connection = database.engine.raw_connection()
+        try:
+            cursor = connection.cursor()
+            mode = cursor.execute("PRAGMA journal_mode").fetchone()[0]
+            if mode != "wal":
+                mode = _switch_to_wal(cursor)
+        finally:
+            connection.close()
+    if mode != "wal":
+        raise StateUnsupported(
+            f"SQLite cannot use its write-ahead log at {database.address}: use another place with --db."
+        )
+
+
+def _switch_to_wal(cursor: Any) -> str:
+    # SQLite does not wait for others here, whatever the timeout says.
+    give_up = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            return str(cursor.execute("PRAGMA journal_mode=WAL").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+
+
+def _open_postgresql(url: URL) -> Database:
+    address = _address(url)
+    connect_args: dict[str, Any] = {}
+    if "connect_timeout" not in url.query:
+        connect_args["connect_timeout"] = CONNECT_TIMEOUT_S
+    if "application_name" not in url.query:
+        connect_args["application_name"] = "migrate"
+    try:
+        engine = create_engine(
+            url, connect_args=connect_args, max_overflow=-1, pool_pre_ping=True, hide_parameters=True
+        )
+    except (ImportError, NoSuchModuleError) as error:
+        raise StateUnsupported(
+            f"{address} needs a driver: {error}. Run `pip install 'wandb-to-neptune[postgres]'` and use "
+            "postgresql+psycopg://..."
+        ) from error
+    if "lock_timeout" not in str(url.query.get("options", "")):
+        event.listen(engine, "connect", _set_lock_timeout)
+    return Database(engine, address)
+
+
+def _set_lock_timeout(connection: Any, _: Any) -> None:
+    connection.autocommit = True  # or the rollback of the first transaction would undo it
+    connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'")
+    connection.autocommit = False
+
+
+def _bring_up_to_date(database: Database, *, create: bool) -> None:
+    with database.read() as connection:
+        revision = _stored_revision(connection)
+    if revision == SCHEMA_REVISION:
+        return
+    if revision is None and not create:
+        raise StateMissing(f"There is no state in {database.address}: begin with `migrate inventory`, or give --db.")
+    with database.write() as connection:
+        if not database.is_sqlite:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})")
+        _upgrade(connection, database.address)
+
+
+def _stored_revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(_revision.name):
+        return None
+    return connection.execute(select(_revision.c.version_num)).scalar()
+
+
+def _upgrade(connection: Connection, address: str) -> None:
+    """Run what is missing in upgrades/; several processes may come here, one after the other."""
+    revision = _stored_revision(connection)
+    if revision == SCHEMA_REVISION:
+        return
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    if revision is None and (others := inspect(connection).get_table_names()):
+        raise damaged(address, f"it holds other tables ({', '.join(sorted(others)[:5])})")
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "upgrades").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if revision is not None and revision not in known:
+        raise StateTooNew(
+            f"{address} was written by a newer version of this program (its revision {revision}, ours "
+            f"{SCHEMA_REVISION}): `pip install --upgrade wandb-to-neptune`, or use another database with --db."
+        )
+    command.upgrade(config, "head")

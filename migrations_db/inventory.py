@@ -1,0 +1,207 @@
+"""What an inventory writes: projects, runs, and what it did not find."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, cast
+
+from sqlalchemy import Connection, Table, Update, bindparam, case, exists, func, select, update
+
+from migrations_db.columns import safe
+from migrations_db.database import Database
+from migrations_db.models import Part, Project, Run
+from migrations_db.rows import AnyRow, to_project
+from migrations_db.selecting import one_of
+from migrations_db.states import Phase, RunStatus, Unseen, listed
+from migrations_db.types import Counts, ProjectRow, RunRow
+from migrations_db.types import Project as ProjectData
+
+GONE_REASON = "gone from the source"
+EXCLUDED_REASON = "excluded by the filter of the last inventory"
+
+
+class Inventory:
+    """`store.inventory`. Safe to use while workers copy."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def save_projects(self, rows: Sequence[ProjectRow]) -> list[int]:
+        """Insert or refresh; returns ids in the order given. An existing destination name stays."""
+        with self._database.write() as connection:
+            return [self._save_project(connection, row) for row in rows]
+
+    def set_destination(self, project_id: int, destination_name: str, name_note: str | None = None) -> None:
+        """Change where a project goes."""
+        values = {"destination_name": destination_name, "name_note": name_note}
+        with self._database.write() as connection:
+            connection.execute(update(Project).where(Project.id == project_id).values(values))
+
+    def projects(self) -> list[ProjectData]:
+        """All projects by entity, name."""
+        query = select(Project.__table__).order_by(Project.entity, Project.name, Project.id)
+        with self._database.read() as connection:
+            return [to_project(row) for row in connection.execute(query)]
+
+    def save_runs(self, project_id: int, rows: Iterable[RunRow], inventory_id: int) -> Counts:
+        """One page of a listing, in one transaction; `rows` of some hundred to some thousand.
+
+        New: pending. Changed since its copy began: pending again, in phase copy, with cursors and counts kept (a
+        running run is left to its worker; a later inventory sees the change again). Skipped and listed again:
+        pending. Else only the metadata is refreshed.
+        """
+        page = {safe(row.run_id): row for row in rows}
+        with self._database.write() as connection:
+            known = [_compare(old, page[old.run_id]) for old in _known(connection, project_id, page)]
+            ids = {run.run_id: run.id for run in known}
+            new = [_new_run(project_id, row, inventory_id) for run_id, row in page.items() if run_id not in ids]
+            if new:
+                connection.execute(self._database.insert(Run).on_conflict_do_nothing(), new)
+            if differ := [run.parameters for run in known if run.differs]:
+                connection.execute(_UPDATE_LISTED, differ)
+            revived = update(Run).where(one_of(Run.id, [run.id for run in known if run.revived]))
+            connection.execute(revived.values(_FRESH_START))
+            connection.execute(update(Run).where(one_of(Run.id, ids.values())).values(seen=inventory_id))
+        changed = sum(run.changed for run in known)
+        return Counts(new=len(new), changed=changed, unchanged=len(known) - changed)
+
+    def finish_inventory(self, project_id: int, inventory_id: int, unseen: Unseen) -> int:
+        """Deal with runs that the inventory did not list; returns how many became skipped.
+
+        GONE: pending and failed runs of which nothing was copied are skipped; others stay, with a note in `reason`
+        (running ones without).
+        EXCLUDED: pending runs are skipped (a later listing brings them back, cursors kept).
+        """
+        not_listed = [Run.project_id == project_id, Run.seen != inventory_id]
+        skippable = [*not_listed, Run.phase == Phase.COPY]
+        skipped = {"status": RunStatus.SKIPPED, "not_before": None, "finished_at": None}
+        with self._database.write() as connection:
+            if unseen is Unseen.EXCLUDED:
+                pending = update(Run).where(*skippable, Run.status == RunStatus.PENDING)
+                return connection.execute(pending.values(skipped | {"reason": EXCLUDED_REASON})).rowcount
+            uncopied = update(Run).where(
+                *skippable,
+                Run.status.in_([RunStatus.PENDING, RunStatus.FAILED]),
+                ~exists().where(Part.run == Run.id),
+            )
+            count = connection.execute(uncopied.values(skipped | {"reason": GONE_REASON})).rowcount
+            copied = update(Run).where(*not_listed, Run.status.not_in([RunStatus.SKIPPED, RunStatus.RUNNING]))
+            connection.execute(copied.values(reason=GONE_REASON))
+            return count
+
+    def skip_runs(self, runs: Iterable[int], reason: str) -> int:
+        """Pending runs become skipped; returns how many."""
+        pending = update(Run).where(one_of(Run.id, list(runs)), Run.status == RunStatus.PENDING)
+        with self._database.write() as connection:
+            return connection.execute(pending.values(status=RunStatus.SKIPPED, reason=reason)).rowcount
+
+    def _save_project(self, connection: Connection, row: ProjectRow) -> int:
+        new = self._database.insert(Project).values(
+            entity=row.entity,
+            name=row.name,
+            source_service=row.source_service,
+            url=row.url,
+            destination_name=row.destination_name,
+            name_note=row.name_note,
+        )
+        undecided = Project.destination_name.is_(None)
+        refresh = new.on_conflict_do_update(
+            index_elements=[Project.source_service, Project.entity, Project.name],
+            set_={
+                "url": new.excluded.url,
+                "destination_name": func.coalesce(Project.destination_name, new.excluded.destination_name),
+                "name_note": case((undecided, new.excluded.name_note), else_=Project.name_note),
+            },
+        )
+        return connection.execute(refresh.returning(Project.id)).scalar_one()
+
+
+class _Known(NamedTuple):
+    """A run that the table knew, and what becomes of it."""
+
+    id: int
+    run_id: str
+    #: for `_UPDATE_LISTED`
+    parameters: dict[str, Any]
+    #: whether the parameters say anything new
+    differs: bool
+    #: whether it goes back to pending
+    revived: bool
+    #: whether the source's run is another than the table knew
+    changed: bool
+
+
+def _known(connection: Connection, project_id: int, page: Iterable[str]) -> list[AnyRow]:
+    """What the table holds of a page, locked in the order of numbers (see `attempts.held`)."""
+    query = select(Run.__table__).where(Run.project_id == project_id, one_of(Run.run_id, list(page)))
+    return list(connection.execute(query.order_by(Run.id).with_for_update()))
+
+
+def _compare(old: AnyRow, row: RunRow) -> _Known:
+    since_copy = old.copied_fingerprint not in (None, row.fingerprint)
+    status = listed(old.status, changed=since_copy)
+    phase = Phase.COPY if since_copy and status is not RunStatus.RUNNING else old.phase
+    values = _metadata(row) | {"phase": phase, "status": status, "reason": None}
+    return _Known(
+        id=old.id,
+        run_id=old.run_id,
+        parameters={"_id": old.id} | {f"_{column}": value for column, value in values.items()},
+        differs=any(getattr(old, column) != value for column, value in values.items()),
+        revived=status is not old.status,
+        changed=status is not old.status or row.fingerprint != old.fingerprint,
+    )
+
+
+#: of a run that goes back to pending because the source says so
+_FRESH_START = {
+    "failures": 0,
+    "silent_attempts": 0,
+    "not_before": None,
+    "error_class": None,
+    "error_message": None,
+    "finished_at": None,
+}
+
+
+def _new_run(project_id: int, row: RunRow, inventory_id: int) -> dict[str, Any]:
+    return _metadata(row) | {
+        "project_id": project_id,
+        "run_id": row.run_id,
+        "seen": inventory_id,
+        "phase": Phase.COPY,
+        "status": RunStatus.PENDING,
+        "attempt": 0,
+        "failures": 0,
+        "silent_attempts": 0,
+        "points_read": 0,
+        "points_written": 0,
+        "size_bytes": 0,
+    }
+
+
+def _metadata(row: RunRow) -> dict[str, Any]:
+    """The columns that a listing fills, as the table returns them."""
+    return {
+        "name": safe(row.name),
+        "source_state": row.source_state,
+        "created_at": row.created_at,
+        "heartbeat_at": row.heartbeat_at,
+        "history_rows": row.history_rows,
+        "size_hint": row.size_hint,
+        "fingerprint": row.fingerprint,
+        "location": None if row.location is None else list(row.location),
+        "fork_run_id": row.fork_run_id,
+        "fork_step": row.fork_step,
+        "tags": list(row.tags),
+    }
+
+
+def _update_listed() -> Update:
+    run = cast(Table, Run.__table__)
+    columns = [*_metadata(RunRow("", "", "", "")), "phase", "status", "reason"]
+    values = {name: bindparam(f"_{name}", type_=run.c[name].type) for name in columns}
+    return update(run).where(run.c.id == bindparam("_id")).values(values)
+
+
+#: one known run; its parameters are the columns with an underscore before
+_UPDATE_LISTED = _update_listed()

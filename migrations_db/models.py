@@ -1,0 +1,319 @@
+"""The tables. `upgrades/` makes them; a test keeps the two in step.
+
+`run.id` is the number of a run in this database, `run.run_id` the source's id. Other tables call the number `run`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from migrations_db.columns import RowNumber, SafeText, UtcTime, word
+from migrations_db.states import Outcome, Phase, RunStatus
+
+
+def _partial(name: str, *columns: str, where: str) -> Index:
+    """An index on the few rows that a question is about. `columns` may say DESC."""
+    condition, keys = text(where), [text(column) if " " in column else column for column in columns]
+    return Index(name, *keys, sqlite_where=condition, postgresql_where=condition)
+
+
+CLAIM_ORDER = ("phase", "silent_attempts", "size_hint DESC", "id")
+NAMES = {"pk": "%(table_name)s_pk", "fk": "%(table_name)s_%(column_0_name)s_fk"}
+
+
+class Base(DeclarativeBase):
+    """All tables."""
+
+    metadata = MetaData(naming_convention=NAMES)
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own attribute
+        str: SafeText,
+        datetime: UtcTime,
+        int: BigInteger,
+        list[str]: JSON(none_as_null=True),
+        Phase: word(Phase),
+        RunStatus: word(RunStatus),
+        Outcome: word(Outcome),
+    }
+
+
+class Setting(Base):
+    """What belongs to the whole database, such as the destination's address."""
+
+    __tablename__ = "setting"
+
+    #: name of the setting
+    key: Mapped[str] = mapped_column(primary_key=True)
+    #: set once
+    value: Mapped[str]
+
+
+class Invocation(Base):
+    """One start of the program."""
+
+    __tablename__ = "invocation"
+
+    #: number; also the id of an inventory
+    id: Mapped[int] = mapped_column(RowNumber, primary_key=True)
+    #: the command, as typed
+    command: Mapped[str]
+    #: machine
+    host: Mapped[str]
+    #: process
+    pid: Mapped[int]
+    #: of this program
+    version: Mapped[str]
+    #: start
+    started_at: Mapped[datetime]
+    #: end; null: goes on, or was killed
+    ended_at: Mapped[datetime | None]
+    #: see the README
+    exit_code: Mapped[int | None]
+
+
+class Worker(Base):
+    """A worker process."""
+
+    __tablename__ = "worker"
+
+    #: host:pid:token
+    id: Mapped[str] = mapped_column(primary_key=True)
+    #: machine
+    host: Mapped[str]
+    #: process
+    pid: Mapped[int]
+    #: create time of the process, by the host's clock: survives reuse of pids
+    pid_started: Mapped[float]
+    #: the invocation that started it
+    invocation_id: Mapped[int | None] = mapped_column(ForeignKey("invocation.id"))
+    #: registered
+    started_at: Mapped[datetime]
+    #: last sign of life
+    heartbeat_at: Mapped[datetime]
+    #: stopped, crashed or found gone; null: believed alive
+    stopped_at: Mapped[datetime | None]
+
+    __table_args__ = (_partial("worker_alive", "host", where="stopped_at IS NULL"),)
+
+
+class Service(Base):
+    """A pause that a service asked for."""
+
+    __tablename__ = "service"
+
+    #: "wandb", "neptune"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    #: leave it alone until then
+    not_before: Mapped[datetime]
+    #: what it said
+    reason: Mapped[str]
+
+
+class Project(Base):
+    """A project at the source."""
+
+    __tablename__ = "project"
+
+    #: number
+    id: Mapped[int] = mapped_column(RowNumber, primary_key=True)
+    #: owner at the source
+    entity: Mapped[str]
+    #: name at the source
+    name: Mapped[str]
+    #: "wandb" or "local"
+    source_service: Mapped[str]
+    #: where a person finds it
+    url: Mapped[str]
+    #: where its runs go; null: not decided
+    destination_name: Mapped[str | None]
+    #: how a collision of names was resolved; null: there was none
+    name_note: Mapped[str | None]
+
+    __table_args__ = (UniqueConstraint("source_service", "entity", "name", name="project_source"),)
+
+
+class Run(Base):
+    """A run, and where it stands."""
+
+    __tablename__ = "run"
+
+    #: number
+    id: Mapped[int] = mapped_column(RowNumber, primary_key=True)
+    #: its project
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    #: the source's id
+    run_id: Mapped[str]
+    #: display name
+    name: Mapped[str]
+    #: the source's word: finished, crashed, running ...
+    source_state: Mapped[str]
+    #: at the source
+    created_at: Mapped[datetime | None]
+    #: at the source: last sign of life
+    heartbeat_at: Mapped[datetime | None]
+    #: the source's count of history rows; null: it does not know
+    history_rows: Mapped[int | None]
+    #: about how many points: order of claims, progress bars
+    size_hint: Mapped[int]
+    #: changes when the source's run changes; as last listed
+    fingerprint: Mapped[str]
+    #: the fingerprint when the last claim to copy began; null: never claimed
+    copied_fingerprint: Mapped[str | None]
+    #: where a local run lies; null: not local
+    location: Mapped[list[str] | None]
+    #: run id of the fork's parent, in the same project; null: no fork
+    fork_run_id: Mapped[str | None]
+    #: step after which it was forked
+    fork_step: Mapped[float | None]
+    #: at the source
+    tags: Mapped[list[str] | None]
+    #: number of the inventory that listed it last
+    seen: Mapped[int]
+
+    #: what claims of it are for
+    phase: Mapped[Phase]
+    #: where it stands in its phase
+    status: Mapped[RunStatus]
+    #: why it is skipped, or a note
+    reason: Mapped[str | None]
+    #: the worker that holds the claim; null unless running
+    claimed_by: Mapped[str | None] = mapped_column(ForeignKey("worker.id"))
+    #: end of the claim unless renewed; null unless running
+    lease_until: Mapped[datetime | None]
+    #: fencing number, one more at every claim
+    attempt: Mapped[int]
+    #: failures in a row that count; 0 after progress
+    failures: Mapped[int]
+    #: attempts in a row that began and made no progress nor said why they ended: such runs may kill; claimed last
+    silent_attempts: Mapped[int]
+    #: not to be claimed earlier; null: at once
+    not_before: Mapped[datetime | None]
+    #: where the destination stood at the last checkpoint
+    position: Mapped[str | None]
+    #: of the last failure; null after success
+    error_class: Mapped[str | None]
+    #: of the last failure; null after success
+    error_message: Mapped[str | None]
+
+    #: values read, sum over the parts
+    points_read: Mapped[int]
+    #: values written, sum over the parts
+    points_written: Mapped[int]
+    #: bytes of files and media written, sum over the parts
+    size_bytes: Mapped[int]
+    #: the part being copied; null: none
+    part: Mapped[str | None]
+    #: last progress of the claim
+    active_at: Mapped[datetime | None]
+    #: first claim
+    started_at: Mapped[datetime | None]
+    #: done or failed; null otherwise
+    finished_at: Mapped[datetime | None]
+
+    __table_args__: Any = (
+        UniqueConstraint("project_id", "run_id", name="run_source"),
+        Index("run_by_run_id", "run_id"),
+        # The order of claims, ready to be read from its first entry: over all projects, and by project.
+        _partial("run_pending", *CLAIM_ORDER, where="status = 'pending'"),
+        _partial("run_pending_project", "project_id", *CLAIM_ORDER, where="status = 'pending'"),
+        _partial("run_running", "phase", "lease_until", where="status = 'running'"),
+        _partial("run_claimed_by", "claimed_by", where="claimed_by IS NOT NULL"),
+        _partial("run_failed", "error_class", "id", where="status = 'failed'"),
+        _partial("run_reason", "status", where="reason IS NOT NULL"),
+        # Everything that the progress bars add up, so that they never touch the table.
+        Index(
+            "run_progress",
+            "project_id",
+            "phase",
+            "status",
+            "size_hint",
+            "points_read",
+            "points_written",
+            "size_bytes",
+        ),
+    )
+
+
+class Part(Base):
+    """How far a part of a run has come. The row appears with its first checkpoint or intent."""
+
+    __tablename__ = "part"
+
+    #: its run
+    run: Mapped[int] = mapped_column(ForeignKey("run.id"), primary_key=True)
+    #: history, files ...
+    name: Mapped[str] = mapped_column(primary_key=True)
+    #: the run's fingerprint when the part was done; null, or not the claim's: the part is open
+    done_fingerprint: Mapped[str | None]
+    #: JSON; everything before it is durable at the destination; null: nothing yet
+    cursor: Mapped[str | None]
+    #: highest step that may have been sent; null: none
+    intent: Mapped[float | None]
+    #: values read
+    read: Mapped[int]
+    #: values written
+    written: Mapped[int]
+    #: values not written, each with a line in the ledger
+    skipped: Mapped[int]
+    #: bytes of files and media written
+    size_bytes: Mapped[int]
+    #: last change
+    updated_at: Mapped[datetime]
+
+
+class Ledger(Base):
+    """What did not arrive exactly as it was."""
+
+    __tablename__ = "ledger"
+
+    #: its run
+    run: Mapped[int] = mapped_column(ForeignKey("run.id"), primary_key=True)
+    #: hash of (part, kind, path, reason), which may be longer than an index takes
+    digest: Mapped[bytes] = mapped_column(LargeBinary(16), primary_key=True)
+    #: the part that found it
+    part: Mapped[str]
+    #: skipped, renamed, converted ...
+    kind: Mapped[str]
+    #: the source's name for the thing
+    path: Mapped[str]
+    #: why
+    reason: Mapped[str]
+    #: how often
+    count: Mapped[int]
+
+
+class Attempt(Base):
+    """One claim of a run, from its beginning to its end."""
+
+    __tablename__ = "attempt"
+
+    #: its run
+    run: Mapped[int] = mapped_column(ForeignKey("run.id"), primary_key=True)
+    #: the fencing number of the claim
+    number: Mapped[int] = mapped_column(primary_key=True)
+    #: what it was for
+    phase: Mapped[Phase]
+    #: who held it
+    worker: Mapped[str]
+    #: claimed
+    started_at: Mapped[datetime]
+    #: null: goes on
+    ended_at: Mapped[datetime | None]
+    #: null: goes on
+    outcome: Mapped[Outcome | None]
+    #: of the failure, if one ended it
+    error_class: Mapped[str | None]
+    #: of the failure, if one ended it
+    message: Mapped[str | None]

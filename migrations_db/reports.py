@@ -1,0 +1,339 @@
+"""Read-only questions: `migrate status`, progress bars, one run in full. Each answer is as of one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from sqlalchemy import BigInteger, Connection, and_, cast, func, select
+
+from migrations_db.clock import seconds_until
+from migrations_db.database import Database
+from migrations_db.models import Attempt, Ledger, Part, Project, Run, Service, Worker
+from migrations_db.rows import AnyRow, AnySelect, read_parts, ref, run_query, to_fork, to_project
+from migrations_db.selecting import in_selection, one_of
+from migrations_db.states import Phase, RunStatus
+from migrations_db.types import (
+    EVERYTHING,
+    AttemptRow,
+    Example,
+    FailureGroup,
+    LedgerGroup,
+    LedgerRow,
+    Overview,
+    PartSums,
+    Pause,
+    Progress,
+    ProjectCounts,
+    ReasonGroup,
+    RunDetail,
+    RunningRun,
+    RunSummary,
+    Selection,
+    WorkerRow,
+)
+from migrations_db.types import Project as ProjectData
+
+PAGE_ROWS = 1_000  # ours: rows held in memory when a report streams
+
+
+class Reports:
+    """`store.reports`. Readers never block writers."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def overview(self) -> Overview:
+        """All that `migrate status` shows."""
+        with self._database.read() as connection:
+            counted = connection.execute(_counters(EVERYTHING)).all()
+            return Overview(
+                runs=_by_status(counted),
+                phases={p: _by_status(row for row in counted if row.phase is p) for p in Phase},
+                parts=_part_sums(connection),
+                projects=_projects(connection, counted),
+                failures=_failures(connection),
+                ledger=_ledger_groups(connection),
+                reasons=_reasons(connection),
+                workers=_workers(connection),
+                pauses=_pauses(connection),
+            )
+
+    def progress(self, phase: Phase, only: Selection = EVERYTHING) -> Progress:
+        """Counters for the progress bars; cheap enough for twice a second."""
+        with self._database.read() as connection:
+            counted = connection.execute(_counters(only)).all()
+            running = _running(connection, phase, only)
+        if phase is Phase.COPY:
+            return _copy_progress(counted, running)
+        return _upload_progress([row for row in counted if row.phase is Phase.UPLOAD], running)
+
+    def workers(self) -> list[WorkerRow]:
+        """Workers that have not stopped, one row a claim."""
+        with self._database.read() as connection:
+            return _workers(connection)
+
+    def runs(self, status: RunStatus, only: Selection = EVERYTHING) -> Iterator[RunSummary]:
+        """Runs of one status, one by one, in the order of the inventory."""
+        query = run_query().where(Run.status == status, *in_selection(Run, only)).order_by(Run.id)
+        with self._database.read() as connection:
+            for row in connection.execution_options(yield_per=PAGE_ROWS).execute(query):
+                yield _summary(row)
+
+    def find_runs(self, text: str, limit: int = 20) -> list[RunSummary]:
+        """Runs by "run id", "project/run id" or "entity/project/run id"."""
+        project, _, run_id = text.strip("/").rpartition("/")
+        entity, _, project = project.rpartition("/")
+        query = run_query().where(Run.run_id == run_id)
+        if project:
+            query = query.where(Project.name == project)
+        if entity:
+            query = query.where(Project.entity == entity)
+        with self._database.read() as connection:
+            return [_summary(row) for row in connection.execute(query.order_by(Run.id).limit(limit))]
+
+    def run_detail(self, run: int) -> RunDetail | None:
+        """One run in full; None: there is no such run."""
+        with self._database.read() as connection:
+            row = connection.execute(run_query().where(Run.id == run)).one_or_none()
+            return _detail(connection, row) if row else None
+
+    def ledger(self, run: int) -> Iterator[LedgerRow]:
+        """The run's ledger by part, kind, path."""
+        columns = (Ledger.part, Ledger.kind, Ledger.path, Ledger.reason, Ledger.count)
+        query = select(*columns).where(Ledger.run == run).order_by(*columns)
+        with self._database.read() as connection:
+            for row in connection.execution_options(yield_per=PAGE_ROWS).execute(query):
+                yield LedgerRow(*row)
+
+
+# ---------------------------------------------------------------- counters
+
+
+def _counters(only: Selection) -> AnySelect:
+    """Sums by project, phase and status: answered by the index `run_progress` alone."""
+    keys = (Run.project_id, Run.phase, Run.status)
+    sums = [
+        cast(func.coalesce(func.sum(column), 0), BigInteger).label(column.key)
+        for column in (Run.size_hint, Run.points_read, Run.points_written, Run.size_bytes)
+    ]
+    return select(*keys, func.count().label("runs"), *sums).where(*in_selection(Run, only)).group_by(*keys)
+
+
+def _by_status(counted: Iterable[AnyRow]) -> dict[RunStatus, int]:
+    counts = dict.fromkeys(RunStatus, 0)
+    for row in counted:
+        counts[row.status] += row.runs
+    return counts
+
+
+def _copy_progress(counted: Sequence[AnyRow], running: Sequence[RunningRun]) -> Progress:
+    runs = _by_status(row for row in counted if row.phase is Phase.COPY)
+    runs[RunStatus.DONE] += sum(row.runs for row in counted if row.phase is Phase.UPLOAD)
+    wanted = [row for row in counted if row.status is not RunStatus.SKIPPED]
+    return Progress(
+        runs=runs,
+        points_read=sum(row.points_read for row in wanted),
+        points_written=sum(row.points_written for row in wanted),
+        points_expected=sum(_expected(row) for row in wanted),
+        size_bytes=sum(row.size_bytes for row in wanted),
+        running=running,
+    )
+
+
+def _expected(row: AnyRow) -> int:
+    """How many points there are to read: known of runs that have ended, else a hint."""
+    ended = row.status in (RunStatus.DONE, RunStatus.FAILED) or row.phase is Phase.UPLOAD
+    return int(row.points_read if ended else max(row.size_hint, row.points_read))
+
+
+def _upload_progress(counted: Sequence[AnyRow], running: Sequence[RunningRun]) -> Progress:
+    """The points to upload are those that the copy wrote; those of running runs are counted by their part."""
+    wanted = [row for row in counted if row.status is not RunStatus.SKIPPED]
+    done = [row for row in wanted if row.status is RunStatus.DONE]
+    points = sum(row.points_written for row in done) + sum(run.points_read for run in running)
+    return Progress(
+        runs=_by_status(counted),
+        points_read=points,
+        points_written=points,
+        points_expected=sum(row.points_written for row in wanted),
+        size_bytes=sum(row.size_bytes for row in done),
+        running=running,
+    )
+
+
+def _running(connection: Connection, phase: Phase, only: Selection) -> list[RunningRun]:
+    query = (
+        run_query()
+        .add_columns(seconds_until(Run.active_at).label("left"), func.coalesce(Part.read, 0).label("part_read"))
+        .outerjoin(Part, and_(Part.run == Run.id, Part.name == Run.part))
+        .where(Run.claimed_by.is_not(None), Run.phase == phase, *in_selection(Run, only))
+        .order_by(Run.started_at, Run.id)
+    )
+    return [_running_run(row) for row in connection.execute(query)]
+
+
+def _running_run(row: AnyRow) -> RunningRun:
+    read, expected = row.points_read, max(row.size_hint, row.points_read)
+    if row.phase is Phase.UPLOAD:
+        read, expected = min(row.part_read, row.points_written), row.points_written
+    return RunningRun(
+        run=row.id,
+        ref=ref(row),
+        name=row.name,
+        worker_id=row.claimed_by,
+        part=row.part,
+        points_read=read,
+        points_expected=expected,
+        idle_s=max(0.0, -row.left),
+    )
+
+
+# ---------------------------------------------------------------- what `status` shows
+
+
+def _part_sums(connection: Connection) -> list[PartSums]:
+    sums = [func.sum(column) for column in (Part.read, Part.written, Part.skipped, Part.size_bytes)]
+    query = select(Part.name, *sums).group_by(Part.name).order_by(Part.name)
+    return [PartSums(name, *map(int, numbers)) for name, *numbers in connection.execute(query)]
+
+
+def _projects(connection: Connection, counted: Sequence[AnyRow]) -> list[ProjectCounts]:
+    query = select(Project.__table__).order_by(Project.entity, Project.name, Project.id)
+    by_project: dict[int, list[AnyRow]] = {}
+    for row in counted:
+        by_project.setdefault(row.project_id, []).append(row)
+    return [ProjectCounts(to_project(row), _by_status(by_project.get(row.id, ()))) for row in connection.execute(query)]
+
+
+def _failures(connection: Connection) -> list[FailureGroup]:
+    error_class = func.coalesce(Run.error_class, "unknown")
+    count = func.count()
+    query = (
+        select(error_class, count, func.min(Run.id))
+        .where(Run.status == RunStatus.FAILED)
+        .group_by(error_class)
+        .order_by(count.desc(), error_class)
+    )
+    groups = connection.execute(query).all()
+    examples = _named(connection, [run for _, _, run in groups])
+    return [
+        FailureGroup(word, count, Example(ref(examples[run]), examples[run].error_message or ""))
+        for word, count, run in groups
+    ]
+
+
+def _ledger_groups(connection: Connection) -> list[LedgerGroup]:
+    keys = (Ledger.reason, Ledger.part, Ledger.kind)
+    count = func.sum(Ledger.count)
+    query = (
+        select(*keys, count, func.count(Ledger.run.distinct()), func.min(Ledger.run))
+        .group_by(*keys)
+        .order_by(count.desc(), *keys)
+    )
+    groups = connection.execute(query).all()
+    examples = _named(connection, [group[-1] for group in groups])
+    found = []
+    for reason, part, kind, count_, runs, run in groups:
+        same = (Ledger.reason == reason, Ledger.part == part, Ledger.kind == kind)
+        path = connection.execute(select(func.min(Ledger.path)).where(Ledger.run == run, *same)).scalar_one()
+        found.append(LedgerGroup(reason, part, kind, int(count_), runs, Example(ref(examples[run]), path or "")))
+    return found
+
+
+def _reasons(connection: Connection) -> list[ReasonGroup]:
+    count = func.count()
+    query = (
+        select(Run.status, Run.reason, count, func.min(Run.id))
+        .where(Run.reason.is_not(None))
+        .group_by(Run.status, Run.reason)
+        .order_by(count.desc(), Run.reason)
+    )
+    groups = connection.execute(query).all()
+    examples = _named(connection, [run for *_, run in groups])
+    return [ReasonGroup(status, reason or "", count, ref(examples[run])) for status, reason, count, run in groups]
+
+
+def _workers(connection: Connection) -> list[WorkerRow]:
+    query = (
+        select(
+            Worker.__table__,
+            seconds_until(Worker.heartbeat_at).label("heartbeat_left"),
+            Run.id.label("run"),
+            Run.run_id,
+            Run.part,
+            seconds_until(Run.active_at).label("active_left"),
+            Project.entity,
+            Project.name.label("project"),
+        )
+        .outerjoin(Run, Run.claimed_by == Worker.id)
+        .outerjoin(Project, Project.id == Run.project_id)
+        .where(Worker.stopped_at.is_(None))
+        .order_by(Worker.id, Run.id)
+    )
+    return [
+        WorkerRow(
+            id=row.id,
+            host=row.host,
+            pid=row.pid,
+            heartbeat_age_s=max(0.0, -row.heartbeat_left),
+            run=row.run,
+            ref=ref(row) if row.run is not None else None,
+            part=row.part,
+            idle_s=None if row.active_left is None else max(0.0, -row.active_left),
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def _pauses(connection: Connection) -> list[Pause]:
+    left = seconds_until(Service.not_before)
+    query = select(Service.name, left, Service.reason).where(left > 0).order_by(Service.name)
+    return [Pause(*row) for row in connection.execute(query)]
+
+
+def _named(connection: Connection, runs: Sequence[int]) -> dict[int, AnyRow]:
+    """Examples by number."""
+    return {row.id: row for row in connection.execute(run_query().where(one_of(Run.id, runs)))}
+
+
+# ---------------------------------------------------------------- one run
+
+
+def _summary(row: AnyRow) -> RunSummary:
+    return RunSummary(row.id, ref(row), row.name, row.phase, row.status, row.error_class, row.error_message, row.reason)
+
+
+def _detail(connection: Connection, row: AnyRow) -> RunDetail:
+    own = {
+        "run": row.id,
+        "project": ProjectData(
+            row.project_id,
+            row.entity,
+            row.project,
+            row.source_service,
+            row.project_url,
+            row.destination_name,
+            row.name_note,
+        ),
+        "fork": to_fork(row),
+        "tags": row.tags or (),
+        "parts": read_parts(connection, row.id, row.copied_fingerprint),
+        "attempts": _attempts(connection, row.id),
+    }
+    same = {name: getattr(row, name) for name in RunDetail.__slots__ if name not in own}
+    return RunDetail(**own, **same)
+
+
+def _attempts(connection: Connection, run: int) -> list[AttemptRow]:
+    columns = (
+        Attempt.number,
+        Attempt.phase,
+        Attempt.worker,
+        Attempt.started_at,
+        Attempt.ended_at,
+        Attempt.outcome,
+        Attempt.error_class,
+        Attempt.message,
+    )
+    query = select(*columns).where(Attempt.run == run).order_by(Attempt.number)
+    return [AttemptRow(*row) for row in connection.execute(query)]

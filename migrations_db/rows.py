@@ -1,0 +1,92 @@
+"""From rows to types, for all that reads."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, select
+
+from migrations_db.models import Part, Project, Run
+from migrations_db.states import PartStatus
+from migrations_db.types import Claim, ForkOf, PartProgress
+from migrations_db.types import Project as ProjectData
+
+AnyRow = Row[*tuple[Any, ...]]
+AnySelect = Select[*tuple[Any, ...]]
+
+
+def run_query() -> AnySelect:
+    """Every column of a run, and what identifies its project."""
+    return select(
+        Run.__table__,
+        Project.source_service,
+        Project.entity,
+        Project.name.label("project"),
+        Project.url.label("project_url"),
+        Project.destination_name,
+        Project.name_note,
+    ).join(Project, Project.id == Run.project_id)
+
+
+def to_claim(row: AnyRow) -> Claim:
+    """A row of `run_query`, just claimed."""
+    return Claim(
+        run=row.id,
+        attempt=row.attempt,
+        worker_id=row.claimed_by,
+        phase=row.phase,
+        project_id=row.project_id,
+        source_service=row.source_service,
+        entity=row.entity,
+        project=row.project,
+        project_url=row.project_url,
+        destination_name=row.destination_name,
+        run_id=row.run_id,
+        name=row.name,
+        source_state=row.source_state,
+        created_at=row.created_at,
+        fork=to_fork(row),
+        location=row.location,
+        history_rows=row.history_rows,
+        size_hint=row.size_hint,
+        fingerprint=row.copied_fingerprint,
+        position=row.position,
+        failures=row.failures,
+    )
+
+
+def to_fork(row: AnyRow) -> ForkOf | None:
+    """The fork columns of a run."""
+    return ForkOf(row.fork_run_id, row.fork_step) if row.fork_run_id is not None else None
+
+
+def to_project(row: AnyRow) -> ProjectData:
+    """A row of the table project."""
+    return ProjectData(row.id, row.entity, row.name, row.source_service, row.url, row.destination_name, row.name_note)
+
+
+def ref(row: AnyRow) -> str:
+    """What people call a run: of a row with entity, project and run_id."""
+    return f"{row.entity}/{row.project}/{row.run_id}"
+
+
+def read_parts(connection: Connection, run: int, fingerprint: str | None) -> dict[str, PartProgress]:
+    """The parts of a run by name, as they stand when the source has this fingerprint."""
+    rows = connection.execute(select(Part.__table__).where(Part.run == run).order_by(Part.name))
+    return {
+        row.name: PartProgress(
+            status=PartStatus.DONE if _is_done(row.done_fingerprint, fingerprint) else PartStatus.OPEN,
+            cursor=None if row.cursor is None else json.loads(row.cursor),
+            intent=row.intent,
+            read=row.read,
+            written=row.written,
+            skipped=row.skipped,
+            size_bytes=row.size_bytes,
+        )
+        for row in rows
+    }
+
+
+def _is_done(done_fingerprint: str | None, fingerprint: str | None) -> bool:
+    return done_fingerprint is not None and done_fingerprint == fingerprint

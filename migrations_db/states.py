@@ -1,0 +1,111 @@
+"""The states of a run and of its parts, and the moves between them. Pure.
+
+```
+           inventory             claim              complete
+  (none) ────────────> pending ────────> running ─────────────> done
+                        ^ ^ │              │  │ fail              │
+    skipped <───────────┼─┼─┘              │  v                   │
+       └────────────────┘ │ release, lost  │  failed              │
+                          ├────────────────┘    │                 │
+                          └─────────────────────┴─────────────────┘
+                                 retry_failed     inventory, start_upload
+```
+
+| move | by |
+|---|---|
+| running -> pending | `release`, `throttle`, `fail` with attempts left, `recover`: the cursors stay |
+| running -> running | `claim`, when the lease has ended: the old attempt is lost |
+| failed -> pending | `retry_failed`, or an inventory that finds the source changed |
+| done -> pending | an inventory that finds the source changed; `start_upload`, into phase upload |
+| pending, failed -> skipped | an inventory: excluded by its filter, or gone before anything was copied |
+| skipped -> pending | an inventory that lists the run again |
+
+A run is in one phase at a time. The same states, claims and checks serve both phases.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """What a claim of the run is for."""
+
+    COPY = "copy"  #: from the source to the destination (Neptune, or its offline file)
+    UPLOAD = "upload"  #: from the offline file to Neptune, by `migrate sync`
+
+
+class RunStatus(StrEnum):
+    """Where a run stands in its phase."""
+
+    PENDING = "pending"  #: waits for a worker, perhaps until `not_before`
+    RUNNING = "running"  #: claimed; the claim holds until `lease_until`
+    DONE = "done"  #: every selected part is done and the counts agree
+    FAILED = "failed"  #: rejected, or failed too often; `migrate retry-failed` brings it back
+    SKIPPED = "skipped"  #: excluded by a filter, or gone before anything was copied; `reason` says which
+
+
+class PartStatus(StrEnum):
+    """Where a part of a run stands."""
+
+    OPEN = "open"  #: there may be more to read behind its cursor
+    DONE = "done"  #: read to its end as of the run's present fingerprint
+
+
+class Outcome(StrEnum):
+    """How an attempt ended; None while it goes on."""
+
+    DONE = "done"  #: the run is complete
+    RELEASED = "released"  #: clean stop; cost nothing
+    THROTTLED = "throttled"  #: a service asked to wait; cost nothing
+    RETRY = "retry"  #: failed, and will be tried again
+    FAILED = "failed"  #: failed for good
+    LOST = "lost"  #: its worker is gone, or its lease ended; cost nothing
+    CRASHED = "crashed"  #: killed its worker process
+    STALLED = "stalled"  #: stopped for making no progress
+
+
+class Unseen(StrEnum):
+    """What it means that an inventory did not list a run of the project."""
+
+    GONE = "gone"  #: the listing was complete: the source has the run no more
+    EXCLUDED = "excluded"  #: the listing was filtered: the run is not wanted
+
+
+MOVES: dict[RunStatus, frozenset[RunStatus]] = {
+    RunStatus.PENDING: frozenset({RunStatus.RUNNING, RunStatus.SKIPPED}),
+    RunStatus.RUNNING: frozenset({RunStatus.PENDING, RunStatus.DONE, RunStatus.FAILED, RunStatus.RUNNING}),
+    RunStatus.DONE: frozenset({RunStatus.PENDING}),
+    RunStatus.FAILED: frozenset({RunStatus.PENDING, RunStatus.SKIPPED}),
+    RunStatus.SKIPPED: frozenset({RunStatus.PENDING}),
+}
+"""Every allowed move; running -> running is the takeover of an expired lease."""
+
+
+def may_move(old: RunStatus, new: RunStatus) -> bool:
+    """Whether a run may go from `old` to `new`."""
+    return new in MOVES[old]
+
+
+def sources_of(new: RunStatus) -> frozenset[RunStatus]:
+    """The states from which a run may go to `new`."""
+    return frozenset(old for old in RunStatus if may_move(old, new))
+
+
+def listed(status: RunStatus, *, changed: bool) -> RunStatus:
+    """The status after an inventory has listed the run again; `changed`: since the copy began.
+
+    A running run is left to its worker: what has changed is noted, and a later inventory sees it again.
+    """
+    match status:
+        case RunStatus.DONE | RunStatus.FAILED if changed:
+            return RunStatus.PENDING
+        case RunStatus.SKIPPED:
+            return RunStatus.PENDING
+        case _:
+            return status
+
+
+def after_failure(failures: int, max_failures: int) -> RunStatus:
+    """The status after the `failures`-th failure in a row of which `max_failures` end the run."""
+    return RunStatus.PENDING if failures < max_failures else RunStatus.FAILED

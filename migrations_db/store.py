@@ -1,0 +1,357 @@
+"""Claims and fenced writes: the heart of the state database.
+
+    claim -> parts -> (intend, write, flush, checkpoint)* -> complete | release | throttle | fail
+
+One public method is one transaction. Methods marked *fenced* raise `LeaseLost`, and change nothing, unless the claim
+still holds. Times are the database's own. Every method may raise `StateError`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
+from hashlib import blake2b
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, func, insert, select, update
+
+from migrations_db import attempts
+from migrations_db.claiming import claim_statement, wait_statement
+from migrations_db.clock import now_plus, seconds_until
+from migrations_db.columns import safe
+from migrations_db.database import Database
+from migrations_db.errors import CountsDisagree, LeaseLost
+from migrations_db.inventory import Inventory
+from migrations_db.models import Invocation, Ledger, Part, Project, Run, Service, Setting
+from migrations_db.reports import Reports
+from migrations_db.rows import AnyRow, read_parts, run_query, to_claim
+from migrations_db.selecting import in_selection, one_of
+from migrations_db.states import Outcome, PartStatus, Phase, RunStatus
+from migrations_db.types import (
+    EVERYTHING,
+    Claim,
+    Failure,
+    PartProgress,
+    PartUpdate,
+    Pause,
+    Retry,
+    Selection,
+)
+from migrations_db.workers import Workers
+
+
+class Store:
+    """The state database. Made by `open_store`; used by many threads; each process opens its own."""
+
+    #: where it is, without password, for messages
+    address: str
+
+    def __init__(self, database: Database) -> None:
+        self.address = database.address
+        self.inventory = Inventory(database)
+        self.workers = Workers(database)
+        self.reports = Reports(database)
+        self._database = database
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._database.close()
+
+    # ------------------------------------------------------------ invocations and settings
+
+    def begin_invocation(self, command: str, host: str, pid: int, version: str) -> int:
+        """Note that a command starts; returns the number of the invocation (also the id of an inventory)."""
+        row = {"command": command, "host": host, "pid": pid, "version": version, "started_at": now_plus()}
+        with self._database.write() as connection:
+            return connection.execute(insert(Invocation).values(row).returning(Invocation.id)).scalar_one()
+
+    def end_invocation(self, invocation_id: int, exit_code: int) -> None:
+        """Note how it ended."""
+        ended = {"ended_at": now_plus(), "exit_code": exit_code}
+        with self._database.write() as connection:
+            connection.execute(update(Invocation).where(Invocation.id == invocation_id).values(ended))
+
+    def setting(self, key: str) -> str | None:
+        """A stored setting; None: never set."""
+        with self._database.read() as connection:
+            return connection.execute(select(Setting.value).where(Setting.key == key)).scalar()
+
+    def claim_setting(self, key: str, value: str) -> str:
+        """Store `value` unless the key is set already; returns what is stored, whoever stored it."""
+        with self._database.write() as connection:
+            connection.execute(self._database.insert(Setting).values(key=key, value=value).on_conflict_do_nothing())
+            return connection.execute(select(Setting.value).where(Setting.key == key)).scalar_one()
+
+    def select(self, project_globs: Collection[str] = (), run_ids: Collection[str] = ()) -> Selection:
+        """The runs that the patterns mean now; empty does not limit.
+
+        Globs match "name" or "entity/name", with case. `run_ids` are run ids, or "entity/project/run id". Fork
+        ancestors of named runs are selected with them, since a fork waits for its parent.
+        """
+        if not project_globs and not run_ids:
+            return EVERYTHING
+        with self._database.read() as connection:
+            projects = {
+                row.id: f"{row.entity}/{row.name}"
+                for row in connection.execute(select(Project.id, Project.entity, Project.name))
+                if not project_globs
+                or any(fnmatchcase(n, g) for g in project_globs for n in (row.name, f"{row.entity}/{row.name}"))
+            }
+            if not run_ids:
+                return Selection(projects=tuple(sorted(projects)))
+            return Selection(runs=_with_ancestors(connection, projects, run_ids))
+
+    # ------------------------------------------------------------ claims
+
+    def claim(self, worker_id: str, phase: Phase, lease_s: float, only: Selection = EVERYTHING) -> Claim | None:
+        """Take a run for a registered worker; None: nothing to take now (see `next_wait`).
+
+        Expired leases first (the old attempt is recorded as lost), then the biggest; runs whose last attempts ended
+        in silence come last. A fork waits while its parent is pending or running in the same phase.
+        """
+        with self._database.write() as connection:
+            run = connection.execute(claim_statement(phase, only), {"_worker": worker_id, "_lease_s": lease_s}).scalar()
+            if run is None:
+                return None
+            claim = to_claim(connection.execute(run_query().where(Run.id == run)).one())
+            attempts.begin_attempt(connection, claim)
+            return claim
+
+    def next_wait(self, phase: Phase, only: Selection = EVERYTHING) -> float | None:
+        """Seconds until `claim` may succeed (0: now); None: nothing will be to claim any more.
+
+        Runs of other workers may be released earlier than that: wait a few seconds at most, then ask again.
+        """
+        with self._database.read() as connection:
+            seconds: float | None = connection.execute(wait_statement(phase, only)).scalar()
+        return None if seconds is None else max(0.0, seconds)
+
+    def parts(self, claim: Claim) -> dict[str, PartProgress]:
+        """How far the parts of the run have come, by name; a part that was never begun is absent. Fenced.
+
+        When the source has changed since, parts are open again, with cursors and counts kept.
+        """
+        with self._database.read() as connection:
+            if connection.execute(select(Run.id).where(*_fence(claim))).scalar() is None:
+                raise _lost(claim)
+            return read_parts(connection, claim.run, claim.fingerprint)
+
+    def intend(self, claim: Claim, part: str, step: float) -> None:
+        """Note, before sending, that steps up to `step` may be sent; never goes back. Fenced."""
+        new = self._database.insert(Part).values(_NEW_PART | {"run": claim.run, "name": part, "intent": step})
+        higher = func.coalesce(Part.intent, step) <= step
+        with self._database.write() as connection:
+            _fenced_update(connection, claim, {"part": part, "active_at": now_plus()})
+            connection.execute(
+                new.on_conflict_do_update(index_elements=[Part.run, Part.name], set_={"intent": step}, where=higher)
+            )
+
+    def checkpoint(self, claim: Claim, updates: Sequence[PartUpdate], position: str | None = None) -> None:
+        """Save cursors, counts and ledger lines of what is durable now, all or nothing. Fenced.
+
+        `position` None keeps the saved one. Progress (something read, or a part done) sets `failures` back to 0.
+        """
+        values: dict[str, Any] = {"active_at": now_plus()}
+        if claim.phase is Phase.COPY:  # an upload moves the same points once more
+            values["points_read"] = Run.points_read + sum(u.read for u in updates)
+            values["points_written"] = Run.points_written + sum(u.written for u in updates)
+            values["size_bytes"] = Run.size_bytes + sum(u.size_bytes for u in updates)
+        if updates:
+            values["part"] = updates[-1].name
+        if position is not None:
+            values["position"] = position
+        if any(u.read or u.done for u in updates):
+            values |= {"failures": 0, "silent_attempts": 0}
+        with self._database.write() as connection:
+            _fenced_update(connection, claim, values)
+            for update_ in updates:
+                self._save_part(connection, claim, update_)
+                self._save_ledger(connection, claim.run, update_)
+
+    def complete(self, claim: Claim, selected: Collection[str]) -> None:
+        """The run is done. Fenced. `CountsDisagree` (and nothing changes) unless every selected part is done and
+        its read == written + skipped.
+        """
+        with self._database.write() as connection:
+            run = _hold(connection, claim)
+            parts = read_parts(connection, claim.run, claim.fingerprint)
+            for name in selected:
+                _check_part(claim, name, parts.get(name, PartProgress()))
+            attempts.succeed(connection, run.run)
+
+    def release(self, claim: Claim, outcome: Outcome = Outcome.RELEASED, delay_s: float = 0.0) -> None:
+        """Back to pending at no cost, not to be claimed for `delay_s`. Fenced."""
+        with self._database.write() as connection:
+            run = _hold(connection, claim)
+            attempts.give_back(connection, [run.run], outcome, delay_s=delay_s)
+
+    def throttle(self, claim: Claim, service: str, delay_s: float, failure: Failure) -> None:
+        """Back to pending at no cost; `service` is paused for all workers for `delay_s`. Fenced."""
+        with self._database.write() as connection:
+            run = _hold(connection, claim)
+            attempts.give_back(connection, [run.run], Outcome.THROTTLED, delay_s=delay_s, failure=failure)
+            self._pause(connection, service, delay_s, failure.message)
+
+    def fail(self, claim: Claim, failure: Failure, retry: Retry | None = None) -> RunStatus:
+        """The attempt failed; returns pending (it will be tried again) or failed. `retry` None: never again. Fenced."""
+        retry = retry or Retry(max_failures=0)
+        with self._database.write() as connection:
+            return attempts.count_failure(
+                connection,
+                _hold(connection, claim),
+                Outcome.RETRY,
+                failure,
+                max_failures=retry.max_failures,
+                delay_s=retry.delay_s,
+            )
+
+    # ------------------------------------------------------------ pauses of services
+
+    def pause(self, service: str, delay_s: float, reason: str) -> None:
+        """Ask all workers to leave `service` alone for `delay_s`; a longer pause stays."""
+        with self._database.write() as connection:
+            self._pause(connection, service, delay_s, reason)
+
+    def paused(self, service: str) -> Pause | None:
+        """The pause of `service`; None: go on."""
+        query = select(seconds_until(Service.not_before), Service.reason).where(Service.name == service)
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        return Pause(service, row[0], row[1]) if row and row[0] > 0 else None
+
+    # ------------------------------------------------------------ moves by command
+
+    def retry_failed(self, only: Selection = EVERYTHING, error_classes: Collection[str] = ()) -> int:
+        """Failed runs (of these classes; empty: all) back to pending, failures forgotten; returns how many."""
+        failed = [Run.status == RunStatus.FAILED, *in_selection(Run, only)]
+        if error_classes:
+            failed.append(Run.error_class.in_(error_classes))
+        values = {
+            "status": RunStatus.PENDING,
+            "failures": 0,
+            "silent_attempts": 0,
+            "not_before": None,
+            "finished_at": None,
+        }
+        with self._database.write() as connection:
+            return connection.execute(update(Run).where(*failed).values(values)).rowcount
+
+    def start_upload(self, only: Selection = EVERYTHING) -> int:
+        """(copy, done) -> (upload, pending); returns how many."""
+        copied = [Run.status == RunStatus.DONE, Run.phase == Phase.COPY, *in_selection(Run, only)]
+        values = {"phase": Phase.UPLOAD, "status": RunStatus.PENDING, "finished_at": None}
+        with self._database.write() as connection:
+            return connection.execute(update(Run).where(*copied).values(values)).rowcount
+
+    # ------------------------------------------------------------ inside transactions
+
+    def _save_part(self, connection: Connection, claim: Claim, new: PartUpdate) -> None:
+        changed: dict[str, Any] = {
+            "done_fingerprint": claim.fingerprint if new.done else None,
+            "updated_at": now_plus(),
+        }
+        if new.cursor is not None:
+            changed["cursor"] = json.dumps(new.cursor)
+        counts = {
+            "read": new.read,
+            "written": new.written,
+            "skipped": new.skipped,
+            "size_bytes": new.size_bytes,
+        }
+        row = self._database.insert(Part).values(_NEW_PART | {"run": claim.run, "name": new.name} | counts | changed)
+        sums = {column: getattr(Part, column) + getattr(row.excluded, column) for column in counts}
+        connection.execute(row.on_conflict_do_update(index_elements=[Part.run, Part.name], set_=changed | sums))
+
+    def _save_ledger(self, connection: Connection, run: int, new: PartUpdate) -> None:
+        if not new.ledger:
+            return
+        lines: dict[bytes, dict[str, Any]] = {}
+        for entry in new.ledger:
+            key = safe("\n".join((new.name, entry.kind, entry.reason, entry.path)))
+            digest = blake2b(key.encode(), digest_size=16).digest()
+            line = lines.setdefault(
+                digest,
+                {"run": run, "digest": digest, "part": new.name, "count": 0}
+                | {"kind": entry.kind, "path": entry.path, "reason": entry.reason},
+            )
+            line["count"] += entry.count
+        row = self._database.insert(Ledger)
+        row = row.on_conflict_do_update(
+            index_elements=[Ledger.run, Ledger.digest], set_={"count": Ledger.count + row.excluded.count}
+        )
+        connection.execute(row, list(lines.values()))
+
+    def _pause(self, connection: Connection, service: str, delay_s: float, reason: str) -> None:
+        row = self._database.insert(Service).values(name=service, not_before=now_plus(delay_s), reason=reason)
+        connection.execute(
+            row.on_conflict_do_update(
+                index_elements=[Service.name],
+                set_={"not_before": row.excluded.not_before, "reason": row.excluded.reason},
+                where=Service.not_before < row.excluded.not_before,
+            )
+        )
+
+
+_NEW_PART = {"read": 0, "written": 0, "skipped": 0, "size_bytes": 0, "updated_at": now_plus()}
+
+
+def _fence(claim: Claim) -> list[ColumnElement[bool]]:
+    """True of the run's row while the claim holds."""
+    return [
+        Run.id == claim.run,
+        Run.attempt == claim.attempt,
+        Run.claimed_by == claim.worker_id,
+        Run.status == RunStatus.RUNNING,
+    ]
+
+
+def _hold(connection: Connection, claim: Claim) -> attempts.Held:
+    runs = attempts.held(connection, *_fence(claim))
+    if not runs:
+        raise _lost(claim)
+    return runs[0]
+
+
+def _fenced_update(connection: Connection, claim: Claim, values: dict[str, Any]) -> None:
+    if connection.execute(update(Run).where(*_fence(claim)).values(values)).rowcount != 1:
+        raise _lost(claim)
+
+
+def _lost(claim: Claim) -> LeaseLost:
+    return LeaseLost(
+        f"{claim.ref}: the claim of {claim.worker_id} (attempt {claim.attempt}) has ended: another worker has the run, "
+        "or may take it. Nothing was saved; `migrate status` shows who has it."
+    )
+
+
+def _check_part(claim: Claim, name: str, part: PartProgress) -> None:
+    if part.status is not PartStatus.DONE:
+        raise CountsDisagree(f"{claim.ref}: part {name} is not done.", name)
+    if part.read != part.written + part.skipped:
+        raise CountsDisagree(
+            f"{claim.ref}: part {name} read {part.read} values, but wrote {part.written} and skipped {part.skipped}.",
+            name,
+        )
+
+
+def _with_ancestors(connection: Connection, projects: dict[int, str], run_ids: Collection[str]) -> tuple[int, ...]:
+    """The runs meant by `run_ids` in these projects, and the fork ancestors that are in the table."""
+    asked = {safe(text) for text in run_ids}
+    found: set[int] = set()
+    parents: set[tuple[int, str]] = set()
+    for run in _named(connection, {text.rpartition("/")[2] for text in asked}):
+        if run.project_id in projects and {run.run_id, f"{projects[run.project_id]}/{run.run_id}"} & asked:
+            found.add(run.id)
+            parents |= {(run.project_id, run.fork_run_id)} if run.fork_run_id else set()
+    while parents:
+        named = _named(connection, {run_id for _, run_id in parents})
+        new = [run for run in named if (run.project_id, run.run_id) in parents and run.id not in found]
+        found |= {run.id for run in new}
+        parents = {(run.project_id, run.fork_run_id) for run in new if run.fork_run_id}
+    return tuple(sorted(found))
+
+
+def _named(connection: Connection, run_ids: Collection[str]) -> Sequence[AnyRow]:
+    query = select(Run.id, Run.project_id, Run.run_id, Run.fork_run_id).where(one_of(Run.run_id, run_ids))
+    return connection.execute(query).all()

@@ -1,0 +1,441 @@
+"""What goes into the store and comes out of it: frozen data, never rows.
+
+`run` is always the number of a run in this database; `run_id` is the source's own id. Datetimes are aware, UTC.
+Points, read, written and skipped count values (not rows); sizes are bytes; `_s` are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from migrations_db.states import Outcome, PartStatus, Phase, RunStatus
+
+# ---------------------------------------------------------------- inventory
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectRow:
+    """A project as the inventory found it; (`source_service`, `entity`, `name`) identifies it.
+
+    `destination_name` and `name_note` are taken for a project that has no destination yet, else ignored.
+    """
+
+    entity: str
+    name: str
+    source_service: str
+    url: str
+    destination_name: str | None = None
+    name_note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A stored project. `name_note` says how a collision of names was resolved (None: there was none)."""
+
+    id: int
+    entity: str
+    name: str
+    source_service: str
+    url: str
+    destination_name: str | None
+    name_note: str | None
+
+    @property
+    def source(self) -> str:
+        return f"{self.entity}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run as the inventory found it. `size_hint`: about how many points it has (order of claims, bars)."""
+
+    run_id: str
+    name: str
+    source_state: str
+    fingerprint: str
+    created_at: datetime | None = None
+    heartbeat_at: datetime | None = None
+    history_rows: int | None = None
+    size_hint: int = 0
+    location: Sequence[str] | None = None
+    fork_run_id: str | None = None
+    fork_step: float | None = None
+    tags: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What an inventory page brought. `changed` are those that wait to be copied (again) because of it."""
+
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.new + other.new, self.changed + other.changed, self.unchanged + other.unchanged)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which runs a command is about, made by `Store.select`. None does not limit; an empty tuple selects nothing.
+
+    At most one of the two is set. `runs` holds the fork ancestors of the runs asked for, too.
+    """
+
+    projects: tuple[int, ...] | None = None
+    runs: tuple[int, ...] | None = None
+
+
+EVERYTHING = Selection()
+
+# ---------------------------------------------------------------- claims
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """A worker process. `id` is "host:pid:token"; `pid_started` (process create time) survives reuse of pids."""
+
+    id: str
+    host: str
+    pid: int
+    pid_started: float
+    invocation_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ForkOf:
+    """The run was forked from `run_id` (same project) after `step` (None: the source does not tell)."""
+
+    run_id: str
+    step: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A run that one worker may write until its lease ends, and all that is needed to copy it.
+
+    `attempt` is the fencing number: a later claim has a higher one, and this one's writes are refused from then on.
+    `fingerprint` is the source's when the copy began. `position` is where the destination stood at the last
+    checkpoint (None: nothing saved yet). `failures` in a row so far, this attempt not counted.
+    """
+
+    run: int
+    attempt: int
+    worker_id: str
+    phase: Phase
+    project_id: int
+    source_service: str
+    entity: str
+    project: str
+    project_url: str
+    destination_name: str | None
+    run_id: str
+    name: str
+    source_state: str
+    created_at: datetime | None
+    fork: ForkOf | None
+    location: Sequence[str] | None
+    history_rows: int | None
+    size_hint: int
+    fingerprint: str
+    position: str | None
+    failures: int
+
+    @property
+    def ref(self) -> str:
+        return f"{self.entity}/{self.project}/{self.run_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class PartProgress:
+    """How far a part has come. `intent`: the highest step that may have been sent (None: none)."""
+
+    status: PartStatus = PartStatus.OPEN
+    cursor: dict[str, Any] | None = None
+    intent: float | None = None
+    read: int = 0
+    written: int = 0
+    skipped: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """What did not arrive exactly as it was; entries of equal (kind, path, reason) add up. `kind`: any word."""
+
+    kind: str
+    path: str
+    reason: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PartUpdate:
+    """One part's share of a checkpoint: the new cursor, and what was added since the last (not totals).
+
+    `cursor` must be JSON data; None keeps the saved one. Whatever is in `ledger` does not count as skipped by
+    itself: `skipped` does.
+    """
+
+    name: str
+    cursor: Mapping[str, Any] | None
+    done: bool = False
+    read: int = 0
+    written: int = 0
+    skipped: int = 0
+    size_bytes: int = 0
+    ledger: Sequence[LedgerEntry] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt ended. `error_class` is a short word that groups failures in `status`."""
+
+    error_class: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Try again after `delay_s`, unless this was the `max_failures`-th failure in a row."""
+
+    max_failures: int
+    delay_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a worker does with a run: the part, and how long ago it last made progress."""
+
+    part: str | None
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A service asked all workers to wait."""
+
+    service: str
+    seconds_left: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """A claim without progress for `idle_s`."""
+
+    worker_id: str
+    run: int
+    ref: str
+    part: str | None
+    idle_s: float
+
+
+# ---------------------------------------------------------------- reports
+
+
+@dataclass(frozen=True, slots=True)
+class PartSums:
+    """Totals of one part over all runs."""
+
+    name: str
+    read: int
+    written: int
+    skipped: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectCounts:
+    """Runs of one project by status; every status is there."""
+
+    project: Project
+    runs: Mapping[RunStatus, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One run out of a group: its `ref` is "entity/project/run id"."""
+
+    ref: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Failed runs of one error class; the example's text is its message."""
+
+    error_class: str
+    count: int
+    example: Example
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerGroup:
+    """Ledger lines of equal reason, part and kind; the example's text is a path. `runs`: in how many runs."""
+
+    reason: str
+    part: str
+    kind: str
+    count: int
+    runs: int
+    example: Example
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonGroup:
+    """Runs with equal status and reason: why they are skipped, or a note ("gone from the source")."""
+
+    status: RunStatus
+    reason: str
+    count: int
+    example_ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A worker that has not stopped, and one of its claims (None: idle)."""
+
+    id: str
+    host: str
+    pid: int
+    heartbeat_age_s: float
+    run: int | None
+    ref: str | None
+    part: str | None
+    idle_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """All that `migrate status` shows, as of one moment."""
+
+    runs: Mapping[RunStatus, int]  #: every status is there
+    phases: Mapping[Phase, Mapping[RunStatus, int]]
+    parts: Sequence[PartSums]
+    projects: Sequence[ProjectCounts]
+    failures: Sequence[FailureGroup]  #: most frequent first
+    ledger: Sequence[LedgerGroup]  #: most frequent first
+    reasons: Sequence[ReasonGroup]  #: most frequent first
+    workers: Sequence[WorkerRow]
+    pauses: Sequence[Pause]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRun:
+    """A run in progress, for its bar. `points_expected` is a guess."""
+
+    run: int
+    ref: str
+    name: str
+    worker_id: str
+    part: str | None
+    points_read: int
+    points_expected: int
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a phase has come. `runs` has every status; runs that wait for their upload are done with the copy.
+
+    `points_expected` is a guess that becomes exact as runs end; skipped runs do not count.
+    """
+
+    runs: Mapping[RunStatus, int]
+    points_read: int
+    points_written: int
+    points_expected: int
+    size_bytes: int
+    running: Sequence[RunningRun] = ()
+
+    @property
+    def runs_total(self) -> int:
+        """All runs but the skipped ones."""
+        return sum(self.runs.values()) - self.runs[RunStatus.SKIPPED]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run in a list."""
+
+    run: int
+    ref: str
+    name: str
+    phase: Phase
+    status: RunStatus
+    error_class: str | None
+    error_message: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One attempt; `outcome` is None while it goes on."""
+
+    number: int
+    phase: Phase
+    worker_id: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: Outcome | None
+    error_class: str | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """One line of a run's ledger."""
+
+    part: str
+    kind: str
+    path: str
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunDetail:
+    """One run in full, without its ledger (`Reports.ledger` iterates over that)."""
+
+    run: int
+    project: Project
+    run_id: str
+    name: str
+    source_state: str
+    created_at: datetime | None
+    heartbeat_at: datetime | None
+    history_rows: int | None
+    size_hint: int
+    fingerprint: str
+    copied_fingerprint: str | None
+    location: Sequence[str] | None
+    fork: ForkOf | None
+    tags: Sequence[str]
+    phase: Phase
+    status: RunStatus
+    reason: str | None
+    claimed_by: str | None
+    lease_until: datetime | None
+    attempt: int
+    failures: int
+    not_before: datetime | None
+    position: str | None
+    error_class: str | None
+    error_message: str | None
+    points_read: int
+    points_written: int
+    size_bytes: int
+    part: str | None
+    active_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    parts: Mapping[str, PartProgress] = field(default_factory=dict)
+    attempts: Sequence[AttemptRow] = ()
+
+    @property
+    def ref(self) -> str:
+        return f"{self.project.source}/{self.run_id}"

@@ -1,0 +1,1 @@
+"""Alembic versions of the tables; `engine.open_store` runs them."""

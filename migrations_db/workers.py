@@ -1,0 +1,126 @@
+"""Workers: heartbeats that keep leases, and what becomes of the claims of workers that die."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from sqlalchemy import Connection, select, update
+
+from migrations_db import attempts
+from migrations_db.clock import now_plus, seconds_until
+from migrations_db.database import Database
+from migrations_db.models import Project, Run, Worker
+from migrations_db.rows import ref
+from migrations_db.states import Outcome, RunStatus
+from migrations_db.types import Activity, Failure, Stalled, WorkerInfo
+
+
+class Workers:
+    """`store.workers`. Called by each worker's heartbeat and by the supervisor."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def register(self, worker: WorkerInfo) -> None:
+        """Must come before the worker's first claim."""
+        row = {
+            "id": worker.id,
+            "host": worker.host,
+            "pid": worker.pid,
+            "pid_started": worker.pid_started,
+            "invocation_id": worker.invocation_id,
+            "started_at": now_plus(),
+            "heartbeat_at": now_plus(),
+        }
+        with self._database.write() as connection:
+            connection.execute(self._database.insert(Worker).values(row).on_conflict_do_nothing())
+
+    def heartbeat(self, worker_id: str, lease_s: float, active: Mapping[int, Activity] | None = None) -> dict[int, int]:
+        """Renew the leases of all claims of the worker; returns {run: attempt} of those it still holds.
+
+        `active` says by run what it does. A run that is missing in the answer is lost: stop writing it.
+        """
+        with self._database.write() as connection:
+            runs = {run.run: run.attempt for run in attempts.held(connection, Run.claimed_by == worker_id)}
+            # Whoever speaks is alive, even if somebody has thought otherwise.
+            alive = {"heartbeat_at": now_plus(), "stopped_at": None}
+            connection.execute(update(Worker).where(Worker.id == worker_id).values(alive))
+            if runs:
+                renewed = update(Run).where(Run.id.in_(runs))
+                connection.execute(renewed.values(lease_until=now_plus(lease_s)))
+            for run, activity in (active or {}).items():
+                if run in runs:
+                    values = {"part": activity.part, "active_at": now_plus(-activity.idle_s)}
+                    connection.execute(update(Run).where(Run.id == run).values(values))
+        return runs
+
+    def stop(self, worker_id: str) -> None:
+        """The worker ends; claims that it still holds are released at no cost."""
+        with self._database.write() as connection:
+            runs = attempts.held(connection, Run.claimed_by == worker_id)
+            attempts.give_back(connection, [run.run for run in runs], Outcome.RELEASED)
+            _mark_stopped(connection, [worker_id])
+
+    def recover(self, host: str, is_alive: Callable[[int, float], bool]) -> int:
+        """Release, at no cost, the claims of this host's workers whose process is gone; returns how many claims.
+
+        `is_alive(pid, pid_started)` is asked outside of any transaction.
+        """
+        query = select(Worker.id, Worker.pid, Worker.pid_started).where(
+            Worker.host == host, Worker.stopped_at.is_(None)
+        )
+        with self._database.read() as connection:
+            workers = connection.execute(query).all()
+        dead = [worker.id for worker in workers if not is_alive(worker.pid, worker.pid_started)]
+        if not dead:
+            return 0
+        with self._database.write() as connection:
+            runs = attempts.held(connection, Run.claimed_by.in_(dead))
+            attempts.give_back(connection, [run.run for run in runs], Outcome.LOST)
+            _mark_stopped(connection, dead)
+        return len(runs)
+
+    def crash(
+        self,
+        worker_id: str,
+        culprits: Collection[int] | None,
+        failure: Failure,
+        outcome: Outcome,
+        max_failures: int,
+    ) -> int:
+        """The worker died or was killed. Culprits (None: all its claims) fail with `outcome` CRASHED or STALLED;
+        its other claims are released at no cost. Returns how many runs have failed for good.
+        """
+        with self._database.write() as connection:
+            runs = attempts.held(connection, Run.claimed_by == worker_id)
+            guilty = [run for run in runs if culprits is None or run.run in culprits]
+            ends = [
+                attempts.count_failure(connection, run, outcome, failure, max_failures=max_failures) for run in guilty
+            ]
+            others = [run.run for run in runs if run not in guilty]
+            attempts.give_back(connection, others, Outcome.LOST)
+            _mark_stopped(connection, [worker_id])
+        return ends.count(RunStatus.FAILED)
+
+    def stalled(self, worker_ids: Collection[str], older_than_s: float) -> list[Stalled]:
+        """Claims of these workers without progress for longer than that, the longest first."""
+        query = (
+            select(
+                Run.claimed_by,
+                Run.id,
+                Run.part,
+                seconds_until(Run.active_at).label("left"),
+                Project.entity,
+                Project.name.label("project"),
+                Run.run_id,
+            )
+            .join(Project, Project.id == Run.project_id)
+            .where(Run.claimed_by.in_(worker_ids), Run.active_at < now_plus(-older_than_s))
+            .order_by(Run.active_at)
+        )
+        with self._database.read() as connection:
+            return [Stalled(row.claimed_by, row.id, ref(row), row.part, -row.left) for row in connection.execute(query)]
+
+
+def _mark_stopped(connection: Connection, worker_ids: Collection[str]) -> None:
+    connection.execute(update(Worker).where(Worker.id.in_(worker_ids)).values(stopped_at=now_plus()))
