@@ -9,12 +9,13 @@ still holds. Times are the database's own. Every method may raise `StateError`.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from migrations_db import attempts
 from migrations_db.claiming import claim_statement, wait_statement
@@ -137,15 +138,16 @@ class Store:
                 raise _lost(claim)
             return read_parts(connection, claim.run, claim.fingerprint)
 
-    def intend(self, claim: Claim, part: str, step: float) -> None:
-        """Note, before sending, that steps up to `step` may be sent; never goes back. Fenced."""
-        new = self._database.insert(Part).values(_NEW_PART | {"run": claim.run, "name": part, "intent": step})
-        higher = func.coalesce(Part.intent, step) <= step
+    def intend(self, claim: Claim, steps: Mapping[str, float]) -> None:
+        """Note, before sending, up to which step each part may be sent; never goes back. Fenced."""
         with self._database.write() as connection:
-            _fenced_update(connection, claim, {"part": part, "active_at": now_plus()})
-            connection.execute(
-                new.on_conflict_do_update(index_elements=[Part.run, Part.name], set_={"intent": step}, where=higher)
-            )
+            _fenced_update(connection, claim, {"active_at": now_plus()})
+            for part, step in steps.items():
+                new = self._database.insert(Part).values(_NEW_PART | {"run": claim.run, "name": part, "intent": step})
+                higher = func.coalesce(Part.intent, step) <= step
+                connection.execute(
+                    new.on_conflict_do_update(index_elements=[Part.run, Part.name], set_={"intent": step}, where=higher)
+                )
 
     def checkpoint(self, claim: Claim, updates: Sequence[PartUpdate], position: str | None = None) -> None:
         """Save cursors, counts and ledger lines of what is durable now, all or nothing. Fenced.
@@ -153,10 +155,6 @@ class Store:
         `position` None keeps the saved one. Progress (something read, or a part done) sets `failures` back to 0.
         """
         values: dict[str, Any] = {"active_at": now_plus()}
-        if claim.phase is Phase.COPY:  # an upload moves the same points once more
-            values["points_read"] = Run.points_read + sum(u.read for u in updates)
-            values["points_written"] = Run.points_written + sum(u.written for u in updates)
-            values["size_bytes"] = Run.size_bytes + sum(u.size_bytes for u in updates)
         if updates:
             values["part"] = updates[-1].name
         if position is not None:
@@ -164,6 +162,12 @@ class Store:
         if any(u.read or u.done for u in updates):
             values |= {"failures": 0, "silent_attempts": 0}
         with self._database.write() as connection:
+            _hold(connection, claim)
+            updates = [_start_anew(connection, claim.run, u) if u.fresh else u for u in updates]
+            if claim.phase is Phase.COPY:  # an upload moves the same points once more
+                values["points_read"] = Run.points_read + sum(u.read for u in updates)
+                values["points_written"] = Run.points_written + sum(u.written for u in updates)
+                values["size_bytes"] = Run.size_bytes + sum(u.size_bytes for u in updates)
             _fenced_update(connection, claim, values)
             for update_ in updates:
                 self._save_part(connection, claim, update_)
@@ -291,6 +295,22 @@ class Store:
                 where=Service.not_before < row.excluded.not_before,
             )
         )
+
+
+def _start_anew(connection: Connection, run: int, new: PartUpdate) -> PartUpdate:
+    """Forget the part's ledger, and its counts: what comes back adds up to those of `new` alone."""
+    connection.execute(delete(Ledger).where(Ledger.run == run, Ledger.part == new.name))
+    columns = (Part.read, Part.written, Part.skipped, Part.size_bytes)
+    old = connection.execute(select(*columns).where(Part.run == run, Part.name == new.name)).one_or_none()
+    if old is None:
+        return new
+    return replace(
+        new,
+        read=new.read - old.read,
+        written=new.written - old.written,
+        skipped=new.skipped - old.skipped,
+        size_bytes=new.size_bytes - old.size_bytes,
+    )
 
 
 _NEW_PART = {"read": 0, "written": 0, "skipped": 0, "size_bytes": 0, "updated_at": now_plus()}

@@ -177,7 +177,7 @@ class PartUpdate:
     """One part's share of a checkpoint: the new cursor, and what was added since the last (not totals).
 
     `cursor` must be JSON data; None keeps the saved one. Whatever is in `ledger` does not count as skipped by
-    itself: `skipped` does.
+    itself: `skipped` does. `fresh`: the part was read from its start again, so counts and ledger start anew with this.
     """
 
     name: str
@@ -188,6 +188,7 @@ class PartUpdate:
     skipped: int = 0
     size_bytes: int = 0
     ledger: Sequence[LedgerEntry] = ()
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,9 @@ def _unexpected(error: Exception) -> int:
 
 
 def _say(message: str, exit_code: ExitCode) -> ExitCode:
-    print(f"Error: {message}", file=sys.stderr)
+    from migrator.log import without_keys
+
+    print(f"Error: {without_keys(message)}", file=sys.stderr)
     return exit_code
 
 

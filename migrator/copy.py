@@ -18,6 +18,7 @@ from pathlib import Path
 from migrations_db.states import PartStatus
 from migrations_db.types import Claim, PartProgress
 from migrator.destinations.base import Destination, RunTarget
+from migrator.errors import RunError
 from migrator.naming import Renamed, neptune_run_id, neptune_run_name
 from migrator.parts import PARTS
 from migrator.parts.base import Context, MappingOptions
@@ -75,15 +76,19 @@ def copy_run(
         )
         with destination.open_run(target, claim.position) as out:
             pipeline = Pipeline(claim, claims, run, out, workspace.progress, plan.clock)
-            for name in plan.parts:
-                progress = saved.get(name, PartProgress())
-                if progress.status is PartStatus.DONE:
-                    continue
-                workspace.progress.at(name)
-                for batch in PARTS[name](run, progress.cursor or {}, context):
-                    if notes and name == "attributes":
-                        batch.ledger.extend(notes)
-                    pipeline.send(name, batch, progress.intent)
+            try:
+                for name in plan.parts:
+                    progress = saved.get(name, PartProgress())
+                    if progress.status is PartStatus.DONE:
+                        continue
+                    workspace.progress.at(name)
+                    for batch in PARTS[name](run, progress.cursor or {}, context):
+                        if notes and name == "attributes":
+                            batch.ledger.extend(notes)
+                        pipeline.send(name, batch, progress.intent)
+            except RunError:
+                pipeline.salvage()
+                raise
             pipeline.drain()
             workspace.progress.check()
             out.write([Assign({"migration/complete": True})])

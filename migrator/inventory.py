@@ -49,17 +49,8 @@ def matches(project: SourceProject, patterns: Sequence[str]) -> bool:
     )
 
 
-def take_inventory(
-    source: Source,
-    store: Store,
-    scope: Scope,
-    inventory_id: int,
-    tick: Callable[[str, int, int | None], None],
-) -> Iterator[ProjectResult]:
-    """List all runs in scope, project by project, and save them page by page.
-
-    `tick(project, runs listed, runs in all or None)` follows the progress. Raises `UserError` when nothing matches.
-    """
+def find_projects(source: Source, scope: Scope) -> list[SourceProject]:
+    """The projects in scope. `UserError` when nothing matches, or one of the patterns does not."""
     found = [project for project in source.projects(scope.entity) if matches(project, scope.projects)]
     if not found:
         wanted = ", ".join(scope.projects) or "any project"
@@ -68,7 +59,24 @@ def take_inventory(
             + (f" in entity '{scope.entity}'" if scope.entity else "")
             + ": `migrate inventory` without --projects lists all"
         )
-    _check_patterns(found, scope.projects)
+    for pattern in scope.projects:  # a name that matches nothing is a typing error; better told than left out
+        if not any(matches(project, [pattern]) for project in found):
+            raise UserError(f"no project matches '{pattern}': `migrate inventory` without --projects lists all")
+    return found
+
+
+def take_inventory(
+    source: Source,
+    found: Sequence[SourceProject],
+    store: Store,
+    scope: Scope,
+    inventory_id: int,
+    tick: Callable[[str, int, int | None], None],
+) -> Iterator[ProjectResult]:
+    """List all runs in scope of the projects that were found, one after the other, and save them page by page.
+
+    `tick(project, runs listed, runs in all or None)` follows the progress.
+    """
     saved = save_projects(store, source.service, found, scope.project_map)
     filtered = scope.only != RunFilter()
     for project, row in zip(found, saved, strict=True):
@@ -85,13 +93,6 @@ def take_inventory(
             tick(project.name, listed, total)
         unseen = store.inventory.finish_inventory(row.id, inventory_id, Unseen.EXCLUDED if filtered else Unseen.GONE)
         yield ProjectResult(row, listed, counts, history_rows, states, unseen)
-
-
-def _check_patterns(found: Sequence[SourceProject], patterns: Sequence[str]) -> None:
-    """A name that matches nothing is a typing error; better told than left out."""
-    for pattern in patterns:
-        if not any(matches(project, [pattern]) for project in found):
-            raise UserError(f"no project matches '{pattern}': `migrate inventory` without --projects lists all")
 
 
 def save_projects(

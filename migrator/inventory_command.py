@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from migrations_db import open_store
 from migrator.errors import ExitCode
-from migrator.inventory import ProjectResult, Scope, take_inventory
+from migrator.inventory import ProjectResult, Scope, find_projects, take_inventory
 from migrator.job import build_api_source, build_local_source
 from migrator.log import start_log
 from migrator.report.text import add_row, new_table, say
@@ -30,15 +30,17 @@ def inventory_command(scope: Scope, local: Sequence[Path], work_dir: Path, commo
     """List, save, report."""
     start_log(LOG_DIR / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-inventory-{os.getpid()}.jsonl", common.verbose)
     with scratch_directory(work_dir) as scratch:
-        # the source first: a wrong key or directory must not leave an empty database behind
         source = build_local_source(local) if local else build_api_source(scratch / "wandb")
-        with closing(source), closing(open_store(common.db)) as store:
+        with ExitStack() as stack:
+            stack.enter_context(closing(source))
+            found = find_projects(source, scope)  # first: a wrong key or name must not leave an empty database behind
+            store = stack.enter_context(closing(open_store(common.db)))
             inventory_id = store.begin_invocation("inventory", socket.gethostname(), os.getpid(), tool_version())
             exit_code = ExitCode.UNEXPECTED
             bar = _Bar(hidden=common.quiet or not sys.stderr.isatty())
             try:
                 results = []
-                for result in take_inventory(source, store, scope, inventory_id, bar.tick):
+                for result in take_inventory(source, found, store, scope, inventory_id, bar.tick):
                     results.append(result)
                 exit_code = ExitCode.OK
             finally:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from migrations_db.states import Phase
 from migrations_db.types import EVERYTHING, Selection
+from migrator.binding import Binding
 from migrator.destinations.base import Destination
 from migrator.errors import ExitCode, UserError
 from migrator.parts.base import MappingOptions
@@ -36,6 +37,7 @@ class Job:
     tool_version: str
     log_file: Path
     invocation_id: int
+    binding: Binding | None = None
     only: Selection = EVERYTHING
     visibility: str = "priv"
     lanes: int = 8  # runs that one worker copies at a time

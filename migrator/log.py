@@ -20,11 +20,11 @@ class _JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return _without_secrets(json.dumps(line, ensure_ascii=False))
+        return without_keys(json.dumps(line, ensure_ascii=False))
 
 
-def _without_secrets(text: str) -> str:
-    """Vendors put what they like in their messages: no line carries a key."""
+def without_keys(text: str) -> str:
+    """`text` without the keys of this process: servers and vendors put what they like in their messages."""
     for name in ("WANDB_API_KEY", "NEPTUNE_API_TOKEN"):
         secret = os.environ.get(name)
         if secret:

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from migrations_db.types import Claim, LedgerEntry, PartProgress, PartUpdate
 from migrator.destinations.base import Barrier, DestinationRun, Refused
-from migrator.errors import MigratorError
+from migrator.errors import MigratorError, RunError
 from migrator.records import AddTags, Assign, AssignFile, Batch, Entry, Kind, LocalFile, Points, Record
 from migrator.sources.base import SourceRun
 
@@ -49,7 +49,7 @@ class Claims(Protocol):
 
     def parts(self, claim: Claim) -> dict[str, PartProgress]: ...
 
-    def intend(self, claim: Claim, part: str, step: float) -> None: ...
+    def intend(self, claim: Claim, steps: Mapping[str, float]) -> None: ...
 
     def checkpoint(self, claim: Claim, updates: Sequence[PartUpdate], position: str | None = None) -> None: ...
 
@@ -111,6 +111,13 @@ class Pipeline:
         self._dispatch()
         self._settle(len(self._in_flight))
 
+    def salvage(self) -> None:
+        """After an error: keep what was read before it, if the destination still takes it."""
+        try:
+            self.drain()
+        except RunError:
+            pass  # the first error tells more; what is not saved is read again
+
     def _stop_if_asked(self) -> None:
         try:
             self._progress.check()
@@ -130,9 +137,9 @@ class Pipeline:
         if not self._gathered:
             return
         items, self._gathered = self._gathered, []
-        for item in items:
-            if item.batch.until_step is not None:
-                self._claims.intend(self._claim, item.part, item.batch.until_step)
+        steps = {item.part: item.batch.until_step for item in items if item.batch.until_step is not None}
+        if steps:
+            self._claims.intend(self._claim, steps)
         for item in items:
             seen, unseen = _split(item.batch.records, item.intent)
             if seen:
@@ -182,6 +189,7 @@ def _updates(items: Sequence[_Item], refused: Sequence[Refused]) -> Iterator[Par
             name=part,
             cursor=batches[-1].cursor,
             done=batches[-1].done,
+            fresh=batches[0].fresh,
             read=sum(batch.read for batch in batches),
             written=written - lost,
             skipped=sum(entry.count for entry in ledger if entry.kind is Kind.SKIPPED) + lost,

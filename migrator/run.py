@@ -15,6 +15,7 @@ from migrations_db import open_store
 from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Progress, Selection
+from migrator.binding import Binding
 from migrator.display import display_for
 from migrator.errors import ExitCode, UserError
 from migrator.job import Job, neptune_api_token
@@ -72,7 +73,10 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
     with opened(common.db) as store, scratch_directory(settings.work_dir) as scratch:
         if settings.mode == "online":
             neptune_api_token()  # asked for before anything starts
-        bind_destination(store, settings)
+        binding = binding_of(settings)
+        binding.check(store)
+        if settings.phase is Phase.UPLOAD:
+            check_offline(store)
         only = selection(store, settings)
         command = "run" if settings.phase is Phase.COPY else "sync"
         log_file = LOG_DIR.absolute() / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{command}-{os.getpid()}.jsonl"
@@ -90,15 +94,17 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
             tool_version=tool_version(),
             log_file=log_file,
             invocation_id=invocation_id,
+            binding=binding,
             only=only,
             visibility=settings.visibility,
             verbose=common.verbose,
         )
-        workers = min(settings.supervision.workers, max(1, waiting(store, settings.phase, only)))
+        left = waiting(store, settings.phase, only)
         display = display_for(quiet=common.quiet)
         exit_code = ExitCode.UNEXPECTED
         try:
-            exit_code = Supervisor(job, replace(settings.supervision, workers=workers), store, display).run()
+            supervision = replace(settings.supervision, workers=min(settings.supervision.workers, left))
+            exit_code = Supervisor(job, supervision, store, display).run() if left else ExitCode.OK
             progress = store.reports.progress(settings.phase, only)
             skipped = sum(part.skipped for part in store.reports.overview().parts)
             if exit_code is ExitCode.OK and (progress.runs[RunStatus.FAILED] or (settings.strict and skipped)):
@@ -119,23 +125,21 @@ def opened(db: str) -> Iterator[Store]:
         store.close()
 
 
-def bind_destination(store: Store, settings: RunSettings) -> None:
-    """A database belongs to one destination: its cursors say what is durable there."""
-    if settings.phase is Phase.UPLOAD:
-        return
+def binding_of(settings: RunSettings) -> Binding:
+    """The destination that the database must belong to."""
     if settings.mode == "offline":
-        address = f"offline:{settings.offline_dir.absolute()}"
-    else:
-        from migrator.destinations.neptune_sdk import address_of
+        return Binding("destination", f"offline:{settings.offline_dir.absolute()}")
+    from migrator.destinations.neptune_sdk import address_of
 
-        address = f"{address_of(neptune_api_token())} workspace {settings.workspace}"
-    bound = store.claim_setting("destination", address)
-    if bound != address:
-        advice = "`migrate sync` uploads offline files" if bound.startswith("offline:") else "use the same settings"
-        raise UserError(
-            f"the runs of this state database go to {bound}, not to {address}: {advice}, "
-            "or take --db OTHER for another destination"
-        )
+    setting = "destination" if settings.phase is Phase.COPY else "upload destination"
+    return Binding(setting, f"{address_of(neptune_api_token())} workspace {settings.workspace}")
+
+
+def check_offline(store: Store) -> None:
+    """Runs that went straight to Neptune have no offline files: as uploads they would all fail."""
+    bound = store.setting("destination")
+    if bound and not bound.startswith("offline:"):
+        raise UserError(f"there is nothing to upload: the runs of this state database go straight to {bound}")
 
 
 def selection(store: Store, settings: RunSettings) -> Selection:

@@ -69,7 +69,7 @@ class _Upload:
         after = self._cursor["operation"]
         while logged := self._log.next_operation(after):
             self._go_on()
-            self._claims.intend(self._claim, PART, logged.last_id)
+            self._claims.intend(self._claim, {PART: logged.last_id})
             self._out.send_operation(logged.operation, replayed=after < self._sent_before)
             after = logged.last_id
             if logged.operation.HasField("create"):

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -37,7 +37,7 @@ from migrator.copy import CopyPlan, Workspace, copy_run
 from migrator.destinations.base import Destination
 from migrator.errors import ErrorClass, ExitCode, Rejected, RunError, Throttled, UserError
 from migrator.job import Job, build_api_source, build_destination, build_local_source
-from migrator.log import start_log
+from migrator.log import start_log, without_keys
 from migrator.pipeline import Stopped
 from migrator.sources.base import Source
 
@@ -79,7 +79,7 @@ def run_worker(job: Job, number: int, supervisor_pid: int, pipe: Pipe) -> None:
     except Exception as error:
         log.exception("worker %d ends", number)
         ended = Ended(ExitCode.UNEXPECTED, f"{type(error).__name__}: {error}. See {job.log_file}")
-    pipe.send(ended)
+    pipe.send(replace(ended, message=ended.message and without_keys(ended.message)))
 
 
 @dataclass(slots=True)
@@ -260,10 +260,10 @@ class _Worker:
             except Throttled as error:
                 delay_s = PAUSE_S if error.retry_after_s is None else error.retry_after_s
                 log.warning("run %s: %s: %s; all workers wait %.0f s", claim.ref, error.error_class, error, delay_s)
-                store.throttle(claim, error.service, delay_s, Failure(error.error_class, str(error)))
+                store.throttle(claim, error.service, delay_s, _failure(error.error_class, str(error)))
             except Rejected as error:
                 log.error("run %s: %s: %s", claim.ref, error.error_class, error)
-                store.fail(claim, Failure(error.error_class, str(error)))
+                store.fail(claim, _failure(error.error_class, str(error)))
             except RunError as error:
                 self._retry(claim, error.error_class, str(error))
             except OSError as error:
@@ -276,9 +276,8 @@ class _Worker:
 
     def _retry(self, claim: Claim, error_class: ErrorClass, message: str, max_failures: int | None = None) -> None:
         delay_s = min(RETRY_BASE_S * 2**claim.failures, RETRY_MAX_S) * random.uniform(0.5, 1.5)
-        status = self._store.fail(
-            claim, Failure(error_class, message), Retry(max_failures or self.job.max_failures, delay_s)
-        )
+        retry = Retry(max_failures or self.job.max_failures, delay_s)
+        status = self._store.fail(claim, _failure(error_class, message), retry)
         log.warning("run %s: %s: %s (now %s)", claim.ref, error_class, message, status)
 
     @contextmanager
@@ -295,6 +294,8 @@ class _Worker:
         project = f"{self.job.workspace}/{claim.destination_name}"
         if project not in self._projects:
             self._destination.ensure_project(project, f"Exported from {claim.project_url}")
+            if self.job.binding:
+                self.job.binding.bind(self._store)
             self._projects.add(project)
 
     def _source(self, service: str) -> Source:
@@ -305,6 +306,11 @@ class _Worker:
                 else:
                     self._sources[service] = build_api_source(self._scratch / "wandb")
             return self._sources[service]
+
+
+def _failure(error_class: ErrorClass, message: str) -> Failure:
+    """What the state database keeps of an error."""
+    return Failure(error_class, without_keys(message))
 
 
 def _os_error_class(error: OSError) -> ErrorClass:

@@ -378,7 +378,7 @@ def test_a_lease_that_holds_is_not_taken_over(store: Store, worker: str) -> None
 
 FENCED: dict[str, Callable[[Store, Claim], object]] = {
     "parts": lambda store, claim: store.parts(claim),
-    "intend": lambda store, claim: store.intend(claim, "history", 1.0),
+    "intend": lambda store, claim: store.intend(claim, {"history": 1.0}),
     "checkpoint": lambda store, claim: store.checkpoint(claim, [PartUpdate("history", {"step": 99}, read=1)]),
     "complete": lambda store, claim: store.complete(claim, []),
     "release": lambda store, claim: store.release(claim),
@@ -519,7 +519,7 @@ def test_an_intent_never_goes_back(store: Store, worker: str) -> None:
     add(store, "a")
     claim = take(store)
     for step in (5.0, 2.0, 7.5):
-        store.intend(claim, "history", step)
+        store.intend(claim, {"history": step})
     assert store.parts(claim)["history"].intent == 7.5
     store.checkpoint(claim, [PartUpdate("history", {"step": 8}, done=True)])
     assert store.parts(claim)["history"].intent == 7.5
