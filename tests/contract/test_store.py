@@ -505,6 +505,21 @@ def test_a_checkpoint_saves_cursors_counts_and_ledger_together(store: Store, wor
     assert store.parts(claim) == run.parts
 
 
+def test_a_part_that_is_read_anew_counts_anew(store: Store, worker: str) -> None:
+    add(store, "a")
+    claim = take(store)
+    nan = LedgerEntry("skipped", "loss", "nan")
+    store.checkpoint(claim, [PartUpdate("config", {}, read=5, written=4, skipped=1, size_bytes=9, ledger=[nan])])
+    other = PartUpdate("history", {}, read=3, written=2, skipped=1, ledger=[nan])
+    again = PartUpdate("config", {}, done=True, read=6, written=6, size_bytes=10, fresh=True)
+    store.checkpoint(claim, [other, again])
+    config = store.parts(claim)["config"]
+    assert (config.read, config.written, config.skipped, config.size_bytes) == (6, 6, 0, 10)
+    run = detail(store, "a")
+    assert (run.points_read, run.points_written, run.size_bytes) == (9, 8, 10)
+    assert [(line.part, line.count) for line in store.reports.ledger(run.run)] == [("history", 1)]
+
+
 def test_a_refused_checkpoint_saves_nothing_of_it(store: Store, worker: str) -> None:
     add(store, "a")
     claim = take(store)
