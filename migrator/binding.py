@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from migrations_db.store import Store
 from migrator.errors import UserError
 
+COPIES, UPLOADS = "destination", "upload destination"  # keys of settings in the state database
+
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """`setting` is the key in the state database: copies and uploads of offline files each have their own."""
+    """`setting` is COPIES, or for offline files on their way to Neptune UPLOADS."""
 
     setting: str
     address: str

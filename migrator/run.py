@@ -15,7 +15,7 @@ from migrations_db import open_store
 from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Progress, Selection
-from migrator.binding import Binding
+from migrator.binding import COPIES, UPLOADS, Binding
 from migrator.display import display_for
 from migrator.errors import ExitCode, UserError
 from migrator.job import Job, neptune_api_token
@@ -128,16 +128,16 @@ def opened(db: str) -> Iterator[Store]:
 def binding_of(settings: RunSettings) -> Binding:
     """The destination that the database must belong to."""
     if settings.mode == "offline":
-        return Binding("destination", f"offline:{settings.offline_dir.absolute()}")
+        return Binding(COPIES, f"offline:{settings.offline_dir.absolute()}")
     from migrator.destinations.neptune_sdk import address_of
 
-    setting = "destination" if settings.phase is Phase.COPY else "upload destination"
+    setting = COPIES if settings.phase is Phase.COPY else UPLOADS
     return Binding(setting, f"{address_of(neptune_api_token())} workspace {settings.workspace}")
 
 
 def check_offline(store: Store) -> None:
     """Runs that went straight to Neptune have no offline files: as uploads they would all fail."""
-    bound = store.setting("destination")
+    bound = store.setting(COPIES)
     if bound and not bound.startswith("offline:"):
         raise UserError(f"there is nothing to upload: the runs of this state database go straight to {bound}")
 

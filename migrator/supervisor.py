@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 CLEAN_STOP_S = 8.0  # for workers to finish the batch in hand; the promise is 10 s for everything
-STALL_CHECK_S = 5.0
+CHECK_S = 5.0  # between two looks for runs without progress, and for claims of processes that are gone
 HOPELESS_STARTS = 3  # workers that die so often without a claim in between cannot run here
 
 
@@ -114,9 +114,7 @@ class Supervisor:
         """The exit code of the command, failed runs not counted: the caller asks the store for those."""
         with self._signals.caught():
             try:
-                freed = self._store.workers.recover(socket.gethostname(), is_alive)
-                if freed:
-                    self._display.say(f"Taking over {freed} runs of an earlier command that did not end cleanly")
+                self._free_claims()
                 for number in range(self._supervision.workers):
                     self._children.append(self._spawn(number))
                 return self._watch()
@@ -127,7 +125,7 @@ class Supervisor:
     # ------------------------------------------------------------ the loop
 
     def _watch(self) -> ExitCode:
-        next_stall_check = self._clock() + STALL_CHECK_S
+        next_check = self._clock() + CHECK_S
         while True:
             progress = self._store.reports.progress(self._job.phase, self._job.only)
             self._display.update(progress)
@@ -145,9 +143,10 @@ class Supervisor:
             if self._is_shut_out(progress):
                 self._terminate()
                 return ExitCode.TRY_LATER
-            if self._clock() >= next_stall_check:
+            if self._clock() >= next_check:
                 self._kill_stalled()
-                next_stall_check = self._clock() + STALL_CHECK_S
+                self._free_claims()
+                next_check = self._clock() + CHECK_S
             self._sleep(TICK_S)
 
     def _reap(self) -> None:
@@ -160,6 +159,17 @@ class Supervisor:
                 child.ended = _last_word(child)  # it may have spoken between the two looks
                 if child.ended is None:
                     self._children[i] = self._replace(child, None, ErrorClass.CRASHED, Outcome.CRASHED)
+
+    def _free_claims(self) -> None:
+        """Take over from commands of this host that were killed. One may take a while to die, so it is asked again.
+
+        Our own workers' deaths are accounted for elsewhere.
+        """
+        ours = {child.process.pid for child in self._children}
+        host = socket.gethostname()
+        freed = self._store.workers.recover(host, lambda pid, started: pid in ours or is_alive(pid, started))
+        if freed:
+            self._display.say(f"Taking over {freed} runs of an earlier command that did not end cleanly")
 
     def _kill_stalled(self) -> None:
         by_id = {child.worker_id: child for child in self._children if not child.ended}
@@ -267,8 +277,9 @@ def _kill_tree(process: BaseProcess) -> None:
 
 
 def is_alive(pid: int, started: float) -> bool:
-    """Whether that very process still runs; pids are used again, start times tell."""
+    """Whether that very process still runs; pids are used again, start times tell. A zombie does nothing any more."""
     try:
-        return bool(abs(psutil.Process(pid).create_time() - started) < 1.0)
+        process = psutil.Process(pid)
+        return bool(abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

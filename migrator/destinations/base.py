@@ -48,8 +48,9 @@ class Barrier(Protocol):
     def wait(self) -> Sequence[Refused]:
         """Wait until all before it is durable.
 
-        Returns what was refused since the barrier before. Raises `Retryable`, or `Rejected` when the destination
-        refused the run itself. Errors that earlier attempts explain (`replayed`) are no refusals.
+        Returns what was refused since the barrier before; a `count` of 0 is a note: changed, but not lost. Raises
+        `Retryable`, `Rejected` when the destination refused the run itself, or `UserError` when it refuses us. Errors
+        that earlier attempts explain (`replayed`) are no refusals.
         """
         ...
 

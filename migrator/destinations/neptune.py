@@ -23,7 +23,8 @@ from typing import Any, NamedTuple, Self
 from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
 
 from migrator.destinations.base import Refused, RunTarget
-from migrator.destinations.neptune_sdk import SERVICE, Answer, Connection, patiently
+from migrator.destinations.neptune_errors import SERVICE, patiently
+from migrator.destinations.neptune_sdk import Answer, Connection
 from migrator.destinations.neptune_wire import OperationBuilder, Upload, create_operation
 from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable
 from migrator.limits import STATUS_BATCH
@@ -296,9 +297,14 @@ class StatusPoller:
             key = (project, request_id)
             if answer.codes is not None:
                 self._settle(key, answer)
-            elif time.monotonic() - self._open[key].since > self._processing_timeout_s:
+            elif self._is_overdue(key):
                 message = f"Neptune did not process data of {project} in {self._processing_timeout_s:.0f} s"
                 self._settle(key, Retryable(ErrorClass.TIMEOUT, message))
+
+    def _is_overdue(self, key: tuple[str, str]) -> bool:
+        with self._changed:
+            request = self._open.get(key)
+        return request is not None and time.monotonic() - request.since > self._processing_timeout_s
 
     def _settle(self, key: tuple[str, str], result: Answer | Exception) -> None:
         with self._changed:

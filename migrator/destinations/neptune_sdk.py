@@ -8,27 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Coroutine, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
-import stamina
-from google.protobuf.message import DecodeError
 from neptune_api.api.ingestion import check_details
 from neptune_api.credentials import Credentials
-from neptune_api.errors import (
-    ApiKeyRejectedError,
-    InvalidApiTokenException,
-    UnableToExchangeApiKeyError,
-    UnableToParseResponse,
-    UnableToRefreshTokenError,
-)
+from neptune_api.errors import InvalidApiTokenException
 from neptune_api.proto.google_rpc.code_pb2 import Code
 from neptune_api.proto.neptune_pb.ingest.v1.ingest_pb2 import IngestCode
 from neptune_api.proto.neptune_pb.ingest.v1.pub.client_pb2 import (
@@ -40,25 +31,21 @@ from neptune_api.proto.neptune_pb.ingest.v1.pub.client_pb2 import (
 )
 from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
 from neptune_api.types import File as Payload
-from neptune_scale.exceptions import NeptuneFileUploadTemporaryError, NeptuneUnexpectedResponseError
+from neptune_scale.exceptions import NeptuneFileUploadTemporaryError
 from neptune_scale.net.api_client import ApiClient, FileSignRequest
 from neptune_scale.net.projects import PROJECTS_PATH_BASE
 from neptune_scale.sync.storage.azure_storage import upload_to_azure
 from neptune_scale.sync.storage.gcs import upload_to_gcp
 from neptune_scale.util.envs import ALLOW_SELF_SIGNED_CERTIFICATE, VERIFY_SSL, get_bool
 
+from migrator.destinations.neptune_errors import check, check_storage, patiently, translated
 from migrator.destinations.neptune_wire import Upload
-from migrator.errors import ErrorClass, ExitCode, MigratorError, Rejected, Retryable, Throttled, UserError
+from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, UserError
 
-SERVICE = "neptune"
 SUPPORTED_VERSION = "0.30."
 CHUNK_BYTES = 16 * 1024 * 1024  # of an upload to gcp or azure; gcp wants a multiple of 256 KiB
 BLOCK_BYTES = 1024 * 1024  # of a file in memory, on its way to aws
 STORAGE_TIMEOUT_S = 60.0  # one read or write of an upload's connection
-PATIENCE_S = 20.0  # how long one call is repeated on the spot before the run gives up its claim
-WAIT_ON_THE_SPOT_S = 10.0  # a Retry-After up to here is waited out on the spot
-
-T = TypeVar("T")
 
 
 def check_version() -> None:
@@ -134,7 +121,7 @@ class Connection:
             "organizationIdentifier": workspace,
             "visibility": visibility,
         }
-        with _translated(what):
+        with translated(what):
             response = self._api.backend.get_httpx_client().post(PROJECTS_PATH_BASE, json=body)
         match response.status_code:
             case 409 if "KEY_COLLISION" in response.text:
@@ -155,14 +142,14 @@ class Connection:
                     "or to give you access",
                     ExitCode.CREDENTIALS,
                 )
-        _check(response, what)
+        check(response, what)
 
     def submit(self, operation: RunOperation) -> str:
         """Send an operation; its request id. Nothing is stored yet when this returns."""
         what = f"send data of {operation.project}:{operation.run_id}"
-        with _translated(what):
+        with translated(what):
             response = self._api.submit(operation=operation, family=operation.run_id)
-            _check(response, what)
+            check(response, what)
             ids = SubmitResponse.FromString(response.content).request_ids
         if not ids:
             raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: Neptune gave no request id")
@@ -171,9 +158,9 @@ class Connection:
     def check(self, project: str, request_ids: Sequence[str]) -> list[Answer]:
         """The answers to some requests, in the order of the ids (at most limits.STATUS_BATCH)."""
         what = f"ask Neptune what became of data of {project}"
-        with _translated(what):
+        with translated(what):
             response = self._api.check_batch(request_ids=list(request_ids), project=project)
-            _check(response, what)
+            check(response, what)
             statuses = BulkRequestStatus.FromString(response.content).statuses
         if len(statuses) != len(request_ids):
             raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: {len(statuses)} answers to {len(request_ids)} questions")
@@ -185,13 +172,13 @@ class Connection:
         cursor = ""
         while True:
             question = BulkCheckDetail(project=project, ids=[RequestId(value=request_id)], next_cursor=cursor or None)
-            with _translated(what):
+            with translated(what):
                 response = check_details.sync_detailed(
                     client=self._api.backend,
                     project_identifier=project,
                     body=Payload(payload=question.SerializeToString()),
                 )
-                _check(response, what)
+                check(response, what)
                 page = BulkIngestResultDetail.FromString(response.content)
             for detail in page.details:
                 yield Detail(detail.path, _code_name(detail.ingest_code))
@@ -203,9 +190,9 @@ class Connection:
         """Where to store the files, in their order. The addresses expire: use them soon."""
         what = f"ask Neptune where to store files of {project}"
         requests = [FileSignRequest(upload.destination, upload.file.size_bytes, "write") for upload in uploads]
-        with _translated(what):
+        with translated(what):
             response = self._api.fetch_file_storage_urls(file_sign_requests=requests, project=project)
-            _check(response, what)
+            check(response, what)
         signed = {file.path: file for file in response.parsed.files or ()} if response.parsed else {}
         missing = [request.path for request in requests if request.path not in signed]
         if missing:
@@ -216,7 +203,7 @@ class Connection:
         """Store one file; returns when the storage has confirmed it and the file is still what it was."""
         what = f"store {upload.file.name}"
         path, provider = upload.file.path, str(signed.provider)
-        with _translated(what):
+        with translated(what):
             if path.stat().st_size != upload.file.size_bytes:
                 raise Retryable(ErrorClass.BAD_DATA, f"{what}: the file's size has changed on this machine")
             match provider:
@@ -245,14 +232,14 @@ class Connection:
         response = self._api.complete_multipart_upload(
             upload_id=multipart.upload_id, project=project, path=upload.destination, etags=etags
         )
-        _check(response, what)
+        check(response, what)
 
     def _put(self, url: str, upload: Upload, start: int, size_bytes: int, what: str) -> str:
         """Store some bytes of the file; their ETag, which confirms them."""
         headers = {"Content-Type": upload.mime_type, "Content-Length": str(size_bytes)}
-        with _translated(what):
+        with translated(what):
             response = self._storage.put(url, content=_blocks(upload.file.path, start, size_bytes), headers=headers)
-        _check_storage(response, what)
+        check_storage(response, what)
         etag = str(response.headers.get("etag", "")).strip('"')
         if not etag:
             raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: the storage did not confirm it")
@@ -288,7 +275,7 @@ class _LogIn(httpx.Auth):
 
 
 def _logged_in(api_token: str) -> ApiClient:
-    with _translated("connect to Neptune"):
+    with translated("connect to Neptune"):
         api = ApiClient(api_token=api_token)
         client = api.backend.get_httpx_client()
         client.auth = auth = _LogIn(client.auth)
@@ -334,97 +321,3 @@ def _verifies_ssl() -> bool:
     """As neptune-scale decides it (NEPTUNE_VERIFY_SSL, NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE)."""
     allow_self_signed = get_bool(ALLOW_SELF_SIGNED_CERTIFICATE, default_missing=False, default_invalid=False)
     return bool(get_bool(VERIFY_SSL, default_missing=not allow_self_signed, default_invalid=True))
-
-
-# ---------------------------------------------------------------- errors
-
-
-def patiently(call: Callable[[], T]) -> T:
-    """Repeat a call that failed in a way that may pass soon: with jitter, or after the time the server named."""
-    tries = stamina.retry_context(on=_may_pass_soon, attempts=5, timeout=PATIENCE_S, wait_initial=0.2, wait_max=5.0)
-    for attempt in tries:
-        with attempt:
-            return call()
-    raise AssertionError("unreachable: the last attempt returns or raises")
-
-
-def _may_pass_soon(error: Exception) -> bool | float:
-    """Whether to try again on the spot; a number: after so many seconds."""
-    if isinstance(error, Throttled) and error.retry_after_s is not None:
-        return error.retry_after_s if error.retry_after_s <= WAIT_ON_THE_SPOT_S else False
-    return isinstance(error, Retryable) and error.error_class is not ErrorClass.BAD_DATA
-
-
-def _check(response: Any, what: str) -> None:
-    """Raise for every status but success. The client's own retries do not know Retry-After; ours do."""
-    status = int(response.status_code)
-    message = f"{what}: HTTP {status}"
-    match status:
-        case _ if 200 <= status < 300:
-            return
-        case 401:
-            raise UserError(f"{message}: Neptune refused NEPTUNE_API_TOKEN; create a new one", ExitCode.CREDENTIALS)
-        case 403:
-            raise Rejected(ErrorClass.PERMISSION, f"{message}: you may not write there")
-        case 429 | 503:
-            error_class = ErrorClass.RATE_LIMITED if status == 429 else ErrorClass.UNAVAILABLE
-            raise Throttled(error_class, message, SERVICE, _seconds(response.headers.get("retry-after")))
-        case 408:
-            raise Retryable(ErrorClass.TIMEOUT, message)
-        case _ if status >= 500:
-            raise Retryable(ErrorClass.UNAVAILABLE, message)
-    text = response.content[:200].decode(errors="replace")
-    raise Rejected(ErrorClass.REJECTED_BY_NEPTUNE, f"{message} {text}".rstrip())
-
-
-def _check_storage(response: Any, what: str) -> None:
-    """As `_check`, but a storage says 400 or 403 when the address has expired: a new one may do."""
-    status = int(response.status_code)
-    if 400 <= status < 500 and status not in (408, 429):
-        raise Retryable(ErrorClass.PERMISSION, f"{what}: the storage refused it (HTTP {status})")
-    _check(response, what)
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    try:
-        return float(retry_after) if retry_after else None
-    except ValueError:  # the RFC also allows a date; our own pause is as good
-        return None
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Turns what the SDK, its HTTP client and the file system raise into our errors."""
-    try:
-        yield
-    except ApiKeyRejectedError as error:
-        raise UserError(f"{what}: Neptune refused NEPTUNE_API_TOKEN; create a new one", ExitCode.CREDENTIALS) from error
-    except httpx.RequestError as error:
-        raise _lost(what, error) from error
-    except (UnableToRefreshTokenError, UnableToExchangeApiKeyError) as error:
-        raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: {error}") from error
-    except httpx.HTTPStatusError as error:
-        _check_storage(error.response, what)
-    except OSError as error:
-        raise Retryable(ErrorClass.BAD_DATA, f"{what}: {error}") from error
-    except (
-        DecodeError,
-        InvalidApiTokenException,  # an access token that is none
-        KeyError,
-        NeptuneUnexpectedResponseError,
-        UnableToParseResponse,
-        ValueError,  # among others an HTTP status that Python does not know
-    ) as error:
-        message = f"{what}: Neptune's answer makes no sense ({type(error).__name__})"
-        raise Retryable(ErrorClass.UNAVAILABLE, message) from error
-
-
-def _lost(what: str, error: httpx.RequestError) -> MigratorError:
-    """No connection at all: the service is down for everybody. A broken one: this request only."""
-    message = f"{what}: {type(error).__name__} {error}".rstrip()
-    if "CERTIFICATE_VERIFY_FAILED" in message:
-        return UserError(f"{message}: if you trust this server, set NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE=true")
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        return Throttled(ErrorClass.UNAVAILABLE, message, SERVICE)
-    timed_out = isinstance(error, httpx.TimeoutException)
-    return Retryable(ErrorClass.TIMEOUT if timed_out else ErrorClass.UNAVAILABLE, message)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
 from migrations_db.types import LedgerGroup, Overview, PartSums, Project, RunDetail
+from migrator.binding import COPIES, UPLOADS
 from migrator.errors import ADVICE, ErrorClass, UserError
 from migrator.parts import OPTIONAL_PARTS, PARTS
 from migrator.records import Kind
@@ -36,7 +37,7 @@ _SECRETS = (
 
 
 class Bound(NamedTuple):
-    """Where the runs of a state database go: Neptune's workspace (None: not known yet), or `offline` files first."""
+    """Where the runs of a state database go: Neptune's workspace (None: not known yet), by `offline` files or not."""
 
     workspace: str | None = None
     offline: bool = False
@@ -46,12 +47,11 @@ NOT_BOUND = Bound()
 
 
 def bound_to(store: Store) -> Bound:
-    """As the first `migrate run` has stored it."""
-    address = store.setting("destination") or ""
-    if address.startswith("offline:"):
-        return Bound(offline=True)
-    workspace = re.search(r" workspace (\S+)$", address)
-    return Bound(workspace[1] if workspace else None)
+    """As the first `migrate run` has stored it, and for offline files the first `migrate sync`."""
+    address = store.setting(COPIES) or ""
+    offline = address.startswith("offline:")
+    workspace = re.search(r" workspace (\S+)$", (store.setting(UPLOADS) or "") if offline else address)
+    return Bound(workspace[1] if workspace else None, offline)
 
 
 def find_run(store: Store, text: str) -> RunDetail:

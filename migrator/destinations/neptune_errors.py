@@ -1,0 +1,117 @@
+"""What goes wrong between us and a Neptune server, as our own errors; and what is worth another try on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import httpx
+import stamina
+from google.protobuf.message import DecodeError
+from neptune_api.errors import (
+    ApiKeyRejectedError,
+    InvalidApiTokenException,
+    UnableToExchangeApiKeyError,
+    UnableToParseResponse,
+    UnableToRefreshTokenError,
+)
+from neptune_scale.exceptions import NeptuneUnexpectedResponseError
+
+from migrator.errors import ErrorClass, ExitCode, MigratorError, Rejected, Retryable, Throttled, UserError
+
+SERVICE = "neptune"
+PATIENCE_S = 20.0  # how long one call is repeated on the spot before the run gives up its claim
+WAIT_ON_THE_SPOT_S = 10.0  # a Retry-After up to here is waited out on the spot
+RETRY_AFTER_MAX_S = 3600.0  # no server knows so far ahead when it will be well again
+
+T = TypeVar("T")
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """Repeat a call that failed in a way that may pass soon: with jitter, or after the time the server named."""
+    tries = stamina.retry_context(on=_may_pass_soon, attempts=5, timeout=PATIENCE_S, wait_initial=0.2, wait_max=5.0)
+    for attempt in tries:
+        with attempt:
+            return call()
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _may_pass_soon(error: Exception) -> bool | float:
+    """Whether to try again on the spot; a number: after so many seconds."""
+    if isinstance(error, Throttled) and error.retry_after_s is not None:
+        return error.retry_after_s if error.retry_after_s <= WAIT_ON_THE_SPOT_S else False
+    return isinstance(error, Retryable) and error.error_class is not ErrorClass.BAD_DATA
+
+
+def check(response: Any, what: str) -> None:
+    """Raise for every status but success. The client's own retries do not know Retry-After; ours do."""
+    status = int(response.status_code)
+    message = f"{what}: HTTP {status}"
+    match status:
+        case _ if 200 <= status < 300:
+            return
+        case 401:
+            raise UserError(f"{message}: Neptune refused NEPTUNE_API_TOKEN; create a new one", ExitCode.CREDENTIALS)
+        case 403:
+            raise Rejected(ErrorClass.PERMISSION, f"{message}: you may not write there")
+        case 429 | 503:
+            error_class = ErrorClass.RATE_LIMITED if status == 429 else ErrorClass.UNAVAILABLE
+            raise Throttled(error_class, message, SERVICE, _seconds(response.headers.get("retry-after")))
+        case 408:
+            raise Retryable(ErrorClass.TIMEOUT, message)
+        case _ if status >= 500:
+            raise Retryable(ErrorClass.UNAVAILABLE, message)
+    text = response.content[:200].decode(errors="replace")
+    raise Rejected(ErrorClass.REJECTED_BY_NEPTUNE, f"{message} {text}".rstrip())
+
+
+def check_storage(response: Any, what: str) -> None:
+    """As `check`, but a storage says 400 or 403 when the address has expired: a new one may do."""
+    status = int(response.status_code)
+    if 400 <= status < 500 and status not in (408, 429):
+        raise Retryable(ErrorClass.PERMISSION, f"{what}: the storage refused it (HTTP {status})")
+    check(response, what)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """None also for a date, which the RFC allows: our own pause is as good."""
+    return min(float(retry_after), RETRY_AFTER_MAX_S) if retry_after and retry_after.isdecimal() else None
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turns what the SDK, its HTTP client and the file system raise into our errors."""
+    try:
+        yield
+    except ApiKeyRejectedError as error:
+        raise UserError(f"{what}: Neptune refused NEPTUNE_API_TOKEN; create a new one", ExitCode.CREDENTIALS) from error
+    except httpx.RequestError as error:
+        raise _lost(what, error) from error
+    except (UnableToRefreshTokenError, UnableToExchangeApiKeyError) as error:
+        raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: {error}") from error
+    except httpx.HTTPStatusError as error:
+        check_storage(error.response, what)
+    except OSError as error:
+        raise Retryable(ErrorClass.BAD_DATA, f"{what}: {error}") from error
+    except (
+        DecodeError,
+        InvalidApiTokenException,  # an access token that is none
+        KeyError,
+        NeptuneUnexpectedResponseError,
+        UnableToParseResponse,
+        ValueError,  # among others an HTTP status that Python does not know
+    ) as error:
+        message = f"{what}: Neptune's answer makes no sense ({type(error).__name__})"
+        raise Retryable(ErrorClass.UNAVAILABLE, message) from error
+
+
+def _lost(what: str, error: httpx.RequestError) -> MigratorError:
+    """No connection at all: the service is down for everybody. A broken one: this request only."""
+    message = f"{what}: {type(error).__name__} {error}".rstrip()
+    if "CERTIFICATE_VERIFY_FAILED" in message:
+        return UserError(f"{message}: if you trust this server, set NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE=true")
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return Throttled(ErrorClass.UNAVAILABLE, message, SERVICE)
+    timed_out = isinstance(error, httpx.TimeoutException)
+    return Retryable(ErrorClass.TIMEOUT if timed_out else ErrorClass.UNAVAILABLE, message)

@@ -1,0 +1,765 @@
+"""Neptune online when things go wrong: slow, broken, refusing and forgetful servers; nothing is lost, nothing hangs."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import pytest
+import stamina
+from neptune_api.proto.neptune_pb.ingest.v1.pub.client_pb2 import BulkRequestStatus
+from neptune_api.proto.neptune_pb.ingest.v1.pub.request_status_pb2 import RequestStatus
+
+from migrator.destinations.base import Refused
+from migrator.destinations.neptune import StatusPoller
+from migrator.destinations.neptune_sdk import Answer, Connection, address_of
+from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, Throttled, UserError
+from migrator.limits import STATUS_BATCH
+from migrator.records import Assign, AssignFile, Fork, LocalFile, Points
+from tests.contract.neptune_places import (
+    PROJECT,
+    START_US,
+    OnlinePlace,
+    connected,
+    eventually,
+    in_threads,
+    local_file,
+    online_place,
+    opened,
+    target,
+)
+from tests.servers.http import Fault, Request, Response
+from tests.servers.neptune_server import NeptuneServer, api_token
+
+__all__ = ["connected", "online_place"]  # fixtures
+
+MIB = 1024 * 1024
+TRIES = 5  # of one call, on the spot
+
+
+@pytest.fixture
+def place(online_place: OnlinePlace) -> OnlinePlace:
+    return online_place
+
+
+@pytest.fixture
+def no_waits() -> Iterator[None]:
+    """Calls are repeated as often as ever, but at once."""
+    with stamina.set_testing(True, attempts=TRIES, cap=True):
+        yield
+
+
+def ready_place(**options: Any) -> Any:
+    place = OnlinePlace(**options)
+    place.server.store.create_project("team", "demo")
+    return opened(place)
+
+
+def point(step: int) -> Points:
+    return Points(step, START_US + step, {"loss": float(step)})
+
+
+def copy(place: OnlinePlace, *records: Any, run_id: str = "r1", **options: Any) -> Sequence[Refused]:
+    """Write records to a run; what was refused."""
+    with place.destination.open_run(target(run_id, **options), None) as run:
+        run.write(records)
+        return run.flush().wait()
+
+
+def faults(place: OnlinePlace, *planned: Fault) -> None:
+    place.server.faults.set(planned)
+
+
+def status(match: str, code: int, times: int | None = None, **headers: str) -> Fault:
+    return Fault(
+        match, "status", times=times, status=code, headers={k.replace("_", "-"): v for k, v in headers.items()}
+    )
+
+
+# ---------------------------------------------------------------- processing takes its time
+
+
+class Clock:
+    """The server's; stands still until it is set."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_nothing_is_durable_before_the_server_has_processed_it() -> None:
+    delay = {"processing_delay_s": (60.0, 60.0), "clock": (clock := Clock())}
+    with ready_place(**delay) as place, place.destination.open_run(target(), None) as run:
+        run.write([point(0)])
+        barrier = run.flush()
+        eventually(lambda: place.server.log.count("^check$") > 2)
+        assert not barrier.ready()
+        clock.now = 61.0
+        assert list(barrier.wait()) == []
+        assert barrier.ready()
+
+
+def test_a_barrier_waits_for_all_before_it_and_for_nothing_behind_it() -> None:
+    clock = Clock()
+    with ready_place(clock=clock) as place, place.destination.open_run(target(), None) as run:
+        barriers = []
+        for step in range(4):
+            run.write([point(step)])
+            place.server.store.processing_delay_s = (60.0 * (step % 2), 60.0 * (step % 2))
+            barriers.append(run.flush())
+        barriers[0].wait()
+        barriers[2].wait()
+        assert not barriers[1].ready()
+        assert not barriers[3].ready()
+        clock.now = 61.0
+        for barrier in barriers:
+            assert list(barrier.wait()) == []
+
+
+def test_a_request_that_is_never_processed_fails_the_run_in_the_end() -> None:
+    with ready_place(processing_timeout_s=0.3) as place, place.destination.open_run(target("other"), None) as other:
+        faults(place, Fault("^submit$", "never_processed"))
+        with pytest.raises(Retryable, match="did not process") as caught:
+            copy(place)
+        assert caught.value.error_class is ErrorClass.TIMEOUT
+        assert list(other.flush().wait()) == []
+
+
+def test_open_requests_of_many_runs_are_asked_about_together_and_not_too_often() -> None:
+    with ready_place(processing_delay_s=(1.0, 1.0)) as place:
+        runs = [place.destination.open_run(target(f"r{n}"), None) for n in range(32)]
+        for run in runs:
+            run.write([point(0)])
+        for barrier in [run.flush() for run in runs]:
+            assert list(barrier.wait()) == []
+        assert place.server.log.count("^check$") < 60
+
+
+class Clerk:
+    """A connection of which only `check` is used. Answers once `open_` is set."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self.open = threading.Event()
+
+    def check(self, project: str, request_ids: Sequence[str]) -> list[Answer]:
+        self.asked.append((project, len(request_ids)))
+        if project == "team/broken":
+            raise ZeroDivisionError
+        return [Answer({} if self.open.is_set() else None)] * len(request_ids)
+
+
+def test_no_status_question_is_larger_than_neptune_allows() -> None:
+    clerk = Clerk()
+    poller = StatusPoller(clerk, 60.0)  # type: ignore[arg-type]
+    answers = [poller.watch(project, str(n)) for project in ("team/a", "team/b") for n in range(STATUS_BATCH + 1)]
+    clerk.open.set()
+    assert all(answer.result(timeout=10) == Answer({}) for answer in answers)
+    assert max(count for _, count in clerk.asked) <= STATUS_BATCH
+    poller.close()
+
+
+def test_whatever_goes_wrong_with_a_status_question_reaches_those_who_wait_and_only_them() -> None:
+    clerk = Clerk()
+    poller = StatusPoller(clerk, 60.0)  # type: ignore[arg-type]
+    broken = [poller.watch("team/broken", str(n)) for n in range(3)]
+    fine = poller.watch("team/a", "1")
+    for answer in broken:
+        assert isinstance(answer.exception(timeout=10), ZeroDivisionError)
+    clerk.open.set()
+    assert fine.result(timeout=10) == Answer({})
+    poller.close()
+
+
+def test_closing_ends_every_wait() -> None:
+    place = OnlinePlace()
+    place.server.store.create_project("team", "demo")
+    faults(place, Fault("^submit$", "never_processed"))
+    barrier = place.destination.open_run(target(), None).flush()
+    place.close()
+    with pytest.raises(Retryable, match="closed"):
+        barrier.wait()
+
+
+# ---------------------------------------------------------------- requests that go wrong on the way
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize("call", ["submit", "check", "details", "sign", "PUT blob"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("", "lost_answer", times=2),
+        Fault("", "drop", times=2),
+        Fault("", "truncate", times=2),
+        Fault("", "status", times=2, status=500),
+        Fault("", "status", times=2, status=503),
+        Fault("", "status", times=2, status=520),
+        Fault("", "status", times=2, status=408),
+        Fault("", "status", times=2, status=429, headers={"Retry-After": "0"}),
+    ],
+    ids=lambda fault: f"{fault.action}-{fault.status}" if fault.action == "status" else fault.action,
+)
+def test_a_request_that_fails_for_a_moment_is_repeated_and_leaves_no_trace(
+    place: OnlinePlace, tmp_path: Path, call: str, fault: Fault
+) -> None:
+    place.server.store.refuse("^bad$", "FIELD_PATH_INVALID")
+    faults(place, Fault(**{**vars(fault), "match": f"^{call}"}))
+    file = local_file(tmp_path / "a", b"content")
+    records = [Assign({"bad": 1}), AssignFile("files/a", file), *(point(step) for step in range(3))]
+    known = "(path unknown)" if call == "details" else "bad"
+    assert copy(place, *records) == [Refused(known, "FIELD_PATH_INVALID", 1)]
+    seen = place.read()
+    assert seen.series == {"loss": [(step, START_US + step, float(step)) for step in range(3)]}
+    assert seen.files == {"files/a": b"content"}
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize("call", ["submit", "check", "sign"])
+@pytest.mark.parametrize(
+    "body", ["", "<html>hello</html>", "{}", "\x0a\x7f"], ids=["empty", "html", "json", "protobuf"]
+)
+def test_an_answer_that_makes_no_sense_is_worth_another_attempt(
+    place: OnlinePlace, tmp_path: Path, call: str, body: str
+) -> None:
+    file = AssignFile("files/a", local_file(tmp_path / "a", b"content"))
+    with place.destination.open_run(target(), None) as run:
+        run.flush().wait()
+        faults(place, Fault(f"^{call}$", "status", status=200, body=body, times=TRIES))
+        with pytest.raises(Retryable) as caught:
+            write_and_wait(run, file)
+    assert caught.value.error_class is ErrorClass.UNAVAILABLE
+    assert copy(place, file) == []
+
+
+def write_and_wait(run: Any, *records: Any) -> Sequence[Refused]:
+    run.write(records)
+    result: Sequence[Refused] = run.flush().wait()
+    return result
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize("call", ["submit", "check", "sign", "PUT blob"])
+@pytest.mark.parametrize(
+    ("code", "error", "error_class", "tries"),
+    [
+        (500, Retryable, ErrorClass.UNAVAILABLE, TRIES),
+        (503, Throttled, ErrorClass.UNAVAILABLE, TRIES),
+        (429, Throttled, ErrorClass.RATE_LIMITED, TRIES),
+        (408, Retryable, ErrorClass.TIMEOUT, TRIES),
+    ],
+)
+def test_a_server_in_trouble_is_asked_a_few_times_then_the_run_gives_up_for_now(
+    place: OnlinePlace,
+    tmp_path: Path,
+    call: str,
+    code: int,
+    error: type[Retryable],
+    error_class: ErrorClass,
+    tries: int,
+) -> None:
+    with place.destination.open_run(target(), None) as run:
+        run.flush().wait()
+        place.server.log.clear()
+        faults(place, status(f"^{call}", code))
+        with pytest.raises(error, match=str(code)) as caught:
+            write_and_wait(run, AssignFile("files/a", local_file(tmp_path / "a", b"content")))
+    assert type(caught.value) is error
+    assert caught.value.error_class is error_class
+    assert place.server.log.count(f"^{call}") == tries
+
+
+def test_a_short_retry_after_is_waited_out_on_the_spot(place: OnlinePlace) -> None:
+    faults(place, status("^submit$", 429, times=1, Retry_After="1"))
+    before = time.monotonic()
+    assert copy(place, point(0)) == []
+    assert time.monotonic() - before > 1.0
+    assert place.server.log.count("^submit$") == 3
+
+
+@pytest.mark.parametrize("code", [429, 503])
+@pytest.mark.parametrize("call", ["submit", "check"])
+def test_a_long_retry_after_is_handed_on_at_once(place: OnlinePlace, call: str, code: int) -> None:
+    faults(place, status(f"^{call}$", code, Retry_After="90"))
+    with pytest.raises(Throttled) as caught:
+        copy(place, point(0))
+    assert (caught.value.service, caught.value.retry_after_s) == ("neptune", 90.0)
+    assert place.server.log.count(f"^{call}$") == 1
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("Wed, 21 Oct 2026 07:28:00 GMT", None), ("nan", None), ("-5", None), ("9999999999", 3600.0)],
+)
+def test_a_strange_retry_after_does_no_harm(place: OnlinePlace, header: str, seconds: float | None) -> None:
+    faults(place, status("^submit$", 429, Retry_After=header))
+    with pytest.raises(Throttled) as caught:
+        copy(place)
+    assert caught.value.retry_after_s == seconds
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_a_server_that_is_gone_throttles_all_workers() -> None:
+    with ready_place() as place, place.destination.open_run(target(), None) as run:
+        run.flush().wait()
+        place.server.stop()
+        with pytest.raises(Throttled, match="ConnectError") as caught:
+            write_and_wait(run, point(0))
+        assert caught.value.error_class is ErrorClass.UNAVAILABLE
+
+
+# ---------------------------------------------------------------- access
+
+
+def test_a_session_that_the_server_forgot_is_renewed(place: OnlinePlace) -> None:
+    def work(number: int) -> None:
+        with place.destination.open_run(target(f"r{number}"), None) as run:
+            for step in range(5):
+                write_and_wait(run, point(step))
+                if number == 0:
+                    place.server._tokens.clear()
+
+    in_threads(8, work)
+    assert all(len(place.read(f"r{number}").series["loss"]) == 5 for number in range(8))
+
+
+def test_many_threads_renew_an_expiring_token_once_and_never_go_without() -> None:
+    lifetime_s = 0.3  # and the 30 s by which the client is early
+    begin = time.monotonic()
+    with ready_place(token_lifetime_s=30 + lifetime_s) as place:
+
+        def work(number: int) -> None:
+            with place.destination.open_run(target(f"r{number}"), None) as run:
+                for step in itertools.count():
+                    write_and_wait(run, point(step))
+                    if place.server.log.count("^refresh$") >= 3:
+                        break
+
+        in_threads(16, work)
+        assert place.server.log.count("^exchange$") == 1
+        assert place.server.log.count("^refresh$") <= (time.monotonic() - begin) / lifetime_s
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_a_refresh_that_is_refused_is_followed_by_a_new_log_in() -> None:
+    with ready_place(token_lifetime_s=30.05) as place, place.destination.open_run(target(), None) as run:
+        faults(place, status("^refresh$", 400))
+        for step in itertools.count():
+            assert write_and_wait(run, point(step)) == []
+            if place.server.log.count("^exchange$") > 1:
+                break
+
+
+@pytest.mark.parametrize("call", ["submit", "check", "sign"])
+def test_an_access_that_stays_refused_ends_the_whole_job(place: OnlinePlace, tmp_path: Path, call: str) -> None:
+    faults(place, status(f"^{call}$", 401))
+    with pytest.raises(UserError, match="NEPTUNE_API_TOKEN") as caught:
+        copy(place, AssignFile("files/a", local_file(tmp_path / "a", b"content")))
+    assert caught.value.exit_code is ExitCode.CREDENTIALS
+
+
+def test_an_access_that_is_refused_reaches_every_run_that_waits(place: OnlinePlace) -> None:
+    place.server.store.processing_delay_s = (0.3, 0.3)
+    barriers = [place.destination.open_run(target(f"r{n}"), None).flush() for n in range(5)]
+    faults(place, status("^check$", 401))
+    for barrier in barriers:
+        with pytest.raises(UserError):
+            barrier.wait()
+    faults(place)
+    place.server.store.processing_delay_s = (0.0, 0.0)
+    assert copy(place, point(0)) == []
+
+
+def test_no_permission_to_write_is_a_rejection() -> None:
+    with ready_place(read_only=True) as place:
+        with pytest.raises(Rejected, match="may not write") as caught:
+            copy(place)
+        assert caught.value.error_class is ErrorClass.PERMISSION
+
+
+def test_a_request_that_is_too_large_for_the_server_is_a_rejection() -> None:
+    with ready_place(max_request_bytes=1000) as place, pytest.raises(Rejected, match="413"):
+        copy(place, Assign({"a": "x" * 2000}))
+
+
+# ---------------------------------------------------------------- connecting
+
+
+def test_a_refused_token_is_told_when_connecting() -> None:
+    with NeptuneServer() as server:
+        with pytest.raises(UserError, match="refused NEPTUNE_API_TOKEN") as caught:
+            Connection(api_token(server.url, key="wrong"))
+        assert caught.value.exit_code is ExitCode.CREDENTIALS
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize("call", ["config", "discovery", "exchange"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("", "drop", times=2),
+        Fault("", "truncate", times=2),
+        Fault("", "status", times=2, status=503),
+        Fault("", "status", times=2, status=520),
+        Fault("", "status", times=2, status=200, body="<html>log in to the hotel's network</html>"),
+        Fault("", "status", times=2, status=200, body="{}"),
+    ],
+    ids=["drop", "truncate", "503", "520", "html", "json"],
+)
+def test_connecting_survives_a_moment_of_trouble(call: str, fault: Fault) -> None:
+    with NeptuneServer() as server:
+        server.faults.set([Fault(**{**vars(fault), "match": f"^{call}$"})])
+        Connection(server.api_token).close()
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_connecting_to_a_server_that_is_down_may_work_later() -> None:
+    with NeptuneServer() as server:
+        token = server.api_token
+    with pytest.raises(Throttled, match="connect to Neptune"):
+        Connection(token)
+
+
+def token_of(content: Any) -> str:
+    return base64.b64encode(json.dumps(content).encode()).decode()
+
+
+SECRET = "c2VjcmV0LWtleS1vZi1zb21lYm9keQ"
+
+
+@pytest.mark.parametrize(
+    ("token", "hint"),
+    [
+        ("", "is not a Neptune API token"),
+        (SECRET, "is not a Neptune API token"),
+        ("ünïcode " + SECRET, "is not a Neptune API token"),
+        (token_of(SECRET), "is not a Neptune API token"),
+        (token_of([SECRET]), "is not a Neptune API token"),
+        (token_of({"api_key": SECRET}), "is not a Neptune API token"),
+        (token_of({"api_url": f"http://[{SECRET}", "api_key": SECRET}), "is not a Neptune API token"),
+        (token_of({"api_address": "https://neptune.test", "api_key": SECRET}), "carries no server address"),
+        (token_of({"api_url": "neptune.test", "api_key": SECRET}), "carries no server address"),
+        (token_of({"api_url": "https://app.neptune.ai", "api_key": SECRET}), "hosted Neptune closed"),
+        (token_of({"api_url": "https://EU.Neptune.AI/", "api_key": SECRET}), "hosted Neptune closed"),
+        (token_of({"api_url": "https://neptune.ai", "api_key": SECRET}), "hosted Neptune closed"),
+    ],
+)
+def test_a_token_that_cannot_work_is_told_without_showing_it(token: str, hint: str) -> None:
+    with pytest.raises(UserError, match=hint) as caught:
+        address_of(token)
+    assert caught.value.exit_code is ExitCode.CREDENTIALS
+    shown = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in shown
+    assert not token or token not in shown
+
+
+def test_the_address_of_a_self_hosted_server_is_read_from_its_token() -> None:
+    url = "https://neptune.ai.example.com:8443/path"
+    assert address_of(f" {token_of({'api_url': url, 'api_address': url, 'api_key': SECRET})}\n") == url
+
+
+# ---------------------------------------------------------------- projects
+
+
+def test_a_project_is_created_once_and_then_left_alone() -> None:
+    with opened(OnlinePlace()) as place:
+        place.destination.ensure_project(PROJECT, "from W&B")
+        place.destination.ensure_project(PROJECT, "something else")
+        project = place.server.store.projects[PROJECT]
+        assert (project.visibility, project.description) == ("priv", "from W&B")
+
+
+def test_a_project_whose_key_is_taken_needs_a_person(place: OnlinePlace) -> None:
+    faults(place, Fault("^create_project$", "status", status=409, body='{"errorType": "PROJECT_KEY_COLLISION"}'))
+    with pytest.raises(UserError, match="another project has the key"):
+        place.destination.ensure_project("team/other", "")
+
+
+def test_a_workspace_that_is_not_there_needs_a_person(place: OnlinePlace) -> None:
+    with pytest.raises(UserError, match="'nobody' does not exist") as caught:
+        place.destination.ensure_project("nobody/demo", "")
+    assert caught.value.exit_code is ExitCode.USAGE
+
+
+def test_a_project_that_may_not_be_created_needs_a_person() -> None:
+    with opened(OnlinePlace(read_only=True)) as place, pytest.raises(UserError, match="ask an administrator") as caught:
+        place.destination.ensure_project(PROJECT, "")
+    assert caught.value.exit_code is ExitCode.CREDENTIALS
+
+
+def test_a_project_with_a_name_that_neptune_refuses_is_a_rejection(place: OnlinePlace) -> None:
+    body = '{"message": "no such characters, please"}'
+    faults(place, Fault("^create_project$", "status", status=400, body=body))
+    with pytest.raises(Rejected, match="no such characters"):
+        place.destination.ensure_project("team/other", "")
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize("action", ["lost_answer", "drop", "truncate"])
+def test_creating_a_project_survives_a_moment_of_trouble(place: OnlinePlace, action: str) -> None:
+    faults(place, Fault("^create_project$", action, times=2))
+    place.destination.ensure_project("team/other", "")
+    assert "team/other" in place.server.store.projects
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_a_run_that_exists_with_another_fork_is_rejected(place: OnlinePlace) -> None:
+    copy(place)
+    with pytest.raises(Rejected, match="RUN_CONFLICTING") as caught:
+        copy(place, fork=Fork("parent", 1.0))
+    assert caught.value.error_class is ErrorClass.REJECTED_BY_NEPTUNE
+
+
+def test_a_fork_whose_parent_is_missing_is_a_note_and_no_loss(place: OnlinePlace) -> None:
+    refused = copy(place, point(0), fork=Fork("nobody", 1.0))
+    assert refused == [Refused("", "RUN_FORK_PARENT_NOT_FOUND", 0)]
+    assert len(place.read().series["loss"]) == 1
+
+
+@pytest.mark.parametrize("code", ["INTERNAL", "INGEST_SUSPENDED"])
+def test_a_server_that_fails_to_process_is_worth_another_attempt(place: OnlinePlace, code: str) -> None:
+    place.server.store.refuse("^loss$", code)
+    with pytest.raises(Retryable, match=code) as caught:
+        copy(place, point(0))
+    assert caught.value.error_class is ErrorClass.UNAVAILABLE
+
+
+def test_an_error_of_an_early_barrier_is_not_told_by_a_later_one(place: OnlinePlace) -> None:
+    place.server.store.refuse("^loss$", "INTERNAL")
+    with place.destination.open_run(target(), None) as run:
+        run.write([point(0)])
+        failing = run.flush()
+        run.write([Assign({"a": 1})])
+        fine = run.flush()
+        with pytest.raises(Retryable):
+            failing.wait()
+        assert list(fine.wait()) == []
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_refusals_are_counted_even_if_the_server_does_not_tell_their_paths(place: OnlinePlace) -> None:
+    place.server.store.refuse("^bad", "FIELD_PATH_INVALID")
+    faults(place, status("^details$", 500))
+    refused = copy(place, Assign({"bad": 1, "bad too": 2}), point(0))
+    assert refused == [Refused("(path unknown)", "FIELD_PATH_INVALID", 2)]
+
+
+def test_a_code_of_a_newer_server_is_a_refusal(place: OnlinePlace) -> None:
+    status_ = RequestStatus()
+    status_.code_by_count.add(code=3, count=2, detail=99)
+    body = BulkRequestStatus(statuses=[status_]).SerializeToString().decode("ascii")
+    with place.destination.open_run(target(), None) as run:
+        run.flush().wait()
+        faults(place, Fault("^check$", "status", status=200, body=body))
+        assert write_and_wait(run, point(0)) == [Refused("(path unknown)", "CODE_99", 2)]
+
+
+def test_thousands_of_refusals_are_told_by_path(place: OnlinePlace) -> None:
+    place.server.store.refuse("^bad", "FIELD_PATH_INVALID")
+    refused = copy(place, *(Points(step, START_US, {"bad": 1.0, "bad too": 2.0}) for step in range(1500)))
+    assert sorted((r.path, r.count) for r in refused) == [("bad", 1500), ("bad too", 1500)]
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize("code", [400, 403, 404])
+def test_an_address_that_has_expired_is_asked_for_again(place: OnlinePlace, tmp_path: Path, code: int) -> None:
+    faults(place, status("^PUT blob", code, times=1))
+    copy(place, AssignFile("files/a", local_file(tmp_path / "a", b"content")))
+    assert place.read().files == {"files/a": b"content"}
+    assert place.server.log.count("^sign$") == 2
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_a_storage_that_goes_on_refusing_fails_the_run(place: OnlinePlace, tmp_path: Path) -> None:
+    faults(place, status("^PUT blob", 403))
+    with pytest.raises(Retryable, match="HTTP 403") as caught:
+        copy(place, AssignFile("files/a", local_file(tmp_path / "a", b"content")))
+    assert caught.value.error_class is ErrorClass.PERMISSION
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize("times", [1, None])
+def test_a_storage_that_does_not_confirm_a_file_is_not_believed(
+    place: OnlinePlace, tmp_path: Path, times: int | None
+) -> None:
+    faults(place, Fault("^PUT blob", "no_etag", times=times))
+    file = AssignFile("files/a", local_file(tmp_path / "a", b"content"))
+    if times:
+        assert copy(place, file) == []
+    else:
+        with pytest.raises(Retryable, match="did not confirm"):
+            copy(place, file)
+
+
+@pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 5500])
+def test_a_file_in_parts_arrives_whole(tmp_path: Path, size: int) -> None:
+    content = bytes(n % 251 for n in range(size))
+    with ready_place(multipart_over_bytes=500, part_size_bytes=1000) as place:
+        copy(place, AssignFile("files/a", local_file(tmp_path / "a", content)))
+        assert place.read().files == {"files/a": content}
+        assert place.server.log.count("^PUT part") == (-(-size // 1000) if size > 500 else 0)
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("^PUT part 2", "lost_answer", times=2),
+        status("^PUT part 3", 500, times=2),
+        Fault("^PUT part 1", "no_etag", times=2),
+        status("^complete$", 500, times=1),
+        Fault("^complete$", "lost_answer", times=1),
+    ],
+    ids=["lost_answer", "500", "no_etag", "complete-500", "complete-lost_answer"],
+)
+def test_a_file_in_parts_survives_a_moment_of_trouble(tmp_path: Path, fault: Fault) -> None:
+    content = bytes(n % 251 for n in range(2500))
+    with ready_place(multipart_over_bytes=500, part_size_bytes=1000) as place:
+        faults(place, fault)
+        copy(place, AssignFile("files/a", local_file(tmp_path / "a", content)))
+        assert place.read().files == {"files/a": content}
+        if "part" in fault.match:
+            assert place.server.log.count("^PUT part") == 3 + 2
+
+
+@pytest.mark.parametrize("size", [0, 1000, 16 * MIB, 17 * MIB])
+def test_a_file_for_google_arrives_whole(tmp_path: Path, size: int) -> None:
+    content = bytes(range(250)) * (size // 250) + b"x" * (size % 250)
+    with ready_place(provider="gcp") as place:
+        copy(place, AssignFile("files/a", local_file(tmp_path / "a", content)))
+        assert place.read().files == {"files/a": content}
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize("code", [400, 403, 429, 500])
+def test_a_file_for_google_survives_a_moment_of_trouble(tmp_path: Path, code: int) -> None:
+    with ready_place(provider="gcp") as place:
+        faults(place, status("^POST blob", code, times=1), status("^PUT session", code, times=1))
+        copy(place, AssignFile("files/a", local_file(tmp_path / "a", b"content")))
+        assert place.read().files == {"files/a": b"content"}
+
+
+class AzureServer(NeptuneServer):
+    """A server whose files go to Azure: blobs at `/azure/PROJECT/PATH`, whole or in blocks, which come in order."""
+
+    def _signed(self, file: dict[str, Any]) -> dict[str, Any]:
+        url = f"{self.url}/azure/{quote(file['project_identifier'], safe='')}/{quote(file['path'])}?sig=secret"
+        return {**file, "provider": "azure", "url": url}
+
+    def label(self, request: Request) -> str:
+        return "PUT azure" if request.path.startswith("/azure/") else super().label(request)
+
+    def handle(self, request: Request) -> Response:
+        if not request.path.startswith("/azure/"):
+            return super().handle(request)
+        workspace, name, path = unquote(request.path).removeprefix("/azure/").split("/", 2)
+        place = f"{workspace}/{name}", path
+        if request.query.get("comp") == "block":
+            self.store.blobs[place] = self.store.blobs.get(place, b"") + request.body
+        elif "comp" not in request.query:
+            self.store.blobs[place] = request.body
+        return Response(201, headers={"ETag": '"1"', "Last-Modified": "Wed, 21 Oct 2026 07:28:00 GMT"})
+
+
+@pytest.mark.parametrize("size", [0, 1000, 65 * MIB])
+def test_a_file_for_azure_arrives_whole(tmp_path: Path, size: int) -> None:
+    content = bytes(range(250)) * (size // 250) + b"x" * (size % 250)
+    with ready_place(kind=AzureServer) as place:
+        copy(place, AssignFile("files/a", local_file(tmp_path / "a", content)))
+        assert place.read().files == {"files/a": content}
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_a_file_for_azure_survives_a_moment_of_trouble(tmp_path: Path) -> None:
+    with ready_place(kind=AzureServer) as place:
+        faults(place, status("^PUT azure", 403, times=1))
+        copy(place, AssignFile("files/a", local_file(tmp_path / "a", b"content")))
+        assert place.read().files == {"files/a": b"content"}
+        assert place.server.log.count("^sign$") == 2
+
+
+def test_a_file_that_changed_or_went_away_meanwhile_is_not_passed_off_as_copied(
+    place: OnlinePlace, tmp_path: Path
+) -> None:
+    file = local_file(tmp_path / "a", b"content")
+
+    def longer() -> None:
+        file.path.write_bytes(b"more content")
+
+    def other() -> None:
+        file.path.write_bytes(b"CONTENT")
+
+    changes: list[Callable[[], None]] = [longer, other, file.path.unlink]
+    for change in changes:
+        change()
+        place.server.log.clear()
+        with pytest.raises(Retryable) as caught:
+            copy(place, AssignFile("files/a", file))
+        assert caught.value.error_class is ErrorClass.BAD_DATA
+        assert place.server.log.count("^PUT blob") <= 1
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_many_files_of_many_runs_share_few_threads(tmp_path: Path, threads: int) -> None:
+    files = [local_file(tmp_path / f"{n}.bin", b"%d" % n) for n in range(40)]
+    with ready_place(threads=threads) as place:
+
+        def work(number: int) -> None:
+            assert copy(place, *(AssignFile(f.name, f) for f in files), run_id=f"r{number}") == []
+
+        in_threads(4, work)
+        expected = {f"{n}.bin": b"%d" % n for n in range(40)}
+        assert all(place.read(f"r{number}").files == expected for number in range(4))
+
+
+def test_the_first_file_that_fails_for_good_stops_the_run(place: OnlinePlace, tmp_path: Path) -> None:
+    files = [local_file(tmp_path / f"{n}", b"x") for n in range(60)]
+    gone = LocalFile(tmp_path / "gone", "gone", 1, "")
+    with pytest.raises(Retryable, match="gone"):
+        copy(place, AssignFile("gone", gone), *(AssignFile(file.name, file) for file in files))
+    assert place.server.log.count("^PUT blob") < 60
+
+
+# ---------------------------------------------------------------- many runs at once
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_many_runs_in_threads_share_one_connection_through_trouble(tmp_path: Path) -> None:
+    file = local_file(tmp_path / "a", b"content")
+    with ready_place(processing_delay_s=(0.0, 0.05)) as place:
+        trouble = [
+            Fault("^submit$|^check$|^PUT blob", a, times=2, skip=20 * n)
+            for n, a in enumerate(["drop", "lost_answer", "truncate"], 1)
+        ]
+        faults(place, *trouble)
+
+        def work(number: int) -> None:
+            with place.destination.open_run(target(f"r{number}"), None) as run:
+                barriers = []
+                for step in range(5):
+                    run.write([point(step)])
+                    barriers.append(run.flush())
+                run.write([AssignFile("files/a", file)])
+                for barrier in [*barriers, run.flush()]:
+                    assert list(barrier.wait()) == []
+
+        in_threads(16, work)
+        for number in range(16):
+            seen = place.read(f"r{number}")
+            assert [value for _, _, value in seen.series["loss"]] == [0.0, 1.0, 2.0, 3.0, 4.0]
+            assert seen.files == {"files/a": b"content"}
