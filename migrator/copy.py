@@ -74,7 +74,8 @@ def copy_run(
             clock=plan.clock,
             tool_version=plan.tool_version,
         )
-        with destination.open_run(target, claim.position) as out:
+        begun = any(progress.intent is not None for progress in saved.values())
+        with destination.open_run(target, claim.position, begun=begun) as out:
             pipeline = Pipeline(claim, claims, run, out, workspace.progress, plan.clock)
             try:
                 for name in plan.parts:

@@ -67,10 +67,10 @@ class Destination(Protocol):
         """Create `workspace/name` unless it is there (then it is left alone). `UserError` if that may not be."""
         ...
 
-    def open_run(self, target: RunTarget, position: str | None) -> DestinationRun:
+    def open_run(self, target: RunTarget, position: str | None, *, begun: bool = False) -> DestinationRun:
         """Open a run for writing, creating it if absent.
 
-        `position` is the last saved one (None: a new run): what was written behind it and can be taken back (offline
+        `begun`: an earlier attempt may have sent something. `position` is the last saved one (None: none yet): what was written behind it and can be taken back (offline
         files) is taken back.
         """
         ...

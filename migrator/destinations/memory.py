@@ -56,7 +56,7 @@ class MemoryDestination:
     def ensure_project(self, project: str, description: str) -> None:
         self.projects.setdefault(project, description)
 
-    def open_run(self, target: RunTarget, position: str | None) -> MemoryDestinationRun:
+    def open_run(self, target: RunTarget, position: str | None, *, begun: bool = False) -> MemoryDestinationRun:
         if target.project not in self.projects:
             raise Rejected(ErrorClass.NOT_FOUND, f"project {target.project} does not exist")
         stored = self.runs.setdefault((target.project, target.run_id), StoredRun(target))

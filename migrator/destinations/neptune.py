@@ -38,6 +38,10 @@ UPLOADS_AT_A_TIME = 16  # files of one run in flight
 BENIGN_WHEN_REPLAYED = frozenset(
     {"SERIES_POINT_DUPLICATE", "SERIES_STEP_NON_INCREASING", "SERIES_TIMESTAMP_DECREASING"}
 )
+#: positions: the run was created by this migration, or was in Neptune before it
+CREATED, EXISTED = "created", "existed"
+#: told when points of a run that existed before were answered as above: the first write wins in Neptune
+KEPT = "the run was in Neptune already: points that it had were kept"
 #: the run is there already, as it should be
 BENIGN = frozenset({"RUN_DUPLICATE"})
 #: changes the run, and is told, but loses nothing
@@ -81,19 +85,34 @@ class NeptuneDestination:
         workspace, name = project.split("/", 1)
         patiently(lambda: self._connection.create_project(workspace, name, description, self._visibility))
 
-    def open_run(self, target: RunTarget, position: str | None) -> NeptuneRun:
-        run = self.resend(target.project, target.run_id)
+    def open_run(self, target: RunTarget, position: str | None, *, begun: bool = False) -> NeptuneRun:
+        """A run that nothing is known of, but that Neptune has already, keeps its points: the state database may have
+        been lost. `EXISTED` remembers that.
+        """
+        run = self.resend(target.project, target.run_id, _Past(position or (CREATED if begun else None)))
         run.send_operation(create_operation(target), replayed=False)
         return run
 
-    def resend(self, project: str, run_id: str) -> NeptuneRun:
+    def resend(self, project: str, run_id: str, past: _Past | None = None) -> NeptuneRun:
         """A run whose operations exist already (in an offline file), its creation included."""
         builder = OperationBuilder(project, run_id, self._now())
-        return NeptuneRun(project, builder, self._connection, self._poller, self._uploads)
+        return NeptuneRun(project, builder, self._connection, self._poller, self._uploads, past or _Past(CREATED))
 
     def close(self) -> None:
         self._poller.close()
         self._connection.close()
+
+
+@dataclass(slots=True)
+class _Past:
+    """What is known of the run before this attempt: the saved position (None: nothing)."""
+
+    position: str | None
+
+    def learn(self, codes: Mapping[str, int]) -> None:
+        """From the answers to the first request, the creation."""
+        if self.position is None:
+            self.position = EXISTED if "RUN_DUPLICATE" in codes else CREATED
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +136,15 @@ class NeptuneRun:
     """Builds and submits the operations of one run."""
 
     def __init__(
-        self, project: str, builder: OperationBuilder, connection: Connection, poller: StatusPoller, uploads: Executor
+        self,
+        project: str,
+        builder: OperationBuilder,
+        connection: Connection,
+        poller: StatusPoller,
+        uploads: Executor,
+        past: _Past,
     ) -> None:
+        self._past = past
         self._project = project
         self._builder = builder
         self._connection = connection
@@ -139,7 +165,7 @@ class NeptuneRun:
     def flush(self) -> NeptuneBarrier:
         self._send()
         sent, self._sent = self._sent, _Sent()
-        return NeptuneBarrier(self._connection, self._project, sent)
+        return NeptuneBarrier(self._connection, self._project, sent, self._past)
 
     def _send(self) -> None:
         operations, uploads = self._builder.take()
@@ -191,12 +217,12 @@ class NeptuneRun:
 class NeptuneBarrier:
     """Waits for the answers to the requests and uploads before it, and classifies them."""
 
-    position: str | None = None
-
-    def __init__(self, connection: Connection, project: str, sent: _Sent) -> None:
+    def __init__(self, connection: Connection, project: str, sent: _Sent, past: _Past) -> None:
+        self.position: str | None = None
         self._connection = connection
         self._project = project
         self._sent = sent
+        self._past = past
 
     def ready(self) -> bool:
         sent = self._sent
@@ -204,18 +230,26 @@ class NeptuneBarrier:
 
     def wait(self) -> Sequence[Refused]:
         refused: Counter[tuple[str, str]] = Counter()
-        notes: list[Refused] = []
+        notes: set[str] = set()
         for request in self._sent.requests:
             codes = request.answer.result().codes or {}
-            notes += [Refused("", code, 0) for code in codes if code in NOTES]
+            self._past.learn(codes)
+            notes |= NOTES & codes.keys()
+            if self._past.position == EXISTED and not request.replayed and BENIGN_WHEN_REPLAYED & codes.keys():
+                notes.add(KEPT)
             refused.update(self._refused(request, codes))
         for future in self._sent.uploads:
             future.result()
-        return [*notes, *(Refused(path, code, count) for (path, code), count in refused.items())]
+        self.position = self._past.position
+        return [
+            *(Refused("", note, 0) for note in sorted(notes)),
+            *(Refused(path, code, count) for (path, code), count in refused.items()),
+        ]
 
     def _refused(self, request: _Request, codes: Mapping[str, int]) -> Counter[tuple[str, str]]:
         """Operations of a request that were refused for good, by (path, code)."""
-        benign = BENIGN | NOTES | (BENIGN_WHEN_REPLAYED if request.replayed else frozenset())
+        was_there = request.replayed or self._past.position == EXISTED
+        benign = BENIGN | NOTES | (BENIGN_WHEN_REPLAYED if was_there else frozenset())
         refusals = {code: count for code, count in codes.items() if code not in benign}
         for code in refusals:
             if code in TRANSIENT:

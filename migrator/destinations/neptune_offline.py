@@ -60,7 +60,7 @@ class OfflineDestination:
     def ensure_project(self, project: str, description: str) -> None:
         """Nothing to do: `migrate sync` creates the project."""
 
-    def open_run(self, target: RunTarget, position: str | None) -> OfflineRun:
+    def open_run(self, target: RunTarget, position: str | None, *, begun: bool = False) -> OfflineRun:
         directory = run_directory(self.directory, target.project, target.run_id)
         builder = OperationBuilder(target.project, target.run_id, self._now())
         if position is None or position == UPLOADED:

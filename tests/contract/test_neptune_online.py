@@ -19,7 +19,7 @@ from neptune_api.proto.neptune_pb.ingest.v1.pub.client_pb2 import BulkRequestSta
 from neptune_api.proto.neptune_pb.ingest.v1.pub.request_status_pb2 import RequestStatus
 
 from migrator.destinations.base import Refused
-from migrator.destinations.neptune import StatusPoller
+from migrator.destinations.neptune import CREATED, EXISTED, KEPT, StatusPoller
 from migrator.destinations.neptune_sdk import Answer, Connection, address_of
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, Throttled, UserError
 from migrator.limits import STATUS_BATCH
@@ -520,6 +520,35 @@ def test_a_run_that_exists_with_another_fork_is_rejected(place: OnlinePlace) -> 
     with pytest.raises(Rejected, match="RUN_CONFLICTING") as caught:
         copy(place, fork=Fork("parent", 1.0))
     assert caught.value.error_class is ErrorClass.REJECTED_BY_NEPTUNE
+
+
+def test_a_run_that_was_in_neptune_before_keeps_its_points_and_says_so(place: OnlinePlace) -> None:
+    rows = [Points(step, START_US + step, {"loss": float(step)}) for step in range(4)]
+    with place.destination.open_run(target(), None) as run:
+        run.write(rows[:2])
+        run.flush().wait()
+    with place.destination.open_run(target(), None) as run:  # the state database was lost
+        run.write(rows)
+        barrier = run.flush()
+        assert barrier.wait() == [Refused("", KEPT, 0)]
+    assert (barrier.position, place.read().series["loss"]) == (EXISTED, [(s, t, v["loss"]) for s, t, v in rows])
+    with place.destination.open_run(target(), barrier.position) as run:
+        run.write(rows)
+        assert run.flush().wait() == [Refused("", KEPT, 0)]
+
+
+@pytest.mark.parametrize(("position", "begun"), [(None, True), (CREATED, True), (CREATED, False)])
+def test_a_run_of_ours_excuses_no_point_that_was_not_sent_before(
+    place: OnlinePlace, position: str | None, begun: bool
+) -> None:
+    rows = [Points(step, START_US + step, {"loss": float(step)}) for step in range(2)]
+    with place.destination.open_run(target(), None) as run:
+        run.write(rows)
+        run.flush().wait()
+    with place.destination.open_run(target(), position, begun=begun) as run:
+        run.write(rows)
+        refused = run.flush().wait()
+    assert sum(one.count for one in refused) == 2
 
 
 def test_a_fork_whose_parent_is_missing_is_a_note_and_no_loss(place: OnlinePlace) -> None:
