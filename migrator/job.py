@@ -84,7 +84,8 @@ def build_destination(job: Job, uploads: Executor, now: Callable[[], datetime]) 
 
         return OfflineDestination(job.offline_dir, now)
     from migrator.destinations.neptune import NeptuneDestination
-    from migrator.destinations.neptune_sdk import Connection, address_of
+    from migrator.destinations.neptune_sdk import Connection
+    from migrator.destinations.neptune_token import address_of
 
     token = neptune_api_token()
     return NeptuneDestination(Connection(token), address_of(token), uploads, job.visibility, now)

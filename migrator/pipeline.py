@@ -138,8 +138,7 @@ class Pipeline:
             return
         items, self._gathered = self._gathered, []
         steps = {item.part: item.batch.until_step for item in items if item.batch.until_step is not None}
-        if steps:
-            self._claims.intend(self._claim, steps)
+        self._claims.intend(self._claim, steps)  # without steps, too: here a stale worker stops, before it writes
         for item in items:
             seen, unseen = _split(item.batch.records, item.intent)
             if seen:

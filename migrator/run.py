@@ -129,7 +129,7 @@ def binding_of(settings: RunSettings) -> Binding:
     """The destination that the database must belong to."""
     if settings.mode == "offline":
         return Binding(COPIES, f"offline:{settings.offline_dir.absolute()}")
-    from migrator.destinations.neptune_sdk import address_of
+    from migrator.destinations.neptune_token import address_of
 
     setting = COPIES if settings.phase is Phase.COPY else UPLOADS
     return Binding(setting, f"{address_of(neptune_api_token())} workspace {settings.workspace}")

@@ -14,12 +14,9 @@ from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import httpx
 from neptune_api.api.ingestion import check_details
-from neptune_api.credentials import Credentials
-from neptune_api.errors import InvalidApiTokenException
 from neptune_api.proto.google_rpc.code_pb2 import Code
 from neptune_api.proto.neptune_pb.ingest.v1.ingest_pb2 import IngestCode
 from neptune_api.proto.neptune_pb.ingest.v1.pub.client_pb2 import (
@@ -39,6 +36,7 @@ from neptune_scale.sync.storage.gcs import upload_to_gcp
 from neptune_scale.util.envs import ALLOW_SELF_SIGNED_CERTIFICATE, VERIFY_SSL, get_bool
 
 from migrator.destinations.neptune_errors import check, check_storage, patiently, translated
+from migrator.destinations.neptune_token import address_of
 from migrator.destinations.neptune_wire import Upload
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, UserError
 
@@ -56,27 +54,6 @@ def check_version() -> None:
             f"neptune-scale {installed} is installed, but this tool works with {SUPPORTED_VERSION}*: "
             f"run `pip install 'neptune-scale=={SUPPORTED_VERSION}*'`"
         )
-
-
-def address_of(api_token: str) -> str:
-    """The server that a Neptune API token names. `UserError` if it is no such token; the token is never shown."""
-    try:
-        url = str(Credentials.from_api_key(api_key=api_token).base_url)
-        host = urlsplit(url).hostname
-    except (InvalidApiTokenException, AttributeError, ValueError):
-        raise UserError(
-            "NEPTUNE_API_TOKEN is not a Neptune API token: copy it again from your Neptune user menu",
-            ExitCode.CREDENTIALS,
-        ) from None  # the cause may quote the token
-    if not host:
-        raise UserError("NEPTUNE_API_TOKEN carries no server address: copy it again", ExitCode.CREDENTIALS)
-    if host == "neptune.ai" or host.endswith(".neptune.ai"):
-        raise UserError(
-            f"NEPTUNE_API_TOKEN points to {host}, but hosted Neptune closed in March 2026: use the token of a "
-            "self-hosted Neptune 3.x, or `--mode offline`",
-            ExitCode.CREDENTIALS,
-        )
-    return url
 
 
 # ---------------------------------------------------------------- the server

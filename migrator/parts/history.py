@@ -153,7 +153,7 @@ class _Converter:
             if kind is float or (kind is int and -FLOAT_EXACT_INT <= value <= FLOAT_EXACT_INT):
                 path = number_paths.get(key)
                 if path is not None and path not in taken and path not in values:
-                    values[path] = value
+                    values[path] = float(value)
                     plain += 1
                     continue
             if self.is_wanted(key):

@@ -92,18 +92,18 @@ def local_run(scale: float) -> None:
 
 def _small_references(at: Services, cwd: Path) -> None:
     public, bare = 5, 40
-    seconds = float(run(_reference("public_small", public), cwd, at.environment).output)
+    seconds = float(run(_reference("public_small", public), cwd, at.environment).output.splitlines()[-1])
     row("  reference: public API", f"{public / seconds:.1f} runs/s", f"{public} runs one after the other")
-    seconds = float(run(_reference("bare_small", bare), cwd, at.environment).output)
+    seconds = float(run(_reference("bare_small", bare), cwd, at.environment).output.splitlines()[-1])
     row("  reference: bare limit", f"{bare / seconds:.1f} runs/s", f"{bare} runs, 32 at a time, nothing checked")
 
 
 def _long_references(at: Services, cwd: Path) -> None:
     steps = 4000
-    seconds = float(run(_reference("public_long", steps), cwd, at.environment).output)
+    seconds = float(run(_reference("public_long", steps), cwd, at.environment).output.splitlines()[-1])
     row("  reference: public API", f"{steps * 10 / seconds:,.0f} points/s", f"{steps} steps, one log_metrics each")
     points = 1_000_000
-    seconds = float(run(_reference("bare_long", points), cwd, at.environment).output)
+    seconds = float(run(_reference("bare_long", points), cwd, at.environment).output.splitlines()[-1])
     row("  reference: bare limit", f"{points / seconds:,.0f} points/s", "one process, nothing converted or checked")
 
 

@@ -81,7 +81,7 @@ def bare_small(runs: int) -> float:
     started = time.perf_counter()
 
     def copy(number: int) -> None:
-        names = {"entity": "team", "project": "sample", "name": f"sample{number:04}"}
+        names = {"entity": "team", "project": "sample", "name": f"run{number:05}"}
         run = session(RUN_QUERY, "Run", names)["project"]["run"]
         exports = _exports(session, names)
         listed = session(FILES_QUERY, "RunFiles", {**names, "fileLimit": 100, "fileNames": []})

@@ -280,14 +280,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            return self._read(int(self.headers.get("Content-Length") or 0))
         parts = []
         while size := int(self.rfile.readline().split(b";")[0], 16):
-            parts.append(self.rfile.read(size))
+            parts.append(self._read(size))
             self.rfile.readline()
         while self.rfile.readline().strip():  # trailers
             pass
         return b"".join(parts)
+
+    def _read(self, size: int) -> bytes:
+        data = self.rfile.read(size)
+        if len(data) < size:
+            raise ConnectionResetError("the client went away in the middle of its request")
+        return data
 
     def _send(self, response: Response, *, cut: bool = False) -> None:
         lines = [f"HTTP/1.1 {response.status} {responses.get(response.status, '-')}"]

@@ -1,0 +1,686 @@
+"""Every part, over whatever W&B may hold: nothing is lost silently, Neptune's rules are kept, pieces make the whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from itertools import pairwise, zip_longest
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from migrator.destinations.base import RunTarget
+from migrator.destinations.memory import MemoryDestination
+from migrator.errors import Retryable
+from migrator.limits import PATH_MAX_BYTES, STEP_MAX, STRING_MAX_BYTES
+from migrator.naming import clean_text
+from migrator.parts import PARTS
+from migrator.parts.base import BATCH_FILES, BATCH_VALUES, Ledger, MappingOptions, Times
+from migrator.parts.files import file_path
+from migrator.parts.history import histogram_of
+from migrator.parts.layout import Layout
+from migrator.records import (
+    AddTags,
+    Artifact,
+    Assign,
+    AssignFile,
+    ConsoleLine,
+    Fork,
+    Histogram,
+    HistoryRow,
+    Points,
+    Record,
+    SourceFile,
+    Sweep,
+    SystemRow,
+)
+from migrator.sources.memory import MemoryData
+from migrator.values import SeriesKey, SeriesKind
+from tests.drive import Outcome, batches, convert, convert_in_pieces
+
+NUMBER, TEXT, HISTOGRAM, FILE = SeriesKind
+
+# ---------------------------------------------------------------- what W&B may hold
+
+
+def as_json_has_it(text: str) -> str:
+    """JSON joins split surrogate pairs; lone ones stay."""
+    return str(json.loads(json.dumps(text)))
+
+
+PRESENT, MISSING = "media/images/here.png", "media/images/gone.png"
+any_text = st.text(st.characters(exclude_categories=()), max_size=8).map(as_json_has_it)
+texts = any_text | st.sampled_from(["NaN", "Infinity", "-Infinity", "nan", "\ud800", "\0"])
+keys = any_text | st.sampled_from(
+    [
+        *("a", "a.b", "a/b", "a//b", "a/_/b", "a/0", "a/text", "a/caption", "b", "", "/", ".", "_private", "_type"),
+        *("config/lr", "metrics/config/lr", "sys", "system", "x" * 1030, "é" * 600, "\ud800"),
+    ]
+)
+numbers = (
+    st.integers(-9, 9)
+    | st.floats()
+    | st.sampled_from([2**53, 2**53 + 1, -(2**63), 2**63, 10**40, 10**400, -(10**400), 1e308, -0.0])
+)
+media = st.fixed_dictionaries(
+    {"_type": st.sampled_from(["image-file", "table-file", "html-file"]), "path": st.sampled_from([PRESENT, MISSING])},
+    optional={"caption": texts | st.none()},
+)
+histograms = st.fixed_dictionaries(
+    {"_type": st.just("histogram")},
+    optional={
+        "bins": st.lists(numbers, max_size=4) | st.just([0, 1, 2]) | st.none(),
+        "values": st.lists(numbers, max_size=3) | st.just([1, 2.5]) | texts,
+        "packedBins": st.fixed_dictionaries({"min": numbers, "size": numbers, "count": st.integers(0, 3)}) | st.none(),
+    },
+)
+objects = (
+    media
+    | histograms
+    | st.lists(media, max_size=2)
+    | st.fixed_dictionaries(
+        {"_type": st.just("images/separated"), "filenames": st.lists(st.just(PRESENT), max_size=2)},
+        optional={"captions": st.lists(texts, max_size=3) | texts},
+    )
+    | st.fixed_dictionaries(
+        {"_type": st.just("videos"), "videos": st.lists(media, max_size=2)},
+        optional={"captions": st.lists(texts, max_size=3) | texts},
+    )
+    | st.fixed_dictionaries({"_type": texts | st.integers()}, optional={"path": texts | st.integers()})
+)
+values = st.recursive(
+    st.none() | st.booleans() | numbers | texts | objects,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=6,
+)
+documents = st.dictionaries(keys, values, max_size=5)
+bad_times = st.sampled_from([math.nan, math.inf, -math.inf, -1.0, 0.0, 1e11, 1e300])
+times = st.none() | st.floats(1.7e9, 1.7e9 + 100) | bad_times
+steps = st.integers(-2, 6) | st.sampled_from([0.5, STEP_MAX - 1, STEP_MAX, STEP_MAX + 1])
+streams = st.sampled_from(["stdout", "stderr"])
+slow = st.lists(st.booleans(), min_size=1, max_size=5)
+
+
+file_names = (
+    any_text.filter(bool)
+    | st.sampled_from(["a//b", "a/_/b", "code/x.py", "code/", "requirements.txt", "x.ckpt", "output.log"])
+    | st.sampled_from([PRESENT, MISSING])
+)
+
+
+def numbered(row: Callable[..., Any]) -> Callable[[list[Any]], list[Any]]:
+    return lambda rows: [row(number, *fields) for number, fields in enumerate(rows)]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[HistoryRow]:
+    drawn = draw(st.lists(st.tuples(steps, times, documents), max_size=8))
+    return [HistoryRow(*row) for row in sorted(drawn, key=lambda row: row[0])]
+
+
+FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "attributes": {
+        "run_id": any_text,
+        "notes": st.none() | texts,
+        "tags": st.lists(texts, max_size=3, unique_by=clean_text),
+        "group": st.none() | texts,
+        "sweep": st.none() | st.builds(Sweep, texts, config=texts),
+        "wandb": st.dictionaries(
+            keys, st.booleans() | numbers | texts | st.just(datetime(2024, 1, 1, tzinfo=UTC)), max_size=4
+        ),
+    },
+    "config": {"config": documents},
+    "summary": {"summary": documents},
+    "history": {"history": histories(), "files": st.just({PRESENT: b"here"})},
+    "system": {"system": st.lists(st.tuples(times, documents), max_size=6).map(numbered(SystemRow))},
+    "console": {"console": st.lists(st.tuples(times, streams, texts), max_size=8).map(numbered(ConsoleLine))},
+    "files": {
+        "files": st.dictionaries(file_names, st.binary(max_size=4), max_size=5),
+        "history": st.lists(st.builds(HistoryRow, steps, times, st.fixed_dictionaries({"a": media})), max_size=1),
+    },
+}
+
+
+def runs_for(*parts: str) -> st.SearchStrategy[MemoryData]:
+    """Runs that hold something for these parts."""
+    fields = {name: strategy for part in parts for name, strategy in FIELDS[part].items()}
+    return st.builds(MemoryData, **{"run_id": st.just("r"), **fields})
+
+
+# ---------------------------------------------------------------- how many values that is, by the mapping's words
+
+
+def inputs_of_logged(value: Any) -> int:
+    match value:
+        case None:
+            return 0
+        case {"_type": str(), "path": str(), **rest} if value["_type"] != "histogram":
+            return 1 + _is_caption(rest.get("caption"))
+        case {"_type": "histogram"}:
+            return 1
+        case {"_type": str(), "videos": [_, *_] as items} if all(map(_is_media, items)):
+            captions = zip_longest((item.get("caption") for item in items), _captions_of(value)[: len(items)])
+            return len(items) + sum(_is_caption(own or shared) for own, shared in captions)
+        case {"_type": str(), "filenames": [_, *_] as names}:
+            return len(names) + sum(map(_is_caption, _captions_of(value)[: len(names)]))
+        case {"_type": str()}:
+            return 1
+        case dict():
+            return sum(map(inputs_of_logged, value.values()))
+        case [_, *_] if all(_is_media(item) for item in value):
+            return sum(map(inputs_of_logged, value))
+    return 1
+
+
+def _captions_of(value: Mapping[str, Any]) -> list[Any]:
+    captions = value.get("captions")
+    return captions if isinstance(captions, list) else []
+
+
+def _is_caption(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_media(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("_type"), str) and isinstance(value.get("path"), str)
+
+
+def inputs_of_document(values: Mapping[str, Any], *, objects_are_whole: bool) -> int:
+    def count(value: Any) -> int:
+        if not isinstance(value, dict) or not value or (objects_are_whole and isinstance(value.get("_type"), str)):
+            return 1
+        return sum(map(count, value.values()))
+
+    return sum(map(count, values.values()))
+
+
+def inputs_of(part: str, data: MemoryData, *, private: bool) -> int:
+    def wanted(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if private or not key.startswith("_")}
+
+    match part:
+        case "attributes":
+            told = wanted({"id": 1, "state": 1, **data.wandb})
+            sweep = [] if data.sweep is None else [data.sweep.id, data.sweep.config]
+            return len(told) + len(sweep) + bool(data.notes) + sum(map(bool, data.tags)) + bool(data.group)
+        case "config":
+            config = {key: value for key, value in data.config.items() if private or key != "_wandb"}
+            return 1 + inputs_of_document(config, objects_are_whole=False)
+        case "summary":
+            return 1 + inputs_of_document(wanted(data.summary), objects_are_whole=True)
+        case "history":
+            return sum(inputs_of_logged(value) for row in data.history for value in wanted(row.values).values())
+        case "system":
+            return sum(value is not None for row in data.system for value in row.values.values())
+        case "console":
+            return len(data.console)
+        case "files":
+            return len(data.files.keys() - {row.values["a"]["path"] for row in data.history})
+    return 0
+
+
+# ---------------------------------------------------------------- what Neptune takes
+
+
+def outputs_of(records: Iterable[Record]) -> int:
+    """How many values the records hold; those under migration/ are our own."""
+    count = 0
+    for record in records:
+        match record:
+            case Assign(values):
+                count += sum(not path.startswith("migration/") for path in values)
+            case AddTags(tags):
+                count += len(tags)
+            case AssignFile():
+                count += 1
+            case Points(_, _, values):
+                count += len(values)
+    return count
+
+
+def assert_neptune_takes(records: Iterable[Record]) -> None:
+    """No refusal by the memory destination; nor for sizes, encoding and edges, which only a server would look at."""
+    destination = MemoryDestination()
+    destination.ensure_project("w/p", "")
+    run = destination.open_run(RunTarget("w/p", "r", "r", datetime(2024, 1, 1, tzinfo=UTC)), None)
+    for record in records:
+        match record:
+            case Assign(values) | Points(_, _, values):
+                pairs = [*values.items()]
+            case AssignFile(path, _):
+                pairs = [(path, None)]
+            case AddTags(tags):
+                pairs = [("sys/tags", tag) for tag in tags]
+        for path, value in pairs:
+            assert 0 < len(path.encode()) <= PATH_MAX_BYTES
+            assert all(path.split("/"))
+            match value:
+                case str():
+                    assert len(value.encode()) <= STRING_MAX_BYTES
+                case bool():
+                    pass
+                case int():
+                    assert -(2**63) <= value < 2**63
+                case Histogram(edges, counts):
+                    assert len(edges) == len(counts) + 1 <= 513
+                    assert all(map(math.isfinite, (*edges, *counts)))
+                    assert all(left < right for left, right in pairwise(edges))
+        if isinstance(record, Points):
+            assert 0 <= record.step < STEP_MAX
+        run.write([record])
+    assert run.flush().wait() == []
+
+
+OPTIONS = st.builds(
+    MappingOptions,
+    include_private=st.booleans(),
+    stringify=st.booleans(),
+    metrics_namespace=st.none() | st.just("all"),
+    max_file_bytes=st.none() | st.just(2),
+)
+ALWAYS = [name for name in PARTS if name != "artifacts"]
+
+
+@pytest.mark.parametrize("part", ALWAYS)
+class TestWhateverWandbHolds:
+    @settings(deadline=None, max_examples=60)
+    @given(data=st.data(), options=OPTIONS)
+    def test_every_value_is_written_or_skipped_with_a_reason(
+        self, part: str, data: st.DataObject, options: MappingOptions
+    ) -> None:
+        run = data.draw(runs_for(part))
+        outcome, taken = Outcome(), 0
+        for batch in batches(part, run, options=options):
+            outcome.add(batch)
+            assert_neptune_takes(batch.records)
+            taken += outputs_of(batch.records)
+        assert outcome.read == outcome.written + outcome.skipped
+        assert outcome.read == inputs_of(part, run, private=options.include_private)
+        assert outcome.written == taken
+
+    @settings(deadline=None, max_examples=40)
+    @given(data=st.data(), options=OPTIONS, slow=slow, page_rows=st.integers(1, 3))
+    def test_it_makes_no_difference_where_the_part_is_interrupted(
+        self, part: str, data: st.DataObject, options: MappingOptions, slow: list[bool], page_rows: int
+    ) -> None:
+        run = data.draw(runs_for(part))
+        whole = convert(part, run, options=options).seen()
+        assert convert(part, run, options=options, slow=slow, page_rows=page_rows).seen() == whole
+        assert convert_in_pieces(part, run, options=options, slow=slow, page_rows=page_rows).seen() == whole
+
+    @settings(deadline=None, max_examples=40)
+    @given(data=st.data())
+    def test_a_refresh_that_finds_nothing_new_counts_nothing_twice(self, part: str, data: st.DataObject) -> None:
+        run = data.draw(runs_for(part))
+        outcome = convert(part, run)
+        before = outcome.seen()
+        again = convert(part, replace(run, fork=Fork("other", 1)), outcome).seen()
+        assert (again["ledger"], again["counts"]) == (before["ledger"], before["counts"])
+
+
+@settings(deadline=None, max_examples=40)
+@given(run=runs_for(*ALWAYS), slow=slow)
+def test_all_records_of_a_run_together_suit_neptune(run: MemoryData, slow: list[bool]) -> None:
+    destination = MemoryDestination()
+    destination.ensure_project("w/p", "")
+    out = destination.open_run(RunTarget("w/p", "r", "r", datetime(2024, 1, 1, tzinfo=UTC)), None)
+    for part in ALWAYS:
+        for batch in batches(part, run, slow=slow):
+            out.write(batch.records)
+            assert out.flush().wait() == []
+
+
+def history_of(*rows: tuple[float, Mapping[str, Any]], **fields: Any) -> MemoryData:
+    """A run with these rows, a second apart."""
+    return MemoryData("r", history=[HistoryRow(step, 1.7e9 + i, row) for i, (step, row) in enumerate(rows)], **fields)
+
+
+class TestHistory:
+    def test_a_plain_key_and_a_nested_one_of_the_same_name_are_one_series(self) -> None:
+        both = {"a": {"b": 1.0}, "a.b": 2.0}
+        outcome = convert("history", history_of((0, both), (1, both), (2, dict(reversed(both.items())))))
+        assert outcome.series_values() == {"a.b": [1.0, 1.0, 2.0]}
+        assert outcome.ledger == {("skipped", "a.b", "duplicate_step"): 3}
+        assert (outcome.read, outcome.written) == (6, 3)
+
+    @settings(deadline=None)
+    @given(st.lists(st.permutations(["a", "b", "c"]).map(lambda keys: dict.fromkeys(keys[:2], 1.0)), max_size=6))
+    def test_a_value_that_comes_again_at_its_step_is_skipped_whatever_came_between(self, rows: list[Any]) -> None:
+        outcome = convert("history", history_of(*((5, row) for row in rows)))
+        assert {path: len(points) for path, points in outcome.series.items()} == dict.fromkeys(
+            {key for row in rows for key in row}, 1
+        )
+        assert outcome.read == 2 * len(rows) == outcome.written + outcome.skipped
+
+    def test_steps_out_of_range_are_counted_once_however_often_the_source_grows(self) -> None:
+        first = history_of((-1, {"a": 1}), (0, {"a": 1}), (STEP_MAX, {"a": 1}), state="running")
+        outcome = convert("history", first)
+        grown = replace(first, history=[*first.history, HistoryRow(STEP_MAX + 1, 1.7e9, {"a": 1})])
+        convert("history", grown, outcome)
+        assert outcome.ledger["skipped", "a", "step_out_of_range"] == 3
+        assert (outcome.read, outcome.written) == (4, 1)
+
+    def test_the_highest_step_that_may_be_sent_is_one_that_is_sent(self) -> None:
+        data = history_of((0, {"a": 1}), (7, {"a": 1}), (9, {"_private": 1}), (STEP_MAX, {"a": 1}))
+        (batch,) = batches("history", data)
+        assert batch.until_step == 7
+        (batch,) = batches("history", history_of((3, {"_private": 1})))
+        assert batch.until_step is None
+
+    def test_a_history_with_fewer_rows_than_wandb_counts_is_an_error(self) -> None:
+        with pytest.raises(Retryable, match="read 1 of 2 rows"):
+            convert("history", history_of((0, {"a": 1}), history_rows=2))
+
+    def test_rows_of_a_run_that_still_runs_are_not_counted(self) -> None:
+        assert convert("history", history_of((0, {"a": 1}), state="running")).done
+
+    def test_a_batch_is_full_at_its_number_of_values_and_never_inside_a_step(self) -> None:
+        row = {f"k{i}": 0.5 for i in range(100)}
+        per_batch = BATCH_VALUES // len(row)
+        rows = [(step, row) for step in range(per_batch + 5)]
+        rows.insert(per_batch, (per_batch - 1, {"later": 0.5}))
+        sizes = [batch.read for batch in batches("history", history_of(*rows))]
+        assert sizes == [BATCH_VALUES + 1, 500, 0][: len(sizes)]
+        assert sum(sizes) == BATCH_VALUES + 501
+
+    def test_long_texts_fill_a_batch_by_their_bytes(self) -> None:
+        rows = [(step, {"t": "x" * STRING_MAX_BYTES}) for step in range(20)]
+        assert next(len(batch.records) for batch in batches("history", history_of(*rows))) == 16
+
+    def test_media_fill_a_batch_by_their_number(self) -> None:
+        rows = [(step, {"img": {"_type": "image-file", "path": PRESENT}}) for step in range(BATCH_FILES + 1)]
+        data = history_of(*rows, files={PRESENT: b"here"})
+        assert [len(batch.records) for batch in batches("history", data, page_rows=1)] == [BATCH_FILES, 1]
+
+    def test_a_missing_file_leaves_the_rest_of_its_step(self) -> None:
+        row = {"img": {"_type": "image-file", "path": MISSING, "caption": "gone"}, "n": 1}
+        outcome = convert("history", history_of((0, row), (1, {"img": row["img"] | {"caption": None}})))
+        assert outcome.series_values() == {"img/caption": ["gone"], "n": [1.0]}
+        assert outcome.ledger == {("skipped", MISSING, "missing_file"): 2}
+        assert (outcome.read, outcome.written) == (4, 2)
+
+    def test_a_kind_that_only_comes_later_finds_the_path_taken_and_keeps_out_of_it(self) -> None:
+        first = history_of((0, {"a": "text"}), state="running")
+        outcome = convert("history", first)
+        convert("history", replace(first, history=[*first.history, HistoryRow(1, 1.7e9, {"a": 1.0})]), outcome)
+        assert outcome.series_values() == {"a": ["text"], "a/number": [1.0]}
+
+    @pytest.mark.parametrize(
+        ("histogram", "edges", "counts"),
+        [
+            ({"bins": [0, 1, 2], "values": [3, 4]}, (0.0, 1.0, 2.0), (3, 4)),
+            ({"bins": [0, 1], "values": [2.0]}, (0.0, 1.0), (2,)),
+            ({"bins": [0, 1], "values": [2.5]}, (0.0, 1.0), (2.5,)),
+            ({"bins": [0, 1], "values": [-2]}, (0.0, 1.0), (-2.0,)),
+            ({"bins": [0, 1], "values": [2**64 - 1]}, (0.0, 1.0), (2**64 - 1,)),
+            ({"bins": [0, 1], "values": [2**64]}, (0.0, 1.0), (2.0**64,)),
+            ({"packedBins": {"min": -1, "size": 0.5, "count": 2}, "values": [1, 2]}, (-1.0, -0.5, 0.0), (1, 2)),
+            ({"packedBins": {"min": 0, "size": 1, "count": 3}, "bins": [0, 1], "values": [1]}, (0.0, 1.0), (1,)),
+        ],
+    )
+    def test_a_histogram_keeps_its_edges_and_counts(
+        self, histogram: dict[str, Any], edges: tuple[float, ...], counts: tuple[float, ...]
+    ) -> None:
+        result, merged = histogram_of(histogram)
+        assert repr(result) == repr(Histogram(edges, counts))
+        assert not merged
+
+    @pytest.mark.parametrize(
+        "histogram",
+        [
+            {},
+            {"bins": [0, 1]},
+            {"values": [1]},
+            {"bins": [0], "values": []},
+            {"bins": [0, 1, 2], "values": [1]},
+            {"bins": [1, 1], "values": [1]},
+            {"bins": [1, 0], "values": [1]},
+            {"bins": [0, math.inf], "values": [1]},
+            {"bins": [0, 1], "values": [math.nan]},
+            {"bins": [0, "1"], "values": [1]},
+            {"bins": "01", "values": [1]},
+            {"bins": [0, 10**400], "values": [1]},
+            {"bins": [0, 1], "values": [10**400]},
+            {"bins": [2**60, 2**60 + 1], "values": [1]},
+            {"bins": [*range(514)], "values": [1e308] * 513},
+            {"bins": [*range(514)], "values": [10**308] * 513},
+            {"packedBins": {"min": 0, "size": 0, "count": 1}, "values": [1]},
+            {"packedBins": {"min": 10**400, "size": 0.5, "count": 1}, "values": [1]},
+            {"packedBins": {"min": 0, "size": 10**400, "count": 1}, "values": [1]},
+            {"packedBins": {"min": 1e308, "size": 1e308, "count": 1}, "values": [1]},
+            {"packedBins": {"count": 1}, "values": [1]},
+        ],
+    )
+    def test_what_is_no_histogram_is_skipped(self, histogram: dict[str, Any]) -> None:
+        outcome = convert("history", history_of((0, {"h": {"_type": "histogram", **histogram}, "n": 1})))
+        assert outcome.ledger == {("skipped", "h", "bad_histogram"): 1}
+        assert outcome.series_values() == {"n": [1.0]}
+
+    @settings(deadline=None)
+    @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=2000))
+    def test_merging_bins_loses_no_count(self, counts: list[int]) -> None:
+        histogram, merged = histogram_of({"bins": [*range(len(counts) + 1)], "values": counts})
+        assert histogram is not None
+        assert merged == (len(counts) > 512)
+        assert sum(histogram.values) == sum(counts)
+        assert len(histogram.values) <= 512
+        assert (histogram.edges[0], histogram.edges[-1]) == (0, len(counts))
+
+
+class TestLayout:
+    series = st.builds(
+        SeriesKey, keys, st.sampled_from(["", "0", "1", "caption", "0/caption"]), st.sampled_from(SeriesKind)
+    )
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.lists(series, unique=True), st.lists(series, unique=True), st.none() | st.just("all"))
+    def test_what_was_saved_gives_the_same_paths_again(
+        self, surveyed: list[SeriesKey], later: list[SeriesKey], namespace: str | None
+    ) -> None:
+        layout, ledger = Layout((), namespace), Ledger()
+        layout.learn(surveyed, ledger)
+        half = json.loads(json.dumps(layout.series))
+        paths = {series: layout.path(series, ledger) for series in later}
+        paths |= {series: layout.path(series, ledger) for series in surveyed}
+        for saved in (half, json.loads(json.dumps(layout.series))):
+            again = Layout(saved, namespace)
+            again.learn(surveyed, unheard := Ledger())
+            assert {series: again.path(series, ledger) for series in paths} == paths
+            assert unheard.take() == []
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.lists(series, unique=True))
+    def test_no_two_series_share_a_path(self, surveyed: list[SeriesKey]) -> None:
+        layout = Layout((), None)
+        layout.learn(surveyed, Ledger())
+        paths = [layout.path(series, Ledger()) for series in surveyed]
+        assert len(set(paths)) == len(paths)
+        assert not {path.split("/")[0] for path in paths} & {"sys", "config", "system"}
+
+    @given(st.permutations([SeriesKey("a", "", kind) for kind in SeriesKind]))
+    def test_numbers_keep_the_path_before_text_before_histograms_before_files(self, surveyed: list[SeriesKey]) -> None:
+        layout = Layout((), None)
+        layout.learn(surveyed, Ledger())
+        paths = {series.kind: layout.path(series, Ledger()) for series in surveyed}
+        assert paths == {NUMBER: "a", TEXT: "a/text", HISTOGRAM: "a/histogram", FILE: "a/file"}
+
+
+class TestTimes:
+    created_at = datetime(2024, 1, 1, tzinfo=UTC)
+
+    @settings(deadline=None)
+    @given(st.lists(times))
+    def test_times_never_go_backwards_and_each_change_is_noted(self, given_times: list[float | None]) -> None:
+        clock = Times(None, self.created_at)
+        latest = -math.inf
+        for time in given_times:
+            time_us, entry = clock.next(time)
+            assert time_us >= latest
+            assert entry is not None or (time is not None and time_us == round(time * 1_000_000))
+            latest = time_us
+
+    def test_the_creation_time_stands_in_before_the_first(self) -> None:
+        clock = Times(None, self.created_at)
+        assert clock.next(None)[0] == self.created_at.timestamp() * 1_000_000
+
+    def test_microseconds_are_exact(self) -> None:
+        assert Times(None, self.created_at).next(1_700_000_000.123457)[0] == 1_700_000_000_123_457
+
+
+class TestFiles:
+    @pytest.mark.parametrize(
+        ("name", "path"),
+        [
+            ("code/src/train.py", "source_code/files/src/train.py"),
+            ("code/requirements.txt", "source_code/files/requirements.txt"),
+            ("code/checkpoint.py", "source_code/files/checkpoint.py"),
+            ("requirements.txt", "source_code/requirements.txt"),
+            ("sub/requirements.txt", "files/sub/requirements.txt"),
+            ("best.ckpt", "checkpoints/best.ckpt"),
+            ("run/checkpoint-1/x.bin", "checkpoints/run/checkpoint-1/x.bin"),
+            ("media/images/a.png", "files/media/images/a.png"),
+            ("output.log", "files/output.log"),
+        ],
+    )
+    def test_a_file_goes_where_the_first_matching_rule_says(self, name: str, path: str) -> None:
+        assert file_path(name) == path
+
+    def test_a_copy_that_is_interrupted_notes_each_new_name_once(self) -> None:
+        names = [f"d{i:03}//x" for i in range(2 * BATCH_FILES + 1)]
+        data = MemoryData("r", files=dict.fromkeys(names, b"x"))
+        whole = convert("files", data)
+        assert len(whole.ledger) == len(names)
+        assert convert_in_pieces("files", data).seen() == whole.seen()
+
+    def test_only_what_is_new_or_has_changed_is_copied_again(self) -> None:
+        data = MemoryData("r", files={"a": b"1", "b": b"1"})
+        outcome = convert("files", data)
+        outcome.records.clear()
+        convert_in_pieces("files", replace(data, files={"a": b"1", "b": b"2", "c": b"1"}), outcome)
+        assert outcome.files == {"files/b": ("b", b"2"), "files/c": ("c", b"1")}
+        assert (outcome.read, outcome.written, outcome.size_bytes) == (3, 3, 3)
+
+    def test_a_file_that_has_become_too_large_is_skipped_and_one_that_fits_now_is_copied(self) -> None:
+        options = MappingOptions(max_file_bytes=2)
+        data = MemoryData("r", files={"a": b"1", "b": b"123"})
+        outcome = convert("files", data, options=options)
+        assert outcome.ledger == {("skipped", "b", "too_large"): 1}
+        convert_in_pieces("files", replace(data, files={"a": b"123", "b": b"1"}), outcome, options=options)
+        assert outcome.files["files/b"] == ("b", b"1")
+        assert outcome.ledger == {("skipped", "a", "too_large"): 1}
+        assert (outcome.read, outcome.written) == (2, 1)
+
+    def test_a_file_keeps_its_path_when_another_comes_before_it(self) -> None:
+        data = MemoryData("r", files={"b/_/c": b"old"})
+        outcome = convert("files", data)
+        convert_in_pieces("files", replace(data, files={"b//c": b"new", "b/_/c": b"changed"}), outcome)
+        assert {path: content for path, (_, content) in outcome.files.items()} == {
+            "files/b/_/c": b"changed",
+            f"files/b/_/c~{sha256(b'b//c').hexdigest()[:8]}": b"new",
+        }
+
+    def test_the_files_of_the_history_are_not_copied_again(self) -> None:
+        data = history_of(
+            (0, {"i": {"_type": "image-file", "path": PRESENT}}), files={PRESENT: b"x", "media/other": b"y"}
+        )
+        assert list(convert("files", data).files) == ["files/media/other"]
+
+
+class TestArtifacts:
+    def artifact(self, name: str = "model", files: int = 2, **fields: Any) -> Artifact:
+        return Artifact(
+            name=name,
+            version="v0",
+            type=fields.pop("type", "model"),
+            aliases=fields.pop("aliases", ["latest"]),
+            digest="d",
+            size_bytes=3,
+            created_at=datetime(2024, 1, 1, tzinfo=UTC),
+            metadata=fields.pop("metadata", "{}"),
+            files=[SourceFile(f"f{i:03}", 1) for i in range(files)],
+            references=fields.pop("references", {}),
+            **fields,
+        )
+
+    def run(self, *artifacts: Artifact, **fields: Any) -> MemoryData:
+        files = {f"{a.name}:{a.version}/{file.name}": b"x" for a in artifacts for file in a.files}
+        return MemoryData("r", artifacts=[*artifacts], artifact_files=files, **fields)
+
+    def test_an_interrupted_artifact_goes_on_behind_the_files_that_are_counted(self) -> None:
+        data = self.run(self.artifact("a", 3 * BATCH_FILES), self.artifact("b"), used_artifacts=["t/p/x:v1"])
+        whole = convert("artifacts", data)
+        assert whole.read == 3 * BATCH_FILES + 6 + 2 + 6 + 1
+        assert convert_in_pieces("artifacts", data).seen() == whole.seen()
+
+    def test_a_refresh_copies_only_new_versions(self) -> None:
+        data = self.run(self.artifact("a"))
+        outcome = convert("artifacts", data)
+        outcome.records.clear()
+        convert_in_pieces("artifacts", self.run(self.artifact("a"), self.artifact("b"), used_artifacts=["x"]), outcome)
+        convert_in_pieces("artifacts", self.run(self.artifact("a"), self.artifact("b"), used_artifacts=["x"]), outcome)
+        assert list(outcome.files) == ["artifacts/b/v0/f000", "artifacts/b/v0/f001"]
+        assert outcome.read == outcome.written == 2 * (6 + 2) + 1
+
+    def test_a_file_that_is_gone_or_too_large_is_skipped(self) -> None:
+        artifact = replace(self.artifact(), files=[SourceFile("here", 1), SourceFile("gone", 1), SourceFile("big", 9)])
+        data = MemoryData("r", artifacts=[artifact], artifact_files={"model:v0/here": b"x", "model:v0/big": b"x" * 9})
+        outcome = convert("artifacts", data, options=MappingOptions(max_file_bytes=5))
+        assert list(outcome.files) == ["artifacts/model/v0/here"]
+        assert outcome.ledger == {
+            ("skipped", "model:v0/gone", "missing_file"): 1,
+            ("skipped", "model:v0/big", "too_large"): 1,
+        }
+        assert outcome.read == outcome.written + 2
+
+    def test_a_file_in_the_way_of_what_is_told_of_the_artifact_gets_another_path(self) -> None:
+        artifact = replace(self.artifact(), files=[SourceFile("info/type", 1)])
+        data = MemoryData("r", artifacts=[artifact], artifact_files={"model:v0/info/type": b"x"})
+        outcome = convert("artifacts", data)
+        assert outcome.values["artifacts/model/v0/info/type"] == "model"
+        assert list(outcome.files) == [f"artifacts/model/v0/info/type~{sha256(b'model:v0/info/type').hexdigest()[:8]}"]
+        assert [kind for kind, _, _ in outcome.ledger] == ["renamed"]
+
+    def test_what_is_cut_is_noted_once(self) -> None:
+        data = self.run(self.artifact(files=3 * BATCH_FILES, metadata="x" * (STRING_MAX_BYTES + 1)))
+        ledger = convert_in_pieces("artifacts", data).ledger
+        assert ledger == {("truncated", "model:v0 metadata", f"text over {STRING_MAX_BYTES} bytes"): 1}
+
+
+class TestOthers:
+    def test_tags_that_are_too_many_for_neptune_are_skipped(self) -> None:
+        tags = [f"{i}" * 1000 for i in range(10, 600)]
+        outcome = convert("attributes", MemoryData("r", tags=tags, group="g"))
+        assert outcome.tags == [AddTags(frozenset({"g"}), group=True)]
+        assert outcome.ledger == {("skipped", "tags", "string_set_too_large"): len(tags)}
+        assert outcome.read == outcome.written + outcome.skipped
+
+    def test_one_note_says_that_system_metrics_are_samples(self) -> None:
+        data = MemoryData("r", system=[SystemRow(n, 1.7e9, {"cpu": 1}) for n in range(5)], system_is_sampled=True)
+        outcome = convert_in_pieces("system", data, slow=[True], page_rows=1)
+        assert outcome.ledger == {("sampled", "system", "W&B gave samples only"): 1}
+        assert not convert("system", replace(data, system=[])).ledger
+
+    def test_deep_nesting_is_no_trouble(self) -> None:
+        deep: Any = 1
+        for _ in range(200):
+            deep = {"d": deep}
+        deep_list: Any = 1
+        for _ in range(200):
+            deep_list = [deep_list]
+        data = history_of((0, {"k": deep, "l": deep_list}), config={"k": deep, "l": deep_list})
+        assert convert("history", data).written == 2
+        assert convert("config", data).written == 3
+
+    def test_scratch_files_lie_in_the_scratch_directory(self, tmp_path: Path) -> None:
+        for part in ("config", "summary"):
+            (batch,) = batches(part, MemoryData("r"))
+            files = [record.file for record in batch.records if isinstance(record, AssignFile)]
+            assert [file.name for file in files] == [f"raw-{part}.json"]
+            assert files[0].path.parent != tmp_path
