@@ -70,8 +70,8 @@ class Destination(Protocol):
     def open_run(self, target: RunTarget, position: str | None, *, begun: bool = False) -> DestinationRun:
         """Open a run for writing, creating it if absent.
 
-        `begun`: an earlier attempt may have sent something. `position` is the last saved one (None: none yet): what was written behind it and can be taken back (offline
-        files) is taken back.
+        `begun`: an earlier attempt may have sent something. `position` is the last saved one (None: none yet): what
+        was written behind it and can be taken back (offline files) is taken back.
         """
         ...
 

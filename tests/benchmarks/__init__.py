@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m tests.benchmarks [NAME ...] [--repeat N] [--scale F]`. They print figures and assert nothing."""
+"""Benchmarks: `python -m tests.benchmarks [NAME ...]`. They print figures and assert nothing."""

@@ -14,7 +14,8 @@ import requests
 
 RUN_QUERY = """query Run($project: String!, $entity: String!, $name: String!) {
   project(name: $project, entityName: $entity) { run(name: $name) { id name config summaryMetrics } } }"""
-PARQUET_QUERY = """query RunParquetHistory($entity: String!, $project: String!, $runName: String!, $liveKeys: [String!]!) {
+PARQUET_QUERY = """query RunParquetHistory($entity: String!, $project: String!, $runName: String!,
+  $liveKeys: [String!]!) {
   project(name: $project, entityName: $entity) { run(name: $runName) {
     parquetHistory(liveKeys: $liveKeys) { parquetUrls liveData } } } }"""
 FILES_QUERY = """query RunFiles($project: String!, $entity: String!, $name: String!, $fileCursor: String,

@@ -77,9 +77,7 @@ SERIES_PAGE_POINTS = 10_000
 
 def api_token(url: str, key: str = "test-key") -> str:
     """The NEPTUNE_API_TOKEN for the server at `url`; a key other than the server's is rejected by it."""
-    return base64.b64encode(
-        json.dumps({"api_address": url, "api_url": url, "api_key": key}).encode()
-    ).decode()
+    return base64.b64encode(json.dumps({"api_address": url, "api_url": url, "api_key": key}).encode()).decode()
 
 
 class NeptuneServer(Server):
@@ -108,9 +106,7 @@ class NeptuneServer(Server):
         self.max_request_bytes = max_request_bytes  # larger submissions: 413
         self.token_lifetime_s = token_lifetime_s  # the client refreshes 30 s before the end
         self._tokens: dict[str, float] = {}  # access token -> when it expires
-        self._uploads: dict[
-            str, dict[int, bytes]
-        ] = {}  # multipart upload or resumable session -> part -> bytes
+        self._uploads: dict[str, dict[int, bytes]] = {}  # multipart upload or resumable session -> part -> bytes
         self._ids = itertools.count(1)
 
     def label(self, request: Request) -> str:
@@ -138,9 +134,7 @@ class NeptuneServer(Server):
             case "stats":
                 return self.store.stats() | {"requests": sum(self.log.counts.values())}
             case "runs":
-                return [
-                    {"project": run.project, "run": run.run_id, "key": run.key} for run in self.store.runs()
-                ]
+                return [{"project": run.project, "run": run.run_id, "key": run.key} for run in self.store.runs()]
             case "dump":
                 return dump(self.store.run(data["project"], data["run"]))
             case "blob":
@@ -311,9 +305,7 @@ class NeptuneServer(Server):
     def _complete(self, request: Request) -> Response:
         body = request.json()
         parts = self._uploads.get(body["upload_id"], {})
-        if {part["part_number"]: part["etag"] for part in body["parts"]} != {
-            n: _md5(p) for n, p in parts.items()
-        }:
+        if {part["part_number"]: part["etag"] for part in body["parts"]} != {n: _md5(p) for n, p in parts.items()}:
             return _error(400, "BAD_REQUEST", "the parts are not those that were uploaded")
         self.store.blobs[body["project_identifier"], body["path"]] = _joined(parts)
         return Response(204)
@@ -332,14 +324,10 @@ class NeptuneServer(Server):
         newest_first = body["sorting"]["dir"] == "descending"
         found.sort(key=lambda run: (run.value("sys/creation_time"), run.key), reverse=newest_first)
         start, wanted = body["pagination"]["offset"], [item["path"] for item in body["attributeFilters"]]
-        answer = leaderboard_entries_pb2.ProtoLeaderboardEntriesSearchResultDTO(
-            matching_item_count=len(found)
-        )
+        answer = leaderboard_entries_pb2.ProtoLeaderboardEntriesSearchResultDTO(matching_item_count=len(found))
         for run in found[start : start + body["pagination"]["limit"]]:
             types = _types(run)
-            answer.entries.add(
-                attributes=[_attribute(run, path, types[path]) for path in wanted if path in types]
-            )
+            answer.entries.add(attributes=[_attribute(run, path, types[path]) for path in wanted if path in types])
         return _protobuf(answer)
 
     def _query_definitions(self, request: Request) -> Response:
@@ -362,9 +350,7 @@ class NeptuneServer(Server):
         for run in self._runs_asked([request.query["projectIdentifier"]], body.get("experimentIdsFilter")):
             paths = {p: t for p, t in _types(run).items() if names is None or p in names}
             values = [
-                _attribute(run, p, t)
-                for p, t in paths.items()
-                if _name_matches(p, body.get("attributeNameFilter"))
+                _attribute(run, p, t) for p, t in paths.items() if _name_matches(p, body.get("attributeNameFilter"))
             ]
             answer.entries.add(experimentShortId=run.key, attributes=values)
         return _protobuf(answer)
@@ -406,18 +392,14 @@ class NeptuneServer(Server):
         """(request, points by rising step) for those that exist; `stepRange` is inclusive at both ends."""
         runs = {name: run for run in self.store.runs() for name in _identifiers(run)}
         span = body.get("stepRange") or {}
-        low, high = (
-            None if (end := span.get(side)) is None else round(end * MICRO) for side in ("from", "to")
-        )
+        low, high = (None if (end := span.get(side)) is None else round(end * MICRO) for side in ("from", "to"))
         for asked in body["requests"]:
             series = asked["series"]
             run, path = runs.get(series["holder"]["identifier"]), series["attribute"]
             if run and _types(run).get(path) in types:
                 points = run.points(path, lineage=series["lineage"] == "FULL")
                 if low is not None or high is not None:
-                    points = [
-                        p for p in points if (low is None or p[0] >= low) and (high is None or p[0] <= high)
-                    ]
+                    points = [p for p in points if (low is None or p[0] >= low) and (high is None or p[0] <= high)]
                 yield asked, points
 
 
@@ -575,9 +557,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.servers.neptune_server", description=main.__doc__)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds added to every request")
-    parser.add_argument(
-        "--processing-delay", default="0:0", metavar="LOW:HIGH", help="seconds, for each submission"
-    )
+    parser.add_argument("--processing-delay", default="0:0", metavar="LOW:HIGH", help="seconds, for each submission")
     parser.add_argument("--apply", choices=["eager", "lazy"], default="eager")
     parser.add_argument("--workspace", action="append", help="repeatable; default: team")
     parser.add_argument("--auto-projects", action="store_true", help="projects need not be created")

@@ -385,9 +385,7 @@ class NeptuneStore:
         if parent and fork:
             run.parent, run.fork_step = parent, fork.step or 0
             if fork.step is None:
-                run.fork_step = max(
-                    (series.steps[-1] for series in parent.series.values() if series), default=0
-                )
+                run.fork_step = max((series.steps[-1] for series in parent.series.values() if series), default=0)
             if spec.inherit_configs:
                 run.attributes |= {p: a for p, a in parent.attributes.items() if not p.startswith("sys/")}
         return run

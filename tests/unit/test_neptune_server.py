@@ -138,9 +138,7 @@ def update(
         snapshot.assign[path].CopyFrom(value(of))
     for path, of in (append or {}).items():
         snapshot.append[path].CopyFrom(value(of))
-    return RunOperation(
-        project=PROJECT, run_id=run_id, update_batch=pb.UpdateRunSnapshots(snapshots=[snapshot])
-    )
+    return RunOperation(project=PROJECT, run_id=run_id, update_batch=pb.UpdateRunSnapshots(snapshots=[snapshot]))
 
 
 class Rules:
@@ -294,16 +292,12 @@ def test_refused_attributes_are_named_by_the_details(server: NeptuneServer) -> N
     ]
     rows = [*first.details, *last.details]
     assert {row.path for row in rows} == {"bad/a", "bad/b"}
-    assert {(row.request_id.value, row.ingest_code) for row in rows} == {
-        (ids[1], IngestCode.FIELD_TYPE_CONFLICTING)
-    }
+    assert {(row.request_id.value, row.ingest_code) for row in rows} == {(ids[1], IngestCode.FIELD_TYPE_CONFLICTING)}
     assert last.next_cursor == ""
     assert list(server.store.run(PROJECT, "r1").series) == ["good"]
 
 
-@pytest.mark.parametrize(
-    ("action", "code"), [("never_processed", Code.UNAVAILABLE), ("accept_but_lose", Code.OK)]
-)
+@pytest.mark.parametrize(("action", "code"), [("never_processed", Code.UNAVAILABLE), ("accept_but_lose", Code.OK)])
 def test_a_single_submission_can_be_lost_or_hang(action: str, code: int, server: NeptuneServer) -> None:
     server.faults.set([Fault("^submit$", action)])
     api = ApiClient(api_token=server.api_token)
@@ -470,15 +464,11 @@ def test_creating_a_run_again(rules: Rules) -> None:
         ),
     ],
 )
-def test_an_operation_gets_the_code_that_neptune_gives(
-    rules: Rules, operation: RunOperation, code: str
-) -> None:
+def test_an_operation_gets_the_code_that_neptune_gives(rules: Rules, operation: RunOperation, code: str) -> None:
     assert rules.code(operation) == code
 
 
-@pytest.mark.parametrize(
-    ("year", "code"), [(1899, "DATETIME_VALUE_OUT_OF_RANGE"), (1900, "OK"), (2299, "OK")]
-)
+@pytest.mark.parametrize(("year", "code"), [(1899, "DATETIME_VALUE_OUT_OF_RANGE"), (1900, "OK"), (2299, "OK")])
 def test_datetimes_have_a_range(rules: Rules, year: int, code: str) -> None:
     when = pb.Value()
     when.timestamp.FromDatetime(datetime(year, 1, 1, tzinfo=UTC))
@@ -493,9 +483,7 @@ def test_a_series_takes_rising_steps_and_the_first_write_wins(rules: Rules) -> N
     assert rules.code(update(step=3, ms=9, append={"m": 1.0})) == "SERIES_TIMESTAMP_DECREASING"
     assert rules.code(update(step=3, ms=10, append={"m": float("nan")})) == "OK"
     assert rules.code(update(step=3, ms=10, append={"m": float("nan")})) == "SERIES_POINT_DUPLICATE"
-    assert (
-        rules.code(update(step=2, ms=10, append={"m": 1.0})) == "SERIES_STEP_NON_INCREASING"
-    )  # stored, not latest
+    assert rules.code(update(step=2, ms=10, append={"m": 1.0})) == "SERIES_STEP_NON_INCREASING"  # stored, not latest
     assert rules.code(update(step=None, ms=10, append={"m": 7.0})) == "OK"
     assert list(rules.run.series["m"].steps) == [2_000_000, 3_000_000, 4_000_000]
     stats = rules.store.stats()
@@ -639,9 +627,7 @@ def test_neptune_query_reads_what_is_stored(server: NeptuneServer, tmp_path: Pat
     assert set(runs.fetch_runs_table(**here, attributes="^(lr|n)$").columns) == {"lr", "n"}
     metrics = runs.fetch_metrics(**here, attributes=["loss", "acc"], include_time="absolute")
     assert list(metrics["loss", "value"]) == [step / 2 for step in range(25)]
-    assert [round(step * 1e6) for _, step in metrics.index] == [
-        step * 1_000_000 + 250_000 for step in range(25)
-    ]
+    assert [round(step * 1e6) for _, step in metrics.index] == [step * 1_000_000 + 250_000 for step in range(25)]
     assert len(runs.fetch_metrics(**here, attributes="loss", tail_limit=3)) == 3
     assert len(runs.fetch_metrics(**here, attributes="loss", step_range=(1.25, 2.25))) == 2
     series = runs.fetch_series(**here, attributes=["console", "h"])
