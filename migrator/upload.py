@@ -4,7 +4,8 @@
     for each request:  intend  ->  send  ->  wait until it is processed  ->  checkpoint
 
 The part is called `upload`. Its cursor holds the ids, in the offline file, of the last file that is stored and of the
-last operation that Neptune has processed. The offline file stays as it is until the run is done, and is removed then.
+last operation that Neptune has processed. The offline file stays as it is until all of it is in Neptune; then it is
+removed.
 Everything goes to the workspace of the upload: the one in the file may stand for one that was not known yet.
 """
 
@@ -30,7 +31,7 @@ FILES_AT_A_TIME = 64  # stored between two checkpoints
 
 
 def upload_run(claim: Claim, destination: Destination, claims: Claims, job: Job, workspace: Workspace) -> None:
-    """Send all files and operations behind the cursor, mark the run done, then remove the offline file."""
+    """Send all files and operations behind the cursor, then remove the offline file."""
     assert isinstance(destination, NeptuneDestination)
     project, run_id = f"{job.workspace}/{claim.destination_name}", neptune_run_id(claim.run_id).name
     directory = run_directory(job.offline_dir, project, run_id)
@@ -43,8 +44,8 @@ def upload_run(claim: Claim, destination: Destination, claims: Claims, job: Job,
             upload.send_files()  # first, so that `migration/complete`, the last operation, is true when it arrives
             upload.send_operations()
         claims.checkpoint(claim, [PartUpdate(PART, {}, done=True)], position=UPLOADED)
+    shutil.rmtree(directory, ignore_errors=True)  # before the run is done: nobody comes back for what a crash left
     claims.complete(claim, [PART])
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 class _Upload:
