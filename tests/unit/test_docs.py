@@ -1,0 +1,45 @@
+"""README is complete: every command, option, part and exit code is in it, and every command explains itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from migrator.cli import app
+from migrator.errors import ErrorClass, ExitCode
+from migrator.parts import PARTS
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_in_the_readme_and_explains_itself(name: str) -> None:
+    assert f"`migrate {name}" in README
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0
+    assert COMMANDS[name].help.split("\n")[0] in result.output
+
+
+@pytest.mark.parametrize("name", ["inventory", "run"])
+def test_every_option_is_in_the_readme(name: str) -> None:
+    options = [word for parameter in COMMANDS[name].params for word in parameter.opts if word.startswith("--")]
+    missing = [option for option in options if f"{option} " not in README and f"{option}`" not in README]
+    assert missing == []
+
+
+def test_every_part_and_exit_code_is_in_the_readme() -> None:
+    assert [name for name in PARTS if f"`{name}`" not in README] == []
+    table = README.split("## Exit codes")[1].split("##")[0]
+    codes = {int(code) for code in re.findall(r"\d+", " ".join(re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE)))}
+    assert codes == {int(code) for code in ExitCode}
+
+
+def test_every_error_class_has_advice() -> None:
+    from migrator.errors import ADVICE
+
+    assert set(ADVICE) == set(ErrorClass)
