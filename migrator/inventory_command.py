@@ -8,7 +8,6 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,16 @@ from migrations_db import open_store
 from migrator.errors import ExitCode
 from migrator.inventory import ProjectResult, Scope, find_projects, take_inventory
 from migrator.job import build_api_source, build_local_source
-from migrator.log import start_log
+from migrator.log import log_path, start_log
 from migrator.report.text import add_row, new_table, say
 from migrator.scratch import scratch_directory
-from migrator.settings import LOG_DIR, Globals, tool_version
+from migrator.settings import Globals, tool_version
 from migrator.sources.base import RunFilter
 
 
 def inventory_command(scope: Scope, local: Sequence[Path], work_dir: Path, common: Globals) -> None:
     """List, save, report."""
-    start_log(LOG_DIR / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-inventory-{os.getpid()}.jsonl", common.verbose)
+    start_log(log_path("inventory"), common.verbose)
     with scratch_directory(work_dir) as scratch:
         source = build_local_source(local) if local else build_api_source(scratch / "wandb")
         with ExitStack() as stack:

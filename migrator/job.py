@@ -43,7 +43,6 @@ class Job:
     lanes: int = 8  # runs that one worker copies at a time
     lease_s: float = 60.0
     max_failures: int = 5
-    limit: int | None = None
     verbose: bool = False
 
 

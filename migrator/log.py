@@ -8,6 +8,8 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from migrator.settings import LOG_DIR
+
 
 class _JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
@@ -30,6 +32,11 @@ def without_keys(text: str) -> str:
         if secret:
             text = text.replace(secret, f"<{name}>")
     return text
+
+
+def log_path(command: str) -> Path:
+    """Where this invocation of a command logs."""
+    return LOG_DIR.absolute() / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{command}-{os.getpid()}.jsonl"
 
 
 def start_log(path: Path, verbose: bool) -> None:

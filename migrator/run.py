@@ -7,7 +7,6 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
@@ -19,11 +18,11 @@ from migrator.binding import COPIES, UPLOADS, Binding
 from migrator.display import display_for
 from migrator.errors import ExitCode, UserError
 from migrator.job import Job, neptune_api_token
-from migrator.log import start_log
+from migrator.log import log_path, start_log
 from migrator.parts import OPTIONAL_PARTS, PARTS
 from migrator.parts.base import MappingOptions
 from migrator.scratch import scratch_directory
-from migrator.settings import LOG_DIR, Globals, Mode, tool_version
+from migrator.settings import Globals, Mode, tool_version
 from migrator.supervisor import Supervision, Supervisor
 
 
@@ -79,7 +78,7 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
             check_offline(store)
         only = selection(store, settings)
         command = "run" if settings.phase is Phase.COPY else "sync"
-        log_file = LOG_DIR.absolute() / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{command}-{os.getpid()}.jsonl"
+        log_file = log_path(command)
         start_log(log_file, common.verbose)
         invocation_id = store.begin_invocation(command, socket.gethostname(), os.getpid(), tool_version())
         job = Job(

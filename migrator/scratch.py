@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from migrator.errors import ExitCode, UserError
+from migrator.processes import is_alive
 
 PREFIX = "wandb-to-neptune"
 
@@ -41,9 +42,5 @@ def remove_stale(parent: Path) -> None:
             pid, started = (int(number) for number in path.name.removeprefix(f"{PREFIX}-").split("-"))
         except ValueError:
             continue  # not ours
-        try:
-            alive = int(psutil.Process(pid).create_time()) == started
-        except psutil.NoSuchProcess:
-            alive = False
-        if not alive:
+        if not is_alive(pid, started):
             shutil.rmtree(path, ignore_errors=True)

@@ -30,6 +30,7 @@ from migrations_db.store import Store
 from migrations_db.types import Failure, Progress
 from migrator.errors import ErrorClass, ExitCode
 from migrator.job import Job
+from migrator.processes import is_alive
 from migrator.worker import Ended, run_worker, worker_id_of
 
 log = logging.getLogger(__name__)
@@ -274,12 +275,3 @@ def _kill_tree(process: BaseProcess) -> None:
             member.kill()
         except psutil.NoSuchProcess:
             pass  # it was faster
-
-
-def is_alive(pid: int, started: float) -> bool:
-    """Whether that very process still runs; pids are used again, start times tell. A zombie does nothing any more."""
-    try:
-        process = psutil.Process(pid)
-        return bool(abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

@@ -84,7 +84,7 @@ def run_worker(job: Job, number: int, supervisor_pid: int, pipe: Pipe) -> None:
 
 @dataclass(slots=True)
 class _Task:
-    """What a lane has in hand; read by the heartbeat, so it is replaced, never half changed."""
+    """What a lane has in hand. The lane writes it, but for `lost`, which the heartbeat sets; both read it."""
 
     claim: Claim
     stop: threading.Event
@@ -253,9 +253,7 @@ class _Worker:
             except UserError:
                 store.release(claim)
                 raise
-            except LeaseLost:
-                raise
-            except StateError:
+            except StateError:  # LeaseLost among them: nothing may be written any more
                 raise
             except Throttled as error:
                 delay_s = PAUSE_S if error.retry_after_s is None else error.retry_after_s
