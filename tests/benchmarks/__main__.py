@@ -10,12 +10,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from statistics import median
 
 from tests.benchmarks import cases
-from tests.benchmarks.harness import machine
+from tests.benchmarks.harness import Figure, machine
 
-CASES: dict[str, Callable[[float], None]] = {
+CASES: dict[str, Callable[[float], Iterator[Figure]]] = {
     "help": cases.help_text,
     "start": cases.start,
     "inventory": cases.inventory,
@@ -23,6 +25,7 @@ CASES: dict[str, Callable[[float], None]] = {
     "small": cases.small_runs,
     "long": cases.long_runs,
     "local": cases.local_run,
+    "memory": cases.huge_run,
 }
 
 
@@ -33,10 +36,17 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="of sizes: 0.1 for a quick look")
     arguments = parser.parse_args()
     print(machine())
+    figures: dict[str, list[Figure]] = {}
     for name in arguments.names or CASES:
         for _ in range(arguments.repeat):
             print(f"\n{name}")
-            CASES[name](arguments.scale)
+            for figure in CASES[name](arguments.scale):
+                figures.setdefault(figure.name, []).append(figure)
+                print(figure, flush=True)
+    if arguments.repeat > 1:
+        print(f"\nmedian of {arguments.repeat}")
+        for measured in figures.values():
+            print(replace(measured[-1], value=median(figure.value for figure in measured)))
 
 
 if __name__ == "__main__":

@@ -5,36 +5,38 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
-from tests.benchmarks.harness import Services, directory, migrate, row, run, services
+from tests.benchmarks.harness import Figure, Services, directory, migrate, run, services
 
 
-def help_text(scale: float) -> None:
+def help_text(scale: float) -> Iterator[Figure]:
     """`migrate --help`."""
     with directory() as cwd:
         walls = [run(migrate("--help"), cwd, {}).wall_s for _ in range(5)]
-    row("migrate --help", f"{sorted(walls)[2]:.3f} s", "promised: under 0.3 s")
+    yield Figure("migrate --help", median(walls), "s", "promised: under 0.3 s")
 
 
-def start(scale: float) -> None:
+def start(scale: float) -> Iterator[Figure]:
     """From the start of `migrate run` to the first run done."""
     with services("sample:1", latency_s=0.03) as at, directory() as cwd:
         run(migrate("inventory", "--wandb-entity", "team"), cwd, at.environment)
         measured = run(migrate("run", "--workers", "1"), cwd, at.environment)
-    row("start to first copied run (and exit)", f"{measured.wall_s:.2f} s", "promised: under 3 s")
+    yield Figure("one run, from start to exit", measured.wall_s, "s", "promised: first copied run under 3 s")
 
 
-def inventory(scale: float) -> None:
+def inventory(scale: float) -> Iterator[Figure]:
     """20,000 runs at 30 ms latency."""
     for runs in (int(10_000 * scale), int(20_000 * scale)):
         with services(f"list:{runs}", latency_s=0.03) as at, directory() as cwd:
             measured = run(migrate("inventory", "--wandb-entity", "team"), cwd, at.environment)
-            mine = f"{measured.wall_s:.1f} s, {measured.peak_bytes / 1e6:.0f} MB"
-        row(f"inventory of {runs:,} runs", mine, "promised: 20,000 under 30 s, 200 MB")
+        note = f"peak {measured.peak_bytes / 1e6:.0f} MB; promised: 20,000 under 30 s, 200 MB"
+        yield Figure(f"inventory of {runs:,} runs", measured.wall_s, "s", note)
 
 
-def claims(scale: float) -> None:
+def claims(scale: float) -> Iterator[Figure]:
     """Claims a second with 8 processes on SQLite, while the table is full and when it is nearly empty."""
     rows = int(1_000_000 * scale)
     with directory() as cwd:
@@ -43,72 +45,79 @@ def claims(scale: float) -> None:
         at_first = _claim_rate(path, 2000)
         _drain(path, keep=4000)
         at_last = _claim_rate(path, 2000)
-    row(
-        f"claims, {rows:,} pending, 8 workers", f"{at_first:,.0f} /s", f"at the end {at_last:,.0f} /s; promised: 200 /s"
-    )
+    yield Figure(f"claims, {rows:,} pending, 8 workers", at_first, "/s", "promised: 200 /s")
+    yield Figure("claims, 4,000 of them left", at_last, "/s", "promised: no slower")
 
 
-def small_runs(scale: float) -> None:
+def small_runs(scale: float) -> Iterator[Figure]:
     """Many small runs with latency and processing delay: what pipelining is for."""
     for runs in (int(100 * scale), int(200 * scale)):
         spec = f"sample:{runs},steps=50,metrics=5,files=6,events=60,console=5"
         with services(spec, latency_s=0.03, processing_s="0.2:0.6") as at, directory() as cwd:
             run(migrate("inventory", "--wandb-entity", "team"), cwd, at.environment)
             measured = run(migrate("run", "--workers", "4"), cwd, at.environment)
-            rate = runs / measured.wall_s
             note = f"{measured.cpu_s / runs:.3f} CPU-s/run; promised: 10 runs/s, 0.15 CPU-s"
-            row(f"{runs} small runs, 4 workers", f"{rate:.1f} runs/s", note)
+            yield Figure(f"{runs} small runs, 4 workers", runs / measured.wall_s, "runs/s", note)
             if runs == int(200 * scale):
-                _small_references(at, cwd)
+                yield from _small_references(at, cwd, runs)
 
 
-def long_runs(scale: float) -> None:
+def long_runs(scale: float) -> Iterator[Figure]:
     """Two long runs from the API, no latency."""
     for steps in (int(50_000 * scale), int(100_000 * scale)):
         with services(f"big:runs=2,steps={steps},metrics=10") as at, directory() as cwd:
             run(migrate("inventory", "--wandb-entity", "team"), cwd, at.environment)
             measured = run(migrate("run", "--workers", "2"), cwd, at.environment)
-            rate = 2 * steps * 10 / measured.wall_s
             note = f"peak {measured.peak_bytes / 1e6:.0f} MB; promised: 150,000 points/s, 400 MB"
-            row(f"2 runs x {steps:,} steps x 10 metrics", f"{rate:,.0f} points/s", note)
+            yield Figure(f"2 runs x {steps:,} steps x 10 metrics", 2 * steps * 10 / measured.wall_s, "points/s", note)
             if steps == int(100_000 * scale):
-                _long_references(at, cwd)
+                yield from _long_references(at, cwd)
 
 
-def local_run(scale: float) -> None:
+def huge_run(scale: float) -> Iterator[Figure]:
+    """One run of 10 million points from the API: memory must not grow with its length."""
+    for steps in (int(500_000 * scale), int(1_000_000 * scale)):
+        with services(f"big:runs=1,steps={steps},metrics=10") as at, directory() as cwd:
+            run(migrate("inventory", "--wandb-entity", "team"), cwd, at.environment)
+            measured = run(migrate("run", "--workers", "1"), cwd, at.environment)
+            note = f"{steps * 10 / measured.wall_s:,.0f} points/s; promised: 500 MB"
+            yield Figure(f"peak, API run of {steps * 10:,} points", measured.peak_bytes / 1e6, "MB", note)
+
+
+def local_run(scale: float) -> Iterator[Figure]:
     """One run from a local directory into an offline file."""
     for rows in (int(250_000 * scale), int(500_000 * scale)):
         with directory() as cwd:
             points = _write_local_run(cwd / "wandb", rows, 20)
             listed = run(migrate("inventory", "--local", "wandb"), cwd, {})
             measured = run(migrate("run", "--mode", "offline", "--workers", "1"), cwd, {})
-        rate = points / measured.wall_s
         note = f"peak {measured.peak_bytes / 1e6:.0f} MB, inventory {listed.wall_s:.1f} s; promised: 200,000 points/s"
-        row(f"local run of {points:,} points, offline", f"{rate:,.0f} points/s", note)
+        yield Figure(f"local run of {points:,} points, offline", points / measured.wall_s, "points/s", note)
 
 
 # ---------------------------------------------------------------- references
 
 
-def _small_references(at: Services, cwd: Path) -> None:
-    public, bare = 5, 40
-    seconds = float(run(_reference("public_small", public), cwd, at.environment).output.splitlines()[-1])
-    row("  reference: public API", f"{public / seconds:.1f} runs/s", f"{public} runs one after the other")
-    seconds = float(run(_reference("bare_small", bare), cwd, at.environment).output.splitlines()[-1])
-    row("  reference: bare limit", f"{bare / seconds:.1f} runs/s", f"{bare} runs, 32 at a time, nothing checked")
+def _small_references(at: Services, cwd: Path, runs: int) -> Iterator[Figure]:
+    public, bare = min(5, runs), min(40, runs)
+    rate = public / _reference("public_small", public, at, cwd)
+    yield Figure("reference: public API, small runs", rate, "runs/s", f"{public} runs, one after the other")
+    rate = bare / _reference("bare_small", bare, at, cwd)
+    yield Figure("reference: bare limit, small runs", rate, "runs/s", f"{bare} runs, 32 at a time, nothing checked")
 
 
-def _long_references(at: Services, cwd: Path) -> None:
-    steps = 4000
-    seconds = float(run(_reference("public_long", steps), cwd, at.environment).output.splitlines()[-1])
-    row("  reference: public API", f"{steps * 10 / seconds:,.0f} points/s", f"{steps} steps, one log_metrics each")
-    points = 1_000_000
-    seconds = float(run(_reference("bare_long", points), cwd, at.environment).output.splitlines()[-1])
-    row("  reference: bare limit", f"{points / seconds:,.0f} points/s", "one process, nothing converted or checked")
+def _long_references(at: Services, cwd: Path) -> Iterator[Figure]:
+    steps, points = 4000, 1_000_000
+    rate = steps * 10 / _reference("public_long", steps, at, cwd)
+    yield Figure("reference: public API, long run", rate, "points/s", f"{steps} steps, one log_metrics each")
+    rate = points / _reference("bare_long", points, at, cwd)
+    yield Figure("reference: bare limit, long run", rate, "points/s", "one process, nothing converted or checked")
 
 
-def _reference(name: str, size: int) -> list[str]:
-    return [sys.executable, "-m", "tests.benchmarks.references", name, str(size)]
+def _reference(name: str, size: int, at: Services, cwd: Path) -> float:
+    """The seconds that a reference took, in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.references", name, str(size)]
+    return float(run(command, cwd, at.environment).output.splitlines()[-1])
 
 
 # ---------------------------------------------------------------- data

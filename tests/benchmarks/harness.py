@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -13,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import psutil
 
@@ -125,9 +125,15 @@ def migrate(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "migrator", *arguments]
 
 
-def middle(values: Sequence[float]) -> float:
-    return median(values)
+@dataclass(frozen=True)
+class Figure:
+    """A measured value. `note`: what else was seen, and what was promised."""
 
+    name: str
+    value: float
+    unit: str
+    note: str = ""
 
-def row(name: str, figure: str, note: str = "") -> None:
-    print(f"{name:<44} {figure:>22}  {note}".rstrip(), flush=True)
+    def __str__(self) -> str:
+        digits = max(0, 2 - int(math.log10(max(self.value, 1))))
+        return f"{self.name:<44} {self.value:>14,.{digits}f} {self.unit:<9} {self.note}".rstrip()
