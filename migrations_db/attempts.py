@@ -69,12 +69,12 @@ def give_back(
     delay_s: float = 0.0,
     failure: Failure | None = None,
 ) -> None:
-    """The claims end at no cost. Lost ones said nothing: they stay suspect."""
+    """The claims end at no cost. Those that said nothing, neither by progress nor at their end, are suspects."""
     values: dict[str, Any] = {
         "status": RunStatus.PENDING,
         "not_before": now_plus(delay_s) if delay_s > 0 else None,
     }
-    if outcome is not Outcome.LOST:
+    if outcome not in (Outcome.LOST, Outcome.CRASHED):
         values["silent_attempts"] = 0
     _end_claims(connection, runs, values, outcome, failure)
 

@@ -38,15 +38,16 @@ from migrations_db.types import Selection
 
 
 @lru_cache
-def claim_statement(phase: Phase, only: Selection) -> Update:
+def claim_statement(phase: Phase, only: Selection, *, suspects: bool = True) -> Update:
     """UPDATE ... RETURNING id: claims one run, or none. Takes the parameters `_worker` and `_lease_s`.
 
     Kept: building it takes longer than running it. An expired lease comes first, unless its run is suspected to kill
-    its workers: then it comes last.
+    its workers: then it comes last, or (without `suspects`) not at all.
     """
-    chosen = func.coalesce(
-        _expired(phase, only, suspects=False), _pending(phase, only), _expired(phase, only, suspects=True)
-    )
+    choices = [_expired(phase, only, suspects=False), _pending(phase, only, suspects=suspects)]
+    if suspects:
+        choices.append(_expired(phase, only, suspects=True))
+    chosen = func.coalesce(*choices)
     values: dict[str, Any] = {
         "status": RunStatus.RUNNING,
         "claimed_by": bindparam("_worker", type_=Run.claimed_by.type),
@@ -96,28 +97,32 @@ def _expired(phase: Phase, only: Selection, *, suspects: bool) -> ScalarSelect[i
     )
 
 
-def _pending(phase: Phase, only: Selection, *, lock: bool = True) -> ScalarSelect[int]:
+def _pending(phase: Phase, only: Selection, *, suspects: bool = True, lock: bool = True) -> ScalarSelect[int]:
     """The first run in the order of claims that may be claimed now."""
     run = aliased(Run)
     pending = _is(run, RunStatus.PENDING)
     if only.runs is not None:
         # A bound status keeps SQLite from walking the index of all pending runs: these few are found by number.
-        return _first(run, phase, run.status == RunStatus.PENDING, one_of(run.id, only.runs), lock=lock)
+        bound = run.status == RunStatus.PENDING
+        return _first(run, phase, bound, one_of(run.id, only.runs), suspects=suspects, lock=lock)
     if only.projects is None:
-        return _first(run, phase, pending, lock=lock)
+        return _first(run, phase, pending, suspects=suspects, lock=lock)
     if len(only.projects) == 1:
-        return _first(run, phase, pending, run.project_id == only.projects[0], lock=lock)
+        return _first(run, phase, pending, run.project_id == only.projects[0], suspects=suspects, lock=lock)
     # The first of each project by its own index, and of these the first.
-    of_project = _first(run, phase, pending, run.project_id == Project.id, lock=lock)
+    of_project = _first(run, phase, pending, run.project_id == Project.id, suspects=suspects, lock=lock)
     heads = select(of_project.correlate(Project)).where(one_of(Project.id, only.projects))
     head = aliased(Run)
     return select(head.id).where(head.id.in_(heads)).order_by(*_order(head)).limit(1).scalar_subquery()
 
 
-def _first(run: type[Run], phase: Phase, *conditions: ColumnElement[bool], lock: bool) -> ScalarSelect[int]:
+def _first(
+    run: type[Run], phase: Phase, *conditions: ColumnElement[bool], suspects: bool, lock: bool
+) -> ScalarSelect[int]:
+    trusted = () if suspects else (run.silent_attempts == 0,)
     query = (
         select(run.id)
-        .where(run.phase == phase, *conditions)
+        .where(run.phase == phase, *conditions, *trusted)
         .where(or_(run.not_before.is_(None), run.not_before <= now_plus()), ~_waits_for_parent(run))
         .order_by(*_order(run))
         .limit(1)

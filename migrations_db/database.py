@@ -7,10 +7,12 @@ any more if somebody else wrote in between. `read()` sees one snapshot and never
 from __future__ import annotations
 
 import random
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
@@ -26,6 +28,7 @@ from migrations_db.errors import (
     StateUnreachable,
 )
 
+SQLITE_ROOM_BYTES = 1 << 20  # ours: with less than this on the disk, an I/O error of SQLite's is about space
 LOOK_AGAIN_S = 0.01  # ours: at most so long until the next look; some ten transactions fit in
 LOCK_TIMEOUT_S = 30  # ours: how long to wait for somebody else's transaction; ours take milliseconds
 
@@ -47,6 +50,14 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """A read-only transaction: one snapshot."""
         with translated(self.address), self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def browse(self) -> Iterator[Connection]:
+        """As `read`, at the pace of a person who pages through the rows."""
+        with self.read() as connection:
+            if not self.is_sqlite:
+                connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
             yield connection
 
     @contextmanager
@@ -126,6 +137,8 @@ def _translate_sqlite(error: sqlite3.Error, address: str) -> StateError | None:
             return _read_only(address, str(error))
         case sqlite3.SQLITE_FULL:
             return _disk_full(address)
+        case sqlite3.SQLITE_IOERR if shutil.disk_usage(Path(address).absolute().parent).free < SQLITE_ROOM_BYTES:
+            return _disk_full(address)  # which SQLite does not tell apart for its shared memory file
         case sqlite3.SQLITE_CANTOPEN:
             return StateUnreachable(
                 f"{address} cannot be opened: check that the directory is there and that you may write in it, "
@@ -153,7 +166,8 @@ def _translate_postgresql(error: BaseException | None, address: str) -> StateErr
             return _read_only(address, said)
         case "42P01" | "42703":
             return damaged(address, said)
-    if state[:2] in ("08", "28", "53", "57", "3D") or (not state and type(error).__name__ == "OperationalError"):
+    unreachable = state.startswith(("08", "28", "53", "57", "3D", "25P03"))
+    if unreachable or (not state and type(error).__name__ == "OperationalError"):
         return StateUnreachable(
             f"{address} does not answer: {said}. Check that the server runs and takes connections from here, and "
             "the user, password and database name in --db; then run the same command again."

@@ -28,6 +28,8 @@ UPGRADE_LOCK = 0x6D69_6772_6174_6521
 SQLITE_MIN = (3, 35)  # RETURNING
 SQLITE_CACHE_KIB = 16_384  # ours: the indexes of some 100,000 runs
 CONNECT_TIMEOUT_S = 10  # ours: PostgreSQL in reach answers at once
+#: PostgreSQL: a host that sleeps, or is gone, in the middle of a transaction loses its locks before others give up
+TIMEOUTS_S = {"lock_timeout": LOCK_TIMEOUT_S, "idle_in_transaction_session_timeout": LOCK_TIMEOUT_S - 10}
 
 _revision = Table("alembic_version", MetaData(), Column("version_num", String))
 
@@ -108,7 +110,7 @@ def _open_sqlite(url: URL, *, create: bool) -> Database:
 
 def _set_up_sqlite(connection: sqlite3.Connection, _: Any) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves: see Database
-    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA synchronous=FULL")  # a power cut must not take an intent whose points are sent
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute(f"PRAGMA cache_size=-{SQLITE_CACHE_KIB}")
 
@@ -158,15 +160,16 @@ def _open_postgresql(url: URL) -> Database:
             f"{address} needs a driver: {error}. Run `pip install 'wandb-to-neptune[postgres]'` and use "
             "postgresql+psycopg://..."
         ) from error
-    if "lock_timeout" not in str(url.query.get("options", "")):
-        event.listen(engine, "connect", _set_lock_timeout)
+    timeouts = {name: s for name, s in TIMEOUTS_S.items() if name not in str(url.query.get("options", ""))}
+
+    def set_timeouts(connection: Any, _: Any) -> None:
+        connection.autocommit = True  # or the rollback of the first transaction would undo it
+        for name, seconds in timeouts.items():
+            connection.execute(f"SET {name} = '{seconds}s'")
+        connection.autocommit = False
+
+    event.listen(engine, "connect", set_timeouts)
     return Database(engine, address)
-
-
-def _set_lock_timeout(connection: Any, _: Any) -> None:
-    connection.autocommit = True  # or the rollback of the first transaction would undo it
-    connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'")
-    connection.autocommit = False
 
 
 def _bring_up_to_date(database: Database, *, create: bool) -> None:

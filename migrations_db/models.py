@@ -90,7 +90,7 @@ class Worker(Base):
 
     #: host:pid:token
     id: Mapped[str] = mapped_column(primary_key=True)
-    #: machine
+    #: where its pid means something: a machine, or a container; an opaque name
     host: Mapped[str]
     #: process
     pid: Mapped[int]

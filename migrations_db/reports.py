@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from sqlalchemy import BigInteger, Connection, and_, cast, func, select
+from sqlalchemy import BigInteger, Connection, and_, cast, func, or_, select
 
 from migrations_db.clock import seconds_until
 from migrations_db.database import Database
@@ -75,19 +75,20 @@ class Reports:
     def runs(self, status: RunStatus, only: Selection = EVERYTHING) -> Iterator[RunSummary]:
         """Runs of one status, one by one, in the order of the inventory."""
         query = run_query().where(Run.status == status, *in_selection(Run, only)).order_by(Run.id)
-        with self._database.read() as connection:
+        with self._database.browse() as connection:
             for row in connection.execution_options(yield_per=PAGE_ROWS).execute(query):
                 yield _summary(row)
 
     def find_runs(self, text: str, limit: int = 20) -> list[RunSummary]:
-        """Runs by "run id", "project/run id" or "entity/project/run id"."""
-        project, _, run_id = text.strip("/").rpartition("/")
-        entity, _, project = project.rpartition("/")
-        query = run_query().where(Run.run_id == run_id)
-        if project:
-            query = query.where(Project.name == project)
-        if entity:
-            query = query.where(Project.entity == entity)
+        """Runs by "run id", "project/run id" or "entity/project/run id"; only a run id may have a slash in it."""
+        first, _, rest = text.partition("/")
+        second, _, last = rest.partition("/")
+        named = or_(
+            Run.run_id == text,
+            and_(Project.name == first, Run.run_id == rest),
+            and_(Project.entity == first, Project.name == second, Run.run_id == last),
+        )
+        query = run_query().where(Run.run_id.in_({text, rest, last}), named)
         with self._database.read() as connection:
             return [_summary(row) for row in connection.execute(query.order_by(Run.id).limit(limit))]
 
@@ -101,7 +102,7 @@ class Reports:
         """The run's ledger by part, kind, path."""
         columns = (Ledger.part, Ledger.kind, Ledger.path, Ledger.reason, Ledger.count)
         query = select(*columns).where(Ledger.run == run).order_by(*columns)
-        with self._database.read() as connection:
+        with self._database.browse() as connection:
             for row in connection.execution_options(yield_per=PAGE_ROWS).execute(query):
                 yield LedgerRow(*row)
 

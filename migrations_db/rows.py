@@ -53,6 +53,7 @@ def to_claim(row: AnyRow) -> Claim:
         fingerprint=row.copied_fingerprint,
         position=row.position,
         failures=row.failures,
+        suspect=row.silent_attempts > 1,  # the attempt that begins is counted
     )
 
 

@@ -61,7 +61,7 @@ class Outcome(StrEnum):
     RETRY = "retry"  #: failed, and will be tried again
     FAILED = "failed"  #: failed for good
     LOST = "lost"  #: its worker is gone, or its lease ended; cost nothing
-    CRASHED = "crashed"  #: killed its worker process
+    CRASHED = "crashed"  #: in hand when its worker process died
     STALLED = "stalled"  #: stopped for making no progress
 
 

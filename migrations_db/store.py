@@ -105,14 +105,18 @@ class Store:
 
     # ------------------------------------------------------------ claims
 
-    def claim(self, worker_id: str, phase: Phase, lease_s: float, only: Selection = EVERYTHING) -> Claim | None:
+    def claim(
+        self, worker_id: str, phase: Phase, lease_s: float, only: Selection = EVERYTHING, *, suspects: bool = True
+    ) -> Claim | None:
         """Take a run for a registered worker; None: nothing to take now (see `next_wait`).
 
         Expired leases first (the old attempt is recorded as lost), then the biggest; runs whose last attempts ended
-        in silence come last. A fork waits while its parent is pending or running in the same phase.
+        in silence come last, and only to who takes `suspects`. A fork waits while its parent is pending or running in
+        the same phase.
         """
         with self._database.write() as connection:
-            run = connection.execute(claim_statement(phase, only), {"_worker": worker_id, "_lease_s": lease_s}).scalar()
+            statement = claim_statement(phase, only, suspects=suspects)
+            run = connection.execute(statement, {"_worker": worker_id, "_lease_s": lease_s}).scalar()
             if run is None:
                 return None
             claim = to_claim(connection.execute(run_query().where(Run.id == run)).one())

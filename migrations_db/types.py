@@ -119,7 +119,8 @@ class Claim:
 
     `attempt` is the fencing number: a later claim has a higher one, and this one's writes are refused from then on.
     `fingerprint` is the source's when the copy began. `position` is where the destination stood at the last
-    checkpoint (None: nothing saved yet). `failures` in a row so far, this attempt not counted.
+    checkpoint (None: nothing saved yet). `failures` in a row so far, this attempt not counted. `suspect`: the attempt
+    before ended in silence; copied alone, the run shows whether it kills its worker.
     """
 
     run: int
@@ -143,6 +144,7 @@ class Claim:
     fingerprint: str
     position: str | None
     failures: int
+    suspect: bool = False
 
     @property
     def ref(self) -> str:

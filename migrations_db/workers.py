@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, exists, or_, select, update
 
 from migrations_db import attempts
 from migrations_db.clock import now_plus, seconds_until
 from migrations_db.database import Database
 from migrations_db.models import Project, Run, Worker
 from migrations_db.rows import ref
-from migrations_db.states import Outcome, RunStatus
+from migrations_db.states import Outcome
 from migrations_db.types import Activity, Failure, Stalled, WorkerInfo
+
+SILENT_S = 60.0  # ours: workers speak every few seconds
 
 
 class Workers:
@@ -64,20 +66,24 @@ class Workers:
     def recover(self, host: str, is_alive: Callable[[int, float], bool]) -> int:
         """Release, at no cost, the claims of this host's workers whose process is gone; returns how many claims.
 
-        `is_alive(pid, pid_started)` is asked outside of any transaction.
+        `is_alive(pid, pid_started)` is asked outside of any transaction. Of workers of other hosts nobody knows: they
+        keep their claims until the leases end, and are forgotten when they are silent and hold none any more.
         """
-        query = select(Worker.id, Worker.pid, Worker.pid_started).where(
-            Worker.host == host, Worker.stopped_at.is_(None)
+        idle = ~exists().where(Run.claimed_by == Worker.id)
+        query = select(Worker.id, Worker.host, Worker.pid, Worker.pid_started).where(
+            Worker.stopped_at.is_(None),
+            or_(Worker.host == host, (Worker.heartbeat_at < now_plus(-SILENT_S)) & idle),
         )
         with self._database.read() as connection:
             workers = connection.execute(query).all()
-        dead = [worker.id for worker in workers if not is_alive(worker.pid, worker.pid_started)]
-        if not dead:
+        gone = [worker.id for worker in workers if worker.host != host]
+        dead = [w.id for w in workers if w.host == host and not is_alive(w.pid, w.pid_started)]
+        if not dead and not gone:
             return 0
         with self._database.write() as connection:
             runs = attempts.held(connection, Run.claimed_by.in_(dead))
             attempts.give_back(connection, [run.run for run in runs], Outcome.LOST)
-            _mark_stopped(connection, dead)
+            _mark_stopped(connection, dead + gone)
         return len(runs)
 
     def crash(
@@ -88,19 +94,22 @@ class Workers:
         outcome: Outcome,
         max_failures: int,
     ) -> int:
-        """The worker died or was killed. Culprits (None: all its claims) fail with `outcome` CRASHED or STALLED;
-        its other claims are released at no cost. Returns how many runs have failed for good.
+        """The worker died or was killed. Culprits fail with `outcome` CRASHED or STALLED; its other claims are
+        released at no cost. Culprits None: nobody knows. Then a single claim is the culprit; of several none is
+        blamed, but those without progress are suspects. Returns how many failures were counted.
         """
         with self._database.write() as connection:
             runs = attempts.held(connection, Run.claimed_by == worker_id)
+            _mark_stopped(connection, [worker_id])
+            if culprits is None and len(runs) > 1:
+                attempts.give_back(connection, [run.run for run in runs], Outcome.CRASHED, failure=failure)
+                return 0
             guilty = [run for run in runs if culprits is None or run.run in culprits]
-            ends = [
-                attempts.count_failure(connection, run, outcome, failure, max_failures=max_failures) for run in guilty
-            ]
+            for run in guilty:
+                attempts.count_failure(connection, run, outcome, failure, max_failures=max_failures)
             others = [run.run for run in runs if run not in guilty]
             attempts.give_back(connection, others, Outcome.LOST)
-            _mark_stopped(connection, [worker_id])
-        return ends.count(RunStatus.FAILED)
+        return len(guilty)
 
     def stalled(self, worker_ids: Collection[str], older_than_s: float) -> list[Stalled]:
         """Claims of these workers without progress for longer than that, the longest first."""

@@ -1,7 +1,7 @@
 """Moves experiment history from Weights & Biases to Neptune. In reading order:
 
 records         what flows: rows and files from a source, points and values to a destination, the ledger
-values, naming  what a W&B value is, and which Neptune name it gets (pure)
+values, naming  what a W&B value is, and which Neptune name it gets;  json_text  how it is parsed (pure)
 sources/        where runs come from: base (the contract), the W&B API, local W&B directories, memory
 destinations/   where runs go: base (the contract), Neptune online, Neptune's offline files, memory
 parts/          one module a kind of metadata: reads batches behind a cursor, converts them (pure)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
-from migrator.errors import ExitCode, MigratorError, Retryable, RunError, UserError
+from migrator.errors import ExitCode, MigratorError, Retryable, RunError, UserError, disk_full
 
 #: options that may stand before or behind the command; True: a value follows
 _GLOBAL_OPTIONS = {"--db": True, "--json": False, "--verbose": False, "-v": False, "--quiet": False, "-q": False}
@@ -63,6 +64,8 @@ def _unexpected(error: Exception) -> int:
 
     if isinstance(error, StateError):
         return _say(str(error), ExitCode.STATE)
+    if full := disk_full(error, "this command", Path(getattr(error, "filename", None) or ".").parent):
+        return _say(f"{full}. Free some space, then run the same command again", ExitCode.UNEXPECTED)
     import logging
 
     logging.getLogger("migrator").exception("unexpected error")

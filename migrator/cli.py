@@ -195,6 +195,12 @@ def run(
         typer.Option("--metrics-namespace", envvar="MIGRATE_METRICS_NAMESPACE", help="Put all metrics below this."),
     ] = "",
     visibility: Visibility = "private",
+    safe_client: Annotated[
+        bool,
+        typer.Option(
+            "--safe-client", envvar="MIGRATE_SAFE_CLIENT", help="Slow, but for other versions of neptune-scale; online."
+        ),
+    ] = False,
     strict: Strict = False,
     work_dir: WorkDir = None,
 ) -> None:
@@ -206,6 +212,8 @@ def run(
     from migrator.supervisor import Supervision
 
     chosen = _mode(mode)
+    if safe_client and chosen == "offline":
+        raise UserError("--safe-client is for --mode online: offline files are written without Neptune's client")
     settings = RunSettings(
         phase=Phase.COPY,
         mode=chosen,
@@ -226,6 +234,7 @@ def run(
         exclude=tuple(exclude or ()),
         visibility=_visibility(visibility),
         strict=strict,
+        safe_client=safe_client,
     )
     command = dry_run_command if dry_run else run_command
     raise typer.Exit(command(settings, context.obj))

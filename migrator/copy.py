@@ -21,7 +21,7 @@ from migrator.destinations.base import Destination, RunTarget
 from migrator.errors import RunError
 from migrator.naming import Renamed, neptune_run_id, neptune_run_name
 from migrator.parts import PARTS
-from migrator.parts.base import Context, MappingOptions
+from migrator.parts.base import Context, MappingOptions, is_neptune_time
 from migrator.pipeline import Claims, Pipeline, Progress
 from migrator.records import (
     Assign,
@@ -74,6 +74,7 @@ def copy_run(
             clock=plan.clock,
             tool_version=plan.tool_version,
         )
+        workspace.progress.check()  # a new offline file takes the place of an old one: not by a worker that slept
         begun = any(progress.intent is not None for progress in saved.values())
         with destination.open_run(target, claim.position, begun=begun) as out:
             pipeline = Pipeline(claim, claims, run, out, workspace.progress, plan.clock)
@@ -110,11 +111,12 @@ def run_target(claim: Claim, attributes: RunAttributes, plan: CopyPlan) -> tuple
     """Which Neptune run the claim's run becomes, and what had to change about its names."""
     run_id, name = neptune_run_id(claim.run_id), neptune_run_name(attributes.name, claim.run_id)
     fork = Fork(neptune_run_id(claim.fork.run_id).name, claim.fork.step or 0) if claim.fork else None
+    created_at = attributes.created_at or claim.created_at or EPOCH
     target = RunTarget(
         project=f"{plan.workspace}/{claim.destination_name}",
         run_id=run_id.name,
         name=name.name,
-        created_at=attributes.created_at or claim.created_at or EPOCH,
+        created_at=created_at if is_neptune_time(created_at) else EPOCH,
         fork=fork,
     )
     return target, [*_renaming("run id", claim.run_id, run_id), *_renaming("run name", attributes.name or "", name)]

@@ -4,7 +4,8 @@
     |- UserError                  a person must act; ends the command with its exit code, no traceback
     `- RunError                   this run stops, the others go on; stored with the run
        |- Retryable               may work later, unchanged
-       |  `- Throttled            a service asks to wait: costs no attempt, all workers of that service pause
+       |  |- Throttled            a service asks to wait: costs no attempt, all workers of that service pause
+       |  `- DiskFull             no space left: stops the whole job where every other run would meet it, too
        `- Rejected                will not work unchanged
 
 Adapters translate vendors' errors into these with ``raise ... from``.
@@ -12,7 +13,15 @@ Adapters translate vendors' errors into these with ``raise ... from``.
 
 from __future__ import annotations
 
+import errno
+import shutil
+import time
+from email.utils import parsedate_to_datetime
 from enum import IntEnum, StrEnum
+from pathlib import Path
+
+RETRY_AFTER_MAX_S = 3600.0  # no server knows so far ahead when it will be well again
+FULL_BELOW_BYTES = 1 << 30  # a disk with less free space than this is full for every run, not only for a large one
 
 
 class ExitCode(IntEnum):
@@ -95,5 +104,39 @@ class Throttled(Retryable):
         self.retry_after_s = retry_after_s
 
 
+class DiskFull(Retryable):
+    """No space left in `directory` for `what`. `quota`: the user's share is used up, whatever the disk has free."""
+
+    def __init__(self, what: str, directory: Path, *, quota: bool = False) -> None:
+        super().__init__(ErrorClass.DISK_FULL, f"no space left in {directory} for {what}")
+        self.directory = directory
+        self.quota = quota
+
+    def concerns_all(self) -> bool:
+        """Whether other runs would meet it, too: asked once the run's own scratch files are gone."""
+        there = next(path for path in (self.directory, *self.directory.parents) if path.exists())
+        return self.quota or shutil.disk_usage(there).free < FULL_BELOW_BYTES
+
+
 class Rejected(RunError):
     """Will not work unchanged."""
+
+
+def retry_after_s(header: str | None) -> float | None:
+    """What Retry-After asks for, in seconds or as a date (RFC 9110); None: nothing, or what makes no sense here."""
+    if not header:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(header).timestamp() - time.time()
+        except ValueError:
+            return None
+    return min(seconds, RETRY_AFTER_MAX_S) if seconds >= 0 else None
+
+
+def disk_full(error: BaseException, what: str, directory: Path) -> DiskFull | None:
+    """The error for an operating system's that says so; None: it is about something else."""
+    number = getattr(error, "errno", None)
+    return DiskFull(what, directory, quota=number == errno.EDQUOT) if number in (errno.ENOSPC, errno.EDQUOT) else None

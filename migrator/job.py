@@ -18,7 +18,7 @@ from migrator.binding import Binding
 from migrator.destinations.base import Destination
 from migrator.errors import ExitCode, UserError
 from migrator.parts.base import MappingOptions
-from migrator.settings import Mode
+from migrator.settings import LEASE_S, Mode
 from migrator.sources.base import Source
 
 
@@ -41,7 +41,8 @@ class Job:
     only: Selection = EVERYTHING
     visibility: str = "priv"
     lanes: int = 8  # runs that one worker copies at a time
-    lease_s: float = 60.0
+    safe_client: bool = False  # only neptune-scale's public API: slow, but for other versions of it
+    lease_s: float = LEASE_S
     max_failures: int = 5
     verbose: bool = False
 
@@ -82,9 +83,18 @@ def build_destination(job: Job, uploads: Executor, now: Callable[[], datetime]) 
         from migrator.destinations.neptune_offline import OfflineDestination
 
         return OfflineDestination(job.offline_dir, now)
+    if job.safe_client:
+        os.environ["NEPTUNE_LOG_FAILURE_ACTION"] = "raise"  # read when neptune_scale is imported, as the next two are
+        os.environ.setdefault("NEPTUNE_LOGGER_LEVEL", "none")
+        os.environ.setdefault("NEPTUNE_DISABLE_COLORS", "true")
+        from migrator.destinations.neptune_safe import SafeDestination
+
+        return SafeDestination(neptune_api_token(), job.visibility)
     from migrator.destinations.neptune import NeptuneDestination
+    from migrator.destinations.neptune_errors import patiently
     from migrator.destinations.neptune_sdk import Connection
     from migrator.destinations.neptune_token import address_of
 
     token = neptune_api_token()
-    return NeptuneDestination(Connection(token), address_of(token), uploads, job.visibility, now)
+    connection = patiently(lambda: Connection(token))
+    return NeptuneDestination(connection, address_of(token), uploads, job.visibility, now)

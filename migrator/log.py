@@ -1,14 +1,29 @@
-"""The log of one invocation: JSON lines in `migration-logs/`, shared by the command and its workers."""
+"""The log of one invocation: JSON lines in `migration-logs/`, shared by the command and its workers; no keys in it."""
 
 from __future__ import annotations
 
 import json
 import logging
+import netrc
 import os
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
+import stamina.instrumentation
+
+from migrator.errors import ExitCode, UserError
 from migrator.settings import LOG_DIR
+
+PIECE = 12  # characters of a key in a row that do not show: servers cut what they repeat
+#: a JSON web token, such as Neptune gives in exchange for the API token: each part is JSON in base64
+ACCESS_TOKEN = re.compile(r"\beyJ[\w-]{9,}(\.[\w-]+)*")
+
+log = logging.getLogger(__name__)
 
 
 class _JsonLines(logging.Formatter):
@@ -26,12 +41,60 @@ class _JsonLines(logging.Formatter):
 
 
 def without_keys(text: str) -> str:
-    """`text` without the keys of this process: servers and vendors put what they like in their messages."""
-    for name in ("WANDB_API_KEY", "NEPTUNE_API_TOKEN"):
-        secret = os.environ.get(name)
-        if secret:
-            text = text.replace(secret, f"<{name}>")
-    return text
+    """`text` without the keys of this process, whole or in part, plain or encoded: servers repeat what they like."""
+    keys = [(name, os.environ.get(name, "")) for name in ("WANDB_API_KEY", "NEPTUNE_API_TOKEN")]
+    pieces = _pieces(*keys)
+    shown: list[str] = []
+    start = at = 0
+    while at < len(text):
+        if (name := pieces.get(text[at : at + PIECE])) is None:
+            at += 1
+            continue
+        shown += [text[start:at], f"<{name}>"]
+        while text[at + 1 : at + 1 + PIECE] in pieces:
+            at += 1
+        start = at = at + PIECE
+    text = "".join([*shown, text[start:]])
+    for name, key in keys:
+        text = text.replace(key, f"<{name}>") if key else text
+    return ACCESS_TOKEN.sub("<token>", text)
+
+
+@cache
+def _pieces(*keys: tuple[str, str]) -> dict[str, str]:
+    """All runs of PIECE characters in the forms that keys take, with the key's name."""
+    return {
+        form[at : at + PIECE]: name
+        for name, key in [*keys, *_netrc_keys()]
+        for form in _forms(key)
+        for at in range(len(form) - PIECE + 1)
+    }
+
+
+def _netrc_keys() -> Iterator[tuple[str, str]]:
+    """Where `wandb login` leaves its key."""
+    try:
+        host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname
+        found = netrc.netrc(os.environ.get("NETRC")).authenticators(host or "")
+    except (OSError, ValueError, netrc.NetrcParseError):
+        return
+    if found and found[2]:
+        yield "WANDB_API_KEY", found[2]
+
+
+def _forms(key: str) -> Iterator[str]:
+    """The key as it is, in a URL, in base64 (behind 0 to 2 bytes of something else), and what is inside of a token."""
+    raw = key.encode("utf-8", "surrogateescape")
+    yield key
+    yield quote(raw, safe="")
+    for before in range(3):
+        yield (encoded := b64encode(b" " * before + raw).decode()[4 if before else 0 :].rstrip("=")[:-1])
+        yield encoded.translate(str.maketrans("+/", "-_"))
+    try:
+        inner = json.loads(b64decode(key, validate=True))["api_key"]
+    except (ValueError, KeyError, TypeError):
+        return
+    yield from _forms(str(inner))
 
 
 def log_path(command: str) -> Path:
@@ -40,10 +103,19 @@ def log_path(command: str) -> Path:
 
 
 def start_log(path: Path, verbose: bool) -> None:
-    """Log this process to `path` (appending; lines of several processes mix whole)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    """Log this process to `path` (appending; lines of several processes mix whole), and why requests are repeated."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"the log {path} cannot be written: {error.strerror}. Make room or get permission, or work in another "
+            "directory",
+            ExitCode.UNEXPECTED,
+        ) from error
     handler.setFormatter(_JsonLines())
+    logging.raiseExceptions = False  # a disk that is full later stops the job with a message, not with tracebacks
+    stamina.instrumentation.set_on_retry_hooks([_log_retry])
     root = logging.getLogger("migrator")
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
@@ -53,3 +125,8 @@ def start_log(path: Path, verbose: bool) -> None:
         vendor.handlers[:] = [handler]
         vendor.setLevel(logging.INFO if verbose else logging.WARNING)
         vendor.propagate = False
+
+
+def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
+    cause = details.caused_by
+    log.warning("%s: %s; trying again in %.1f s", type(cause).__name__, cause, details.wait_for)

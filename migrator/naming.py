@@ -97,7 +97,7 @@ def neptune_run_name(name: str | None, run_id: str) -> Renamed:
     """`sys/name`: the W&B display name, or the run id where it is empty."""
     text = clean_text(name or "")
     if not text.strip():
-        return Renamed(cut_utf8(clean_text(run_id), RUN_NAME_MAX_BYTES))
+        return Renamed(cut_utf8(clean_text(run_id), RUN_NAME_MAX_BYTES), "a name of blanks" if text else None)
     if len(text.encode()) > RUN_NAME_MAX_BYTES:
         return Renamed(cut_utf8(text, RUN_NAME_MAX_BYTES), f"name over {RUN_NAME_MAX_BYTES} bytes")
     return Renamed(text, None if text == name else "not valid unicode")

@@ -144,6 +144,10 @@ class Pipeline:
             if seen:
                 self._out.write(seen, replayed=True)
             self._out.write(unseen)
+        try:
+            self._progress.check()  # building took its time: a worker that slept meanwhile sends nothing
+        except Stopped:
+            pass  # what is begun is finished
         self._in_flight.append(_Group(items, self._out.flush()))
 
     def _settle(self, count: int) -> None:

@@ -190,10 +190,11 @@ class Assign:
 
 @dataclass(frozen=True, slots=True)
 class AddTags:
-    """Adds to `sys/tags`, or with `group` to `sys/group_tags`."""
+    """Adds to `sys/tags`, or with `group` to `sys/group_tags`. `gone` are removed: an earlier copy had added them."""
 
     tags: frozenset[str]
     group: bool = False
+    gone: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +231,7 @@ class Kind(StrEnum):
     CLAMPED = "clamped"  #: a time that went backwards
     ESTIMATED = "estimated"  #: a time that the source does not have
     SAMPLED = "sampled"  #: only samples could be had
+    KEPT = "kept"  #: of an earlier copy: the source has it no more
 
 
 @dataclass(frozen=True, slots=True)

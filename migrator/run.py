@@ -22,8 +22,10 @@ from migrator.log import log_path, start_log
 from migrator.parts import OPTIONAL_PARTS, PARTS
 from migrator.parts.base import MappingOptions
 from migrator.scratch import scratch_directory
-from migrator.settings import Globals, Mode, tool_version
+from migrator.settings import Globals, Mode, lease_s, tool_version
 from migrator.supervisor import Supervision, Supervisor
+
+SAFE_LANES = 2  # of a worker with the safe client: each has a process of its own, which keeps a core busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class RunSettings:
     exclude: Sequence[str] = ()
     visibility: str = "priv"
     strict: bool = False
+    safe_client: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,11 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
             binding=binding,
             only=only,
             visibility=settings.visibility,
+            lease_s=lease_s(),
             verbose=common.verbose,
         )
+        if settings.safe_client:
+            job = replace(job, safe_client=True, lanes=SAFE_LANES)
         left = waiting(store, settings.phase, only)
         display = display_for(quiet=common.quiet)
         exit_code = ExitCode.UNEXPECTED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,18 +12,21 @@ from pathlib import Path
 import psutil
 
 from migrator.errors import ExitCode, UserError
-from migrator.processes import is_alive
+from migrator.processes import host_id, is_alive
 
 PREFIX = "wandb-to-neptune"
 
 
 @contextmanager
 def scratch_directory(parent: Path) -> Iterator[Path]:
-    """A private directory below `parent`. Directories of processes of this host that are gone are removed first."""
+    """A private directory below `parent`. Directories of processes of this host that are gone are removed first.
+
+    It is also where this process, and those it starts, have their temporary files: the SDKs leave some behind.
+    """
     try:
         parent.mkdir(parents=True, exist_ok=True)
         remove_stale(parent)
-        directory = parent / f"{PREFIX}-{os.getpid()}-{int(psutil.Process().create_time())}"
+        directory = parent.absolute() / f"{_prefix()}{os.getpid()}-{int(psutil.Process().create_time())}"
         directory.mkdir(mode=0o700)
     except OSError as error:
         raise UserError(
@@ -30,17 +34,38 @@ def scratch_directory(parent: Path) -> Iterator[Path]:
             ExitCode.UNEXPECTED,
         ) from error
     try:
-        yield directory
+        with _temporary_files_in(directory):
+            yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+        remove_stale(parent)  # again: the wandb-core of a killed worker lives, and writes, a little longer
 
 
 def remove_stale(parent: Path) -> None:
-    """Remove what killed invocations left."""
-    for path in parent.glob(f"{PREFIX}-*-*"):
+    """Remove what killed invocations left. Those of other hosts, which may share `parent`, are left alone."""
+    for path in parent.glob(f"{_prefix()}*-*"):
         try:
-            pid, started = (int(number) for number in path.name.removeprefix(f"{PREFIX}-").split("-"))
+            pid, started = (int(number) for number in path.name.removeprefix(_prefix()).split("-"))
         except ValueError:
             continue  # not ours
         if not is_alive(pid, started):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _prefix() -> str:
+    """Short: wandb-core puts a socket below, whose path may have 107 bytes, or else into /tmp."""
+    return f"{PREFIX}-{host_id()}-"
+
+
+@contextmanager
+def _temporary_files_in(directory: Path) -> Iterator[None]:
+    before = os.environ.get("TMPDIR"), tempfile.tempdir
+    os.environ["TMPDIR"] = tempfile.tempdir = str(directory)
+    try:
+        yield
+    finally:
+        variable, tempfile.tempdir = before
+        if variable is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = variable

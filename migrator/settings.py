@@ -20,6 +20,7 @@ LOG_DIR = Path("migration-logs")
 OFFLINE_DIR = Path("neptune-offline")
 OFFLINE_WORKSPACE = "workspace"  # stands in an offline file until `migrate sync` knows the real one
 MAX_DEFAULT_WORKERS = 8
+LEASE_S = 60.0  # of a claim: workers renew it every few seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ def default_workers() -> int:
     """One worker a core that this process may use, within reason."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, MAX_DEFAULT_WORKERS))
+
+
+def lease_s() -> float:
+    """MIGRATE_LEASE_S is for tests: shorter than three heartbeats, a busy machine loses claims of live workers."""
+    return float(os.environ.get("MIGRATE_LEASE_S", LEASE_S))
 
 
 def token_is_set() -> bool:

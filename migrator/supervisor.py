@@ -13,7 +13,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,20 +24,20 @@ from typing import Protocol
 
 import psutil
 
-from migrations_db.states import Outcome
+from migrations_db.states import Outcome, RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Failure, Progress
 from migrator.errors import ErrorClass, ExitCode
 from migrator.job import Job
-from migrator.processes import is_alive
-from migrator.worker import Ended, run_worker, worker_id_of
+from migrator.processes import host_id, is_alive, worker_id_of
+from migrator.worker import Ended, run_worker
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 CLEAN_STOP_S = 8.0  # for workers to finish the batch in hand; the promise is 10 s for everything
 CHECK_S = 5.0  # between two looks for runs without progress, and for claims of processes that are gone
-HOPELESS_STARTS = 3  # workers that die so often without a claim in between cannot run here
+HOPELESS_DEATHS = 3  # of each worker, without progress and without a run to blame: workers cannot run here
 
 
 class Display(Protocol):
@@ -107,7 +106,7 @@ class Supervisor:
         self._clock, self._sleep = clock, sleep
         self._children: list[_Child] = []
         self._signals = _Signals()
-        self._deaths_in_a_row = 0
+        self._futile_deaths = 0
         self._moved_at = clock()
         self._moved: object = None
 
@@ -121,7 +120,7 @@ class Supervisor:
                 return self._watch()
             finally:
                 self._kill_all()
-                self._store.workers.recover(socket.gethostname(), is_alive)
+                self._store.workers.recover(host_id(), is_alive)
 
     # ------------------------------------------------------------ the loop
 
@@ -130,6 +129,7 @@ class Supervisor:
         while True:
             progress = self._store.reports.progress(self._job.phase, self._job.only)
             self._display.update(progress)
+            self._note(progress)
             self._reap()
             if self._signals.count:
                 return self._stop_cleanly()
@@ -141,7 +141,7 @@ class Supervisor:
             if not self._children or all(child.ended for child in self._children):
                 self._display.update(self._store.reports.progress(self._job.phase, self._job.only))
                 return ExitCode.OK
-            if self._is_shut_out(progress):
+            if self._is_shut_out():
                 self._terminate()
                 return ExitCode.TRY_LATER
             if self._clock() >= next_check:
@@ -151,7 +151,7 @@ class Supervisor:
             self._sleep(TICK_S)
 
     def _reap(self) -> None:
-        """Hear the last words of workers that ended; replace those that died without any."""
+        """Hear the last words of workers that ended; replace those that died without any, or were told to stop."""
         for i, child in enumerate(self._children):
             if child.ended:
                 continue
@@ -160,6 +160,9 @@ class Supervisor:
                 child.ended = _last_word(child)  # it may have spoken between the two looks
                 if child.ended is None:
                     self._children[i] = self._replace(child, None, ErrorClass.CRASHED, Outcome.CRASHED)
+            elif child.ended and not child.ended.finished and not self._signals.count:
+                log.warning("worker %d was told to stop by somebody else", child.number)
+                self._children[i] = self._spawn(child.number)
 
     def _free_claims(self) -> None:
         """Take over from commands of this host that were killed. One may take a while to die, so it is asked again.
@@ -167,8 +170,7 @@ class Supervisor:
         Our own workers' deaths are accounted for elsewhere.
         """
         ours = {child.process.pid for child in self._children}
-        host = socket.gethostname()
-        freed = self._store.workers.recover(host, lambda pid, started: pid in ours or is_alive(pid, started))
+        freed = self._store.workers.recover(host_id(), lambda pid, started: pid in ours or is_alive(pid, started))
         if freed:
             self._display.say(f"Taking over {freed} runs of an earlier command that did not end cleanly")
 
@@ -179,16 +181,20 @@ class Supervisor:
             if child is None:
                 continue  # its worker is gone already, for another run of its
             self._display.say(f"{stalled.ref} made no progress for {stalled.idle_s:.0f} s: stopping its worker")
-            child.process.kill()
-            child.process.join()
+            _kill_tree(child.process)
             index = self._children.index(child)
             self._children[index] = self._replace(child, [stalled.run], ErrorClass.STALLED, Outcome.STALLED)
 
-    def _is_shut_out(self, progress: Progress) -> bool:
-        """Whether a service has let nothing through for so long that it is better to come back later."""
-        moved = (progress.points_read, progress.points_written, progress.size_bytes, dict(progress.runs))
+    def _note(self, progress: Progress) -> None:
+        """Remember when the job moved on last. Claims and their ends alone are no progress."""
+        ended = [progress.runs[status] for status in (RunStatus.DONE, RunStatus.FAILED)]
+        moved = (progress.points_read, progress.points_written, progress.size_bytes, ended)
         if moved != self._moved:
             self._moved, self._moved_at = moved, self._clock()
+            self._futile_deaths = 0
+
+    def _is_shut_out(self) -> bool:
+        """Whether a service has let nothing through for so long that it is better to come back later."""
         if self._clock() - self._moved_at < self._supervision.give_up_s:
             return False
         for service in ("wandb", "neptune"):
@@ -218,15 +224,15 @@ class Supervisor:
         return _Child(number, process, worker_id_of(psutil.Process(process.pid)), ours)
 
     def _replace(self, dead: _Child, culprits: list[int] | None, error: ErrorClass, outcome: Outcome) -> _Child:
-        """Account for a worker that died (all its runs are suspects) or was killed, and start another."""
+        """Account for a worker that died (its runs are suspects) or was killed, and start another."""
         message = f"worker process ended with code {dead.process.exitcode}"
         if error is ErrorClass.STALLED:
             message = f"no progress for {self._supervision.stall_timeout_s:.0f} s"
         log.error("%s (worker %d): %s", error, dead.number, message)
         failure = Failure(error, message)
-        self._store.workers.crash(dead.worker_id, culprits, failure, outcome, self._job.max_failures)
-        self._deaths_in_a_row = 0 if culprits else self._deaths_in_a_row + 1
-        if self._deaths_in_a_row > HOPELESS_STARTS * self._supervision.workers:
+        blamed = self._store.workers.crash(dead.worker_id, culprits, failure, outcome, self._job.max_failures)
+        self._futile_deaths += 0 if blamed else 1
+        if self._futile_deaths > HOPELESS_DEATHS * self._supervision.workers:
             dead.ended = Ended(ExitCode.UNEXPECTED, f"workers keep dying ({message}): see {self._job.log_file}")
             return dead
         return self._spawn(dead.number)
@@ -252,26 +258,25 @@ class Supervisor:
 
     def _kill_all(self) -> None:
         for child in self._children:
-            if child.process.is_alive():
-                _kill_tree(child.process)
-            child.process.join()
+            _kill_tree(child.process)
 
 
 def _last_word(child: _Child) -> Ended | None:
     try:
         return child.pipe.recv() if child.pipe.poll() else None
-    except EOFError:
+    except (EOFError, OSError):
         return None
 
 
 def _kill_tree(process: BaseProcess) -> None:
-    """Kill a worker and what it started (wandb's own service process)."""
-    try:
-        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    except psutil.NoSuchProcess:
-        return
-    for member in family:
-        try:
-            member.kill()
-        except psutil.NoSuchProcess:
-            pass  # it was faster
+    """Kill a worker and what it started. Children of one that died before are not found any more, but wandb-core
+    ends by itself without its parent.
+    """
+    if process.is_alive():
+        worker = psutil.Process(process.pid)  # until it is joined, the pid is its own
+        for member in (worker, *worker.children(recursive=True)):  # the parent first, or it would start new ones
+            try:
+                member.kill()
+            except psutil.NoSuchProcess:
+                pass  # it was faster
+    process.join()

@@ -5,7 +5,8 @@
 
 The part is called `upload`. Its cursor holds the ids, in the offline file, of the last file that is stored and of the
 last operation that Neptune has processed. The offline file stays as it is until all of it is in Neptune; then it is
-removed.
+removed. A run that has changed since is copied to a new file, whose ids begin anew; intents, which never go back, count
+the operations of all files: `before` of them are those of earlier ones.
 Everything goes to the workspace of the upload: the one in the file may stand for one that was not known yet.
 """
 
@@ -18,6 +19,7 @@ from migrations_db.types import Claim, LedgerEntry, PartProgress, PartUpdate
 from migrator.copy import Workspace
 from migrator.destinations.base import Destination, Refused
 from migrator.destinations.neptune import NeptuneDestination, NeptuneRun
+from migrator.destinations.neptune_answers import CREATED, Past
 from migrator.destinations.neptune_log import OfflineLog
 from migrator.destinations.neptune_offline import UPLOADED, run_directory
 from migrator.errors import ErrorClass, Rejected
@@ -39,11 +41,12 @@ def upload_run(claim: Claim, destination: Destination, claims: Claims, job: Job,
         log = OfflineLog(directory, project)
         if not log.path.exists():
             raise Rejected(ErrorClass.NOT_FOUND, f"offline file {log.path} is gone")
-        with log, destination.resend(project, run_id) as out:
-            upload = _Upload(claim, claims, log, out, workspace.progress)
+        saved = claims.parts(claim).get(PART, PartProgress())
+        with log, destination.resend(project, run_id, Past(CREATED, begun=saved.intent is not None)) as out:
+            upload = _Upload(claim, claims, saved, log, out, workspace.progress)
             upload.send_files()  # first, so that `migration/complete`, the last operation, is true when it arrives
             upload.send_operations()
-        claims.checkpoint(claim, [PartUpdate(PART, {}, done=True)], position=UPLOADED)
+        claims.checkpoint(claim, [PartUpdate(PART, {"before": upload.announced}, done=True)], position=UPLOADED)
     shutil.rmtree(directory, ignore_errors=True)  # before the run is done: nobody comes back for what a crash left
     claims.complete(claim, [PART])
 
@@ -51,12 +54,13 @@ def upload_run(claim: Claim, destination: Destination, claims: Claims, job: Job,
 class _Upload:
     """Reads from the log, sends, and saves how far it has come."""
 
-    def __init__(self, claim: Claim, claims: Claims, log: OfflineLog, out: NeptuneRun, progress: Progress) -> None:
+    def __init__(
+        self, claim: Claim, claims: Claims, saved: PartProgress, log: OfflineLog, out: NeptuneRun, progress: Progress
+    ) -> None:
         self._claim, self._claims = claim, claims
         self._log, self._out, self._progress = log, out, progress
-        saved = claims.parts(claim).get(PART, PartProgress())
-        self._cursor = {"file": 0, "operation": 0} | (saved.cursor or {})
-        self._sent_before = saved.intent or 0
+        self._cursor = {"file": 0, "operation": 0, "before": 0} | (saved.cursor or {})
+        self.announced = int(saved.intent or 0)
 
     def send_files(self) -> None:
         while logged := self._log.next_uploads(self._cursor["file"], FILES_AT_A_TIME):
@@ -67,11 +71,12 @@ class _Upload:
             self._save("file", logged[-1].id, PartUpdate(PART, None, read=len(logged), size_bytes=size_bytes))
 
     def send_operations(self) -> None:
-        after = self._cursor["operation"]
+        after, sent_before = self._cursor["operation"], self.announced - self._cursor["before"]
         while logged := self._log.next_operation(after):
             self._go_on()
-            self._claims.intend(self._claim, {PART: logged.last_id})
-            self._out.send_operation(logged.operation, replayed=after < self._sent_before)
+            self.announced = max(self.announced, self._cursor["before"] + logged.last_id)
+            self._claims.intend(self._claim, {PART: self.announced})
+            self._out.send_operation(logged.operation, replayed=after < sent_before)
             after = logged.last_id
             if logged.operation.HasField("create"):
                 continue  # its answer is awaited with that of the operation behind it

@@ -15,6 +15,8 @@ from enum import StrEnum
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
+from migrator.json_text import JsonText
+
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 SEVERAL = ("audio", "videos", "html", "objects")  # what W&B calls the list in its objects for several media
 
@@ -49,6 +51,26 @@ def leaves(key: str, value: Any) -> Iterator[Leaf]:
 
     Payloads: NUMBER an int or float, TEXT a str, HISTOGRAM and FILE W&B's own dict (FILE always with `path`).
     """
+    return _nested_leaves(key, value) if _is_nested(value) else _undivided(key, value)
+
+
+def _is_nested(value: Any) -> bool:
+    """Is it a dict of further keys, not an object of W&B's?"""
+    return isinstance(value, Mapping) and not isinstance(value.get("_type"), str)
+
+
+def _nested_leaves(key: str, value: Any) -> Iterator[Leaf]:
+    waiting = [(key, value)]  # no recursion: dicts may be nested deep
+    while waiting:
+        key, value = waiting.pop()
+        if _is_nested(value):
+            waiting.extend((f"{key}.{name}", inner) for name, inner in reversed([*value.items()]))
+        else:
+            yield from _undivided(key, value)
+
+
+def _undivided(key: str, value: Any) -> Iterator[Leaf]:
+    """The leaves of a value that is no dict of further keys."""
     match value:
         case None:
             return
@@ -56,6 +78,8 @@ def leaves(key: str, value: Any) -> Iterator[Leaf]:
             yield Leaf(SeriesKey(key, "", SeriesKind.NUMBER), float(value), "bool as 0/1")
         case int() | float():
             yield Leaf(SeriesKey(key, "", SeriesKind.NUMBER), value)
+        case JsonText():
+            yield Leaf(SeriesKey(key, "", SeriesKind.TEXT), value, JsonText.NOTE)
         case str():
             if value in NON_FINITE:
                 yield Leaf(SeriesKey(key, "", SeriesKind.NUMBER), NON_FINITE[value])
@@ -73,11 +97,8 @@ def leaves(key: str, value: Any) -> Iterator[Leaf]:
 
 
 def _object_leaves(key: str, value: Mapping[str, Any]) -> Iterator[Leaf]:
-    kind = value.get("_type")
-    if not isinstance(kind, str):
-        for name, inner in value.items():
-            yield from leaves(f"{key}.{name}", inner)
-    elif kind == "histogram":
+    kind = value["_type"]
+    if kind == "histogram":
         yield Leaf(SeriesKey(key, "", SeriesKind.HISTOGRAM), value)
     elif is_media(value):
         yield Leaf(SeriesKey(key, "", SeriesKind.FILE), value)
@@ -137,9 +158,15 @@ def _map_floats(value: Any, convert: Callable[[float], Any]) -> Any:
         case float():
             return convert(value)
         case Mapping():
-            return {str(k): _map_floats(v, convert) for k, v in value.items()}
+            converted = {}
+            for name, inner in value.items():  # loops, not comprehensions: one frame a level
+                converted[str(name)] = _map_floats(inner, convert)
+            return converted
         case list() | tuple():
-            return [_map_floats(v, convert) for v in value]
+            items = []
+            for inner in value:
+                items.append(_map_floats(inner, convert))
+            return items
         case _:
             return value
 

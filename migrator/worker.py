@@ -3,19 +3,19 @@
     lane:      wait for pauses -> claim -> copy_run -> complete | release | throttle | fail
     heartbeat: every few seconds renews the leases of all lanes, tells how long each is idle, learns which are lost
 
+A run that is suspected to kill its worker is copied while the other lanes rest: the next crash names its culprit.
+
 The worker ends when nothing is left to claim, when it is asked to stop (SIGTERM: clean), when its parent is gone,
 or when a `UserError` concerns the whole job.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import random
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,15 +35,27 @@ from migrations_db.store import Store
 from migrations_db.types import Activity, Claim, Failure, Retry, WorkerInfo
 from migrator.copy import CopyPlan, Workspace, copy_run
 from migrator.destinations.base import Destination
-from migrator.errors import ErrorClass, ExitCode, Rejected, RunError, Throttled, UserError
+from migrator.errors import (
+    DiskFull,
+    ErrorClass,
+    ExitCode,
+    Rejected,
+    Retryable,
+    RunError,
+    Throttled,
+    UserError,
+    disk_full,
+)
 from migrator.job import Job, build_api_source, build_destination, build_local_source
 from migrator.log import start_log, without_keys
 from migrator.pipeline import Stopped
+from migrator.processes import host_id, worker_id_of
 from migrator.sources.base import Source
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0  # well inside a lease of 60 s
+ORPHAN_STOP_S = 8.0  # for a worker without supervisor to stop cleanly: a call to W&B may block for many minutes
 IDLE_WAIT_S = 1.0  # between two looks for work while others still copy
 FULL_POINTS = 500_000  # a worker with this many expected points in hand takes no further run: they share one core
 UNKNOWN_FAILURES = 2  # a bug of ours seldom passes by itself
@@ -57,6 +69,7 @@ class Ended:
 
     exit_code: ExitCode
     message: str | None = None
+    finished: bool = True  # False: stopped before nothing was left
 
 
 def run_worker(job: Job, number: int, supervisor_pid: int, pipe: Pipe) -> None:
@@ -68,18 +81,20 @@ def run_worker(job: Job, number: int, supervisor_pid: int, pipe: Pipe) -> None:
     start_log(job.log_file, job.verbose)
     try:
         with _Worker(job, number, supervisor_pid, stop) as worker:
-            worker.run()
-        ended = Ended(ExitCode.OK)
+            ended = Ended(ExitCode.OK, finished=worker.run())
     except UserError as error:
         ended = Ended(error.exit_code, str(error))
     except StateError as error:
         ended = Ended(ExitCode.STATE, str(error))
-    except Throttled as error:
-        ended = Ended(ExitCode.TRY_LATER, str(error))
+    except Retryable as error:
+        ended = Ended(ExitCode.TRY_LATER, f"{error}. Nothing is lost: run the same command again later")
     except Exception as error:
         log.exception("worker %d ends", number)
         ended = Ended(ExitCode.UNEXPECTED, f"{type(error).__name__}: {error}. See {job.log_file}")
-    pipe.send(replace(ended, message=ended.message and without_keys(ended.message)))
+    try:
+        pipe.send(replace(ended, message=ended.message and without_keys(ended.message)))
+    except OSError:
+        pass  # the supervisor is gone
 
 
 @dataclass(slots=True)
@@ -88,11 +103,13 @@ class _Task:
 
     claim: Claim
     stop: threading.Event
+    confirm: Callable[[], None]
     part: str = "open"
     active_at: float = field(default_factory=time.monotonic)
     lost: bool = False
 
     def check(self) -> None:
+        self.confirm()
         if self.lost:
             raise LeaseLost(f"run {self.claim.ref} has another worker now")
         if self.stop.is_set():
@@ -101,11 +118,6 @@ class _Task:
     def at(self, part: str) -> None:
         self.part = part
         self.active_at = time.monotonic()
-
-
-def worker_id_of(process: psutil.Process) -> str:
-    """Names a process for ever: pids are used again, start times tell them apart."""
-    return f"{socket.gethostname()}:{process.pid}:{int(process.create_time() * 1000):x}"
 
 
 class _Worker:
@@ -123,6 +135,8 @@ class _Worker:
         self._destination: Destination | None = None
         self._tasks: dict[int, _Task] = {}
         self._claiming = threading.Lock()
+        self._beating = threading.Lock()
+        self._beat_at = _seconds()
         self._projects: set[str] = set()
         self.worker_id = self._register()
         self._plan = CopyPlan(job.workspace, job.parts, job.options, job.tool_version)
@@ -130,7 +144,7 @@ class _Worker:
     def _register(self) -> str:
         process = psutil.Process()
         worker_id = worker_id_of(process)
-        info = WorkerInfo(worker_id, socket.gethostname(), process.pid, process.create_time(), self.job.invocation_id)
+        info = WorkerInfo(worker_id, host_id(), process.pid, process.create_time(), self.job.invocation_id)
         self._store.workers.register(info)
         return worker_id
 
@@ -149,7 +163,8 @@ class _Worker:
 
     # ------------------------------------------------------------ threads
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """Copy until nothing is left; False: was asked to stop before."""
         self._destination = build_destination(self.job, self._pool, lambda: datetime.now(UTC))
         heartbeat = threading.Thread(target=self._guarded, args=(self._heartbeat,), name="heartbeat", daemon=True)
         lanes = [
@@ -160,10 +175,12 @@ class _Worker:
             thread.start()
         for lane in lanes:
             lane.join()
+        finished = not self._stop.is_set()
         self._stop.set()
         heartbeat.join()
         if self._error is not None:
             raise self._error
+        return finished
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """A thread's errors end the worker."""
@@ -174,25 +191,45 @@ class _Worker:
             self._stop.set()
 
     def _heartbeat(self) -> None:
+        orphaned = False
         while not self._stop.wait(HEARTBEAT_S) or self._tasks:
-            if os.getppid() != self._supervisor_pid:
+            if not orphaned and os.getppid() != self._supervisor_pid:
+                orphaned = True
                 log.warning("the supervisor is gone: stopping")
                 self._stop.set()
-            tasks = dict(self._tasks)
-            now = time.monotonic()
-            active = {run: Activity(task.part, now - task.active_at) for run, task in tasks.items()}
-            held = self._store.workers.heartbeat(self.worker_id, self.job.lease_s, active)
-            for run, task in tasks.items():
-                if held.get(run) != task.claim.attempt:
-                    task.lost = True
+                end = threading.Timer(ORPHAN_STOP_S, os._exit, [ExitCode.UNEXPECTED])
+                end.daemon = True
+                end.start()
+            with self._beating:
+                self._beat()
             if self._stop.is_set():
                 time.sleep(0.2)  # lanes are finishing: keep their leases, do not spin
+
+    def _beat(self) -> None:
+        began_at, now = _seconds(), time.monotonic()
+        tasks = dict(self._tasks)
+        active = {run: Activity(task.part, now - task.active_at) for run, task in tasks.items()}
+        held = self._store.workers.heartbeat(self.worker_id, self.job.lease_s, active)
+        for run, task in tasks.items():
+            if held.get(run) != task.claim.attempt:
+                task.lost = True
+        self._beat_at = began_at
+
+    def _confirm(self) -> None:
+        """After a long silence (SIGSTOP, a laptop that slept, a locked database) a lane may wake before the heartbeat
+        does, when others have its run: it asks for itself.
+        """
+        with self._beating:
+            if _seconds() - self._beat_at > self.job.lease_s / 2:
+                self._beat()
 
     def _lane(self) -> None:
         while not self._stop.is_set():
             if self._wait_for_pauses():
                 continue
             with self._claiming:  # one lane after the other, or all would find the worker empty and take a long run
+                if self._stop.is_set():
+                    return
                 task = None if self._is_full() else self._claim()
             if task is not None:
                 self._copy(task)
@@ -203,10 +240,12 @@ class _Worker:
             self._stop.wait(min(max(wait, IDLE_WAIT_S / 4), IDLE_WAIT_S))
 
     def _claim(self) -> _Task | None:
-        claim = self._store.claim(self.worker_id, self.job.phase, self.job.lease_s, self.job.only)
+        claim = self._store.claim(
+            self.worker_id, self.job.phase, self.job.lease_s, self.job.only, suspects=not self._tasks
+        )
         if claim is None:
             return None
-        task = self._tasks[claim.run] = _Task(claim, self._stop)
+        task = self._tasks[claim.run] = _Task(claim, self._stop, self._confirm)
         return task
 
     def _wait_for_pauses(self) -> bool:
@@ -218,7 +257,8 @@ class _Worker:
         return False
 
     def _is_full(self) -> bool:
-        return sum(task.claim.size_hint for task in list(self._tasks.values())) >= FULL_POINTS
+        claims = [task.claim for task in list(self._tasks.values())]
+        return any(claim.suspect for claim in claims) or sum(claim.size_hint for claim in claims) >= FULL_POINTS
 
     # ------------------------------------------------------------ one run
 
@@ -256,21 +296,30 @@ class _Worker:
             except StateError:  # LeaseLost among them: nothing may be written any more
                 raise
             except Throttled as error:
-                delay_s = PAUSE_S if error.retry_after_s is None else error.retry_after_s
+                delay_s = error.retry_after_s or PAUSE_S  # 0 did not help on the spot
                 log.warning("run %s: %s: %s; all workers wait %.0f s", claim.ref, error.error_class, error, delay_s)
                 store.throttle(claim, error.service, delay_s, _failure(error.error_class, str(error)))
             except Rejected as error:
                 log.error("run %s: %s: %s", claim.ref, error.error_class, error)
                 store.fail(claim, _failure(error.error_class, str(error)))
             except RunError as error:
-                self._retry(claim, error.error_class, str(error))
+                self._retry_unless_full(claim, error)
             except OSError as error:
-                self._retry(claim, _os_error_class(error), f"{type(error).__name__}: {error}")
+                told = Retryable(ErrorClass.UNKNOWN, f"{type(error).__name__}: {error}")
+                self._retry_unless_full(claim, disk_full(error, "scratch files", self._scratch) or told)
             except Exception as error:
                 log.exception("run %s: unexpected error", claim.ref)
                 self._retry(claim, ErrorClass.UNKNOWN, f"{type(error).__name__}: {error}", UNKNOWN_FAILURES)
         except LeaseLost:
             log.warning("run %s: another worker has it now", claim.ref)
+
+    def _retry_unless_full(self, claim: Claim, error: RunError) -> None:
+        """A full disk would fail run after run: the job stops instead, at no cost."""
+        if isinstance(error, DiskFull) and error.concerns_all():
+            self._store.release(claim)
+            advice = "Free some space (or give another --work-dir for scratch files), then run the same command again"
+            raise UserError(f"{error}. {advice}", ExitCode.UNEXPECTED) from error
+        self._retry(claim, error.error_class, str(error))
 
     def _retry(self, claim: Claim, error_class: ErrorClass, message: str, max_failures: int | None = None) -> None:
         delay_s = min(RETRY_BASE_S * 2**claim.failures, RETRY_MAX_S) * random.uniform(0.5, 1.5)
@@ -306,10 +355,11 @@ class _Worker:
             return self._sources[service]
 
 
+def _seconds() -> float:
+    """A clock that goes on while the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 def _failure(error_class: ErrorClass, message: str) -> Failure:
     """What the state database keeps of an error."""
     return Failure(error_class, without_keys(message))
-
-
-def _os_error_class(error: OSError) -> ErrorClass:
-    return ErrorClass.DISK_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else ErrorClass.UNKNOWN

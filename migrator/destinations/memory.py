@@ -114,8 +114,10 @@ class MemoryDestinationRun:
                 refused = {path: reason for path, value in values.items() if (reason := self._typed(path, value))}
                 stored.values.update({path: value for path, value in values.items() if path not in refused})
                 return [*refused.items()]
-            case AddTags(tags, group):
-                (stored.group_tags if group else stored.tags).update(tags)
+            case AddTags(tags, group, gone):
+                stored_tags = stored.group_tags if group else stored.tags
+                stored_tags.update(tags)
+                stored_tags.difference_update(gone)
             case AssignFile(path, file):
                 if reason := self._typed(path, file):
                     return [(path, reason)]

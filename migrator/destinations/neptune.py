@@ -23,41 +23,17 @@ from typing import Any, NamedTuple, Self
 from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
 
 from migrator.destinations.base import Refused, RunTarget
+from migrator.destinations.neptune_answers import CREATED, UNKNOWN_PATH, Past
 from migrator.destinations.neptune_errors import SERVICE, patiently
 from migrator.destinations.neptune_sdk import Answer, Connection
 from migrator.destinations.neptune_wire import OperationBuilder, Upload, create_operation
-from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable
+from migrator.errors import ErrorClass, MigratorError, Retryable
 from migrator.limits import STATUS_BATCH
 from migrator.records import Record
 
 POLL_MIN_S, POLL_MAX_S = 0.02, 0.5  # between two status questions: a tenth of what the oldest request waits already
 PROCESSING_TIMEOUT_S = 900.0  # a request that is not processed by then never will be: the run is tried again
 UPLOADS_AT_A_TIME = 16  # files of one run in flight
-
-#: answers to points that an earlier attempt has sent already, whichever the server looks at first
-BENIGN_WHEN_REPLAYED = frozenset(
-    {"SERIES_POINT_DUPLICATE", "SERIES_STEP_NON_INCREASING", "SERIES_TIMESTAMP_DECREASING"}
-)
-#: positions: the run was created by this migration, or was in Neptune before it
-CREATED, EXISTED = "created", "existed"
-#: told when points of a run that existed before were answered as above: the first write wins in Neptune
-KEPT = "the run was in Neptune already: points that it had were kept"
-#: the run is there already, as it should be
-BENIGN = frozenset({"RUN_DUPLICATE"})
-#: changes the run, and is told, but loses nothing
-NOTES = frozenset({"RUN_FORK_PARENT_NOT_FOUND"})
-#: the server is in trouble; the same request may pass later
-TRANSIENT = frozenset({"INTERNAL", "INGEST_SUSPENDED", "BATCH_CONTAINS_DEPENDENT_RUNS"})
-#: the run as a whole is refused
-FATAL = frozenset(
-    {
-        "PROJECT_NOT_FOUND",
-        "PROJECT_INVALID_NAME",
-        "RUN_NOT_FOUND",
-        "RUN_CONFLICTING",
-        "RUN_INVALID_CREATION_PARAMETERS",
-    }
-)
 
 
 class NeptuneDestination:
@@ -86,33 +62,18 @@ class NeptuneDestination:
         patiently(lambda: self._connection.create_project(workspace, name, description, self._visibility))
 
     def open_run(self, target: RunTarget, position: str | None, *, begun: bool = False) -> NeptuneRun:
-        """A run that nothing is known of, but that Neptune has already, keeps its points: the state database may have
-        been lost. `EXISTED` remembers that.
-        """
-        run = self.resend(target.project, target.run_id, _Past(position or (CREATED if begun else None)))
+        run = self.resend(target.project, target.run_id, Past.of(position, begun=begun))
         run.send_operation(create_operation(target), replayed=False)
         return run
 
-    def resend(self, project: str, run_id: str, past: _Past | None = None) -> NeptuneRun:
+    def resend(self, project: str, run_id: str, past: Past | None = None) -> NeptuneRun:
         """A run whose operations exist already (in an offline file), its creation included."""
         builder = OperationBuilder(project, run_id, self._now())
-        return NeptuneRun(project, builder, self._connection, self._poller, self._uploads, past or _Past(CREATED))
+        return NeptuneRun(project, builder, self._connection, self._poller, self._uploads, past or Past(CREATED))
 
     def close(self) -> None:
         self._poller.close()
         self._connection.close()
-
-
-@dataclass(slots=True)
-class _Past:
-    """What is known of the run before this attempt: the saved position (None: nothing)."""
-
-    position: str | None
-
-    def learn(self, codes: Mapping[str, int]) -> None:
-        """From the answers to the first request, the creation."""
-        if self.position is None:
-            self.position = EXISTED if "RUN_DUPLICATE" in codes else CREATED
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +103,7 @@ class NeptuneRun:
         connection: Connection,
         poller: StatusPoller,
         uploads: Executor,
-        past: _Past,
+        past: Past,
     ) -> None:
         self._past = past
         self._project = project
@@ -217,7 +178,7 @@ class NeptuneRun:
 class NeptuneBarrier:
     """Waits for the answers to the requests and uploads before it, and classifies them."""
 
-    def __init__(self, connection: Connection, project: str, sent: _Sent, past: _Past) -> None:
+    def __init__(self, connection: Connection, project: str, sent: _Sent, past: Past) -> None:
         self.position: str | None = None
         self._connection = connection
         self._project = project
@@ -233,11 +194,9 @@ class NeptuneBarrier:
         notes: set[str] = set()
         for request in self._sent.requests:
             codes = request.answer.result().codes or {}
-            self._past.learn(codes)
-            notes |= NOTES & codes.keys()
-            if self._past.position == EXISTED and not request.replayed and BENIGN_WHEN_REPLAYED & codes.keys():
-                notes.add(KEPT)
-            refused.update(self._refused(request, codes))
+            told, refusals = self._past.judge(self._project, codes, replayed=request.replayed)
+            notes |= told
+            refused.update(self._located(request, refusals))
         for future in self._sent.uploads:
             future.result()
         self.position = self._past.position
@@ -246,17 +205,8 @@ class NeptuneBarrier:
             *(Refused(path, code, count) for (path, code), count in refused.items()),
         ]
 
-    def _refused(self, request: _Request, codes: Mapping[str, int]) -> Counter[tuple[str, str]]:
-        """Operations of a request that were refused for good, by (path, code)."""
-        was_there = request.replayed or self._past.position == EXISTED
-        benign = BENIGN | NOTES | (BENIGN_WHEN_REPLAYED if was_there else frozenset())
-        refusals = {code: count for code, count in codes.items() if code not in benign}
-        for code in refusals:
-            if code in TRANSIENT:
-                raise Retryable(ErrorClass.UNAVAILABLE, f"Neptune could not process data of {self._project}: {code}")
-            if code in FATAL:
-                error_class = ErrorClass.NOT_FOUND if code.endswith("NOT_FOUND") else ErrorClass.REJECTED_BY_NEPTUNE
-                raise Rejected(error_class, f"Neptune refused the run in {self._project}: {code}")
+    def _located(self, request: _Request, refusals: Mapping[str, int]) -> Counter[tuple[str, str]]:
+        """Refused operations of a request by (path, code)."""
         if not refusals:
             return Counter()
         found: Counter[tuple[str, str]] = Counter()
@@ -269,7 +219,7 @@ class NeptuneBarrier:
         for code, count in refusals.items():
             missing = count - sum(number for (_, known), number in found.items() if known == code)
             if missing > 0:
-                found["(path unknown)", code] += missing
+                found[UNKNOWN_PATH, code] += missing
         return found
 
 

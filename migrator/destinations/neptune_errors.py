@@ -18,12 +18,20 @@ from neptune_api.errors import (
 )
 from neptune_scale.exceptions import NeptuneUnexpectedResponseError
 
-from migrator.errors import ErrorClass, ExitCode, MigratorError, Rejected, Retryable, Throttled, UserError
+from migrator.errors import (
+    ErrorClass,
+    ExitCode,
+    MigratorError,
+    Rejected,
+    Retryable,
+    Throttled,
+    UserError,
+    retry_after_s,
+)
 
 SERVICE = "neptune"
 PATIENCE_S = 20.0  # how long one call is repeated on the spot before the run gives up its claim
 WAIT_ON_THE_SPOT_S = 10.0  # a Retry-After up to here is waited out on the spot
-RETRY_AFTER_MAX_S = 3600.0  # no server knows so far ahead when it will be well again
 
 T = TypeVar("T")
 
@@ -57,7 +65,7 @@ def check(response: Any, what: str) -> None:
             raise Rejected(ErrorClass.PERMISSION, f"{message}: you may not write there")
         case 429 | 503:
             error_class = ErrorClass.RATE_LIMITED if status == 429 else ErrorClass.UNAVAILABLE
-            raise Throttled(error_class, message, SERVICE, _seconds(response.headers.get("retry-after")))
+            raise Throttled(error_class, message, SERVICE, retry_after_s(response.headers.get("retry-after")))
         case 408:
             raise Retryable(ErrorClass.TIMEOUT, message)
         case _ if status >= 500:
@@ -72,11 +80,6 @@ def check_storage(response: Any, what: str) -> None:
     if 400 <= status < 500 and status not in (408, 429):
         raise Retryable(ErrorClass.PERMISSION, f"{what}: the storage refused it (HTTP {status})")
     check(response, what)
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """None also for a date, which the RFC allows: our own pause is as good."""
-    return min(float(retry_after), RETRY_AFTER_MAX_S) if retry_after and retry_after.isdecimal() else None
 
 
 @contextmanager

@@ -6,20 +6,22 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
+from errno import EACCES, EPERM, EROFS
 from hashlib import file_digest
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import UpdateRunSnapshot
 from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
 from neptune_scale.exceptions import NeptuneLocalStorageInUnsupportedVersion, NeptuneUnableToLogData
 from neptune_scale.sync.operations_repository import OperationsRepository, OperationType
 
 from migrator.destinations.neptune_wire import REQUEST_BYTES, Upload
-from migrator.errors import ErrorClass, Rejected, Retryable, RunError
+from migrator.errors import DiskFull, ErrorClass, Rejected, Retryable, RunError, disk_full
 from migrator.records import LocalFile
 
 LOG_NAME = "run_operations.sqlite3"
+REQUEST_VALUES = 100_000  # one request lies between two checkpoints of an upload: so much may be sent twice
 SNAPSHOT_OVERHEAD_BYTES = 8  # of a snapshot inside a request, at most
 
 
@@ -102,7 +104,7 @@ class OfflineLog:
             connection.execute("DELETE FROM file_upload_requests WHERE id > ?", (upload,))
 
     def next_operation(self, after: int, max_bytes: int = REQUEST_BYTES) -> LoggedOperation | None:
-        """The rows behind id `after` that make one request of about `max_bytes`; None: there are none."""
+        """The rows behind id `after` that make one request of about `max_bytes`, or of REQUEST_VALUES; None: none."""
         written_for, run_id = self.target()
         project = self._project or written_for
         operation, last, values, size_bytes = RunOperation(project=project, run_id=run_id), after, 0, 0
@@ -115,15 +117,18 @@ class OfflineLog:
                 size_bytes += len(blob) + SNAPSHOT_OVERHEAD_BYTES
                 if last != after and (kind == OperationType.CREATE_RUN or size_bytes > max_bytes):
                     break
-                last = row
                 if kind == OperationType.CREATE_RUN:
                     operation.create.ParseFromString(blob)
                     if operation.create.HasField("fork_point"):
                         operation.create.fork_point.parent_project = project
+                    last = row
                     break
-                snapshot = operation.update_batch.snapshots.add()
-                snapshot.ParseFromString(blob)
-                values += len(snapshot.append) + len(snapshot.assign) + len(snapshot.modify_sets)
+                snapshot = UpdateRunSnapshot.FromString(blob)
+                values_more = len(snapshot.append) + len(snapshot.assign) + len(snapshot.modify_sets)
+                if last != after and values + values_more > REQUEST_VALUES:
+                    break
+                operation.update_batch.snapshots.append(snapshot)
+                last, values = row, values + values_more
         return LoggedOperation(operation, last, values) if last != after else None
 
     def next_uploads(self, after: int, count: int) -> list[LoggedUpload]:
@@ -188,8 +193,10 @@ def disk_errors(directory: Path) -> Iterator[None]:
 def _disk_error(directory: Path, error: BaseException) -> RunError:
     number = getattr(error, "errno", None)
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without SQLite's details
-    if number in (ENOSPC, EDQUOT) or code == sqlite3.SQLITE_FULL:
-        return Retryable(ErrorClass.DISK_FULL, f"no space left for offline files in {directory}")
+    if code == sqlite3.SQLITE_FULL:
+        return DiskFull("offline files", directory)
+    if full := disk_full(error, "offline files", directory):
+        return full
     if number in (EACCES, EPERM, EROFS) or code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
         return Rejected(ErrorClass.PERMISSION, f"offline files cannot be written in {directory}: {error}")
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):

@@ -13,10 +13,13 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
+
+from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
 
 from migrator.destinations.base import Refused, RunTarget
 from migrator.destinations.neptune_log import LOG_NAME, OfflineLog, disk_errors
@@ -99,6 +102,8 @@ class OfflineRun:
     def __init__(self, log: OfflineLog, builder: OperationBuilder) -> None:
         self._log = log
         self._builder = builder
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="offline")
+        self._position = self._writer.submit(log.position)
 
     def write(self, records: Sequence[Record], *, replayed: bool = False) -> None:
         for record in records:
@@ -108,12 +113,18 @@ class OfflineRun:
 
     def flush(self) -> OfflineBarrier:
         self._append()
-        return OfflineBarrier(self._log.position())
+        return OfflineBarrier(self._position)
 
     def _append(self) -> None:
+        """Hand over what was built; one earlier handover may still be on its way to the disk."""
         operations, uploads = self._builder.take()
         if operations:
-            self._log.append(operations, [self._kept(upload) for upload in uploads])
+            self._position.result()
+            self._position = self._writer.submit(self._save, operations, uploads)
+
+    def _save(self, operations: Sequence[RunOperation], uploads: Sequence[Upload]) -> str:
+        self._log.append(operations, [self._kept(upload) for upload in uploads])
+        return self._log.position()
 
     def _kept(self, upload: Upload) -> Upload:
         """The upload of a copy beside the log, which is on disk when this returns."""
@@ -132,17 +143,20 @@ class OfflineRun:
         return self
 
     def __exit__(self, *exc: Any) -> None:
+        self._writer.shutdown()
         self._log.__exit__(*exc)
 
 
 class OfflineBarrier:
-    """Already passed: appending commits."""
+    """Passed when the file is committed; a failure of the disk comes out of `wait`."""
 
-    def __init__(self, position: str) -> None:
-        self.position: str | None = position
+    def __init__(self, saved: Future[str]) -> None:
+        self.position: str | None = None
+        self._saved = saved
 
     def ready(self) -> bool:
-        return True
+        return self._saved.done()
 
     def wait(self) -> Sequence[Refused]:
+        self.position = self._saved.result()
         return ()

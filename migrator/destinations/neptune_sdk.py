@@ -52,7 +52,8 @@ def check_version() -> None:
     if not installed.startswith(SUPPORTED_VERSION):
         raise UserError(
             f"neptune-scale {installed} is installed, but this tool works with {SUPPORTED_VERSION}*: "
-            f"run `pip install 'neptune-scale=={SUPPORTED_VERSION}*'`"
+            f"run `pip install 'neptune-scale=={SUPPORTED_VERSION}*'`, or copy with `migrate run --safe-client`, "
+            "which is slow, but uses only its public API (offline files: `neptune sync` uploads them)"
         )
 
 

@@ -80,8 +80,10 @@ class OperationBuilder:
                 self._append(step, time_us, values)
             case Assign(values):
                 self._assign(values)
-            case AddTags(tags, group):
-                self._add_tags("sys/group_tags" if group else "sys/tags", tags)
+            case AddTags(tags, group, gone):
+                path = "sys/group_tags" if group else "sys/tags"
+                self._modify_tags(path, tags, SET_OPERATION.ADD)
+                self._modify_tags(path, gone, SET_OPERATION.REMOVE)
             case AssignFile(path, file):
                 self._set_file(self._begin_snapshot(self._written_at_us).assign[path], path, file, None)
         self._end_snapshot()
@@ -121,14 +123,14 @@ class OperationBuilder:
             room_bytes -= need_bytes
             _set_value(snapshot.assign[path], value)
 
-    def _add_tags(self, path: str, tags: Set[str]) -> None:
+    def _modify_tags(self, path: str, tags: Set[str], change: SET_OPERATION.ValueType) -> None:
         room_bytes = 0
         for tag in sorted(tags):
             need_bytes = _most_bytes(tag)
             if need_bytes > room_bytes:
                 snapshot, room_bytes = self._begin_snapshot(self._written_at_us), _ROOM_BYTES
             room_bytes -= need_bytes
-            snapshot.modify_sets[path].string.values[tag] = SET_OPERATION.ADD
+            snapshot.modify_sets[path].string.values[tag] = change
 
     def _set_file(self, message: Any, path: str, file: LocalFile, step: int | float | None) -> None:
         file_name = clean_text(file.name).rsplit("/", 1)[-1] or "file"
@@ -195,6 +197,7 @@ def _set_value(message: Any, value: Scalar | frozenset[str]) -> None:
         case datetime():
             _set_time(message.timestamp, _microseconds(value))
         case frozenset():
+            message.string_set.SetInParent()  # the empty set, too
             message.string_set.values.extend(sorted(value))
 
 

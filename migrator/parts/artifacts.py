@@ -15,20 +15,26 @@ from migrator.values import compact_json
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
     """One artifact version after the other, in bounded batches.
 
-    The cursor holds the versions that are complete, of one that is not how many files are done, and whether `used` is
-    counted.
+    The cursor holds the versions that are complete with their aliases (which move), of one that is not how many files
+    are done, and whether `used` is counted.
     """
-    copied: dict[str, None] = dict.fromkeys(cursor.get("copied", ()))
+    copied: dict[str, list[str]] = dict(cursor.get("copied", {}))
     unfinished, files_done = cursor.get("unfinished", ("", 0))
     used_counted = bool(cursor.get("used"))
     ledger, paths = Ledger(), Paths()
+    sets: dict[str, Scalar | frozenset[str]] = {}  # what is one value however often it is written
     for artifact in run.artifacts():
         key = f"{artifact.name}:{artifact.version}"
         base = f"artifacts/{artifact.name}/{artifact.version}"
         info = _info(artifact, ledger if key not in copied and key != unfinished else Ledger())
-        info_paths = {name: paths.claim(f"{key} {name}", f"{base}/info/{name}").name for name in info}
+        names = dict.fromkeys([*info, "aliases"])
+        info_paths = {name: paths.claim(f"{key} {name}", f"{base}/info/{name}").name for name in names}
+        aliases = sorted(map(clean_text, artifact.aliases))
         targets = {file.name: paths.claim(f"{key}/{file.name}", f"{base}/{file.name}") for file in artifact.files}
         if key in copied:
+            if copied[key] != aliases:
+                sets[info_paths["aliases"]] = frozenset(aliases)
+                copied[key] = aliases
             continue
         done = files_done if key == unfinished else 0
         batch = Batch(cursor={})
@@ -37,7 +43,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
             batch.read = batch.written = len(info)
         for number, file in enumerate(artifact.files[done:], done):
             if len(batch.records) > BATCH_FILES or batch.size_bytes > BATCH_FILE_BYTES:
-                batch.cursor = {"copied": [*copied], "unfinished": [key, number], "used": used_counted}
+                batch.cursor = {"copied": {**copied}, "unfinished": [key, number], "used": used_counted}
                 batch.ledger = ledger.take()
                 yield batch
                 batch = Batch(cursor={})
@@ -48,15 +54,17 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
                 batch.size_bytes += local.size_bytes
                 batch.written += 1
                 _note_renamed(f"{key}/{file.name}", targets[file.name], ledger)
-        copied[key] = None
-        batch.cursor = {"copied": [*copied], "used": used_counted}
+        copied[key] = aliases
+        batch.cursor = {"copied": {**copied}, "used": used_counted}
         batch.ledger = ledger.take()
         yield batch
     used = frozenset(map(clean_text, run.used_artifacts()))
-    values = 1 if used and not used_counted else 0  # the set is one value, however often it is assigned
+    if used:
+        sets["artifacts/used"] = used
+    values = 1 if used and not used_counted else 0
     yield Batch(
-        cursor={"copied": [*copied], "used": bool(used) or used_counted},
-        records=[Assign({"artifacts/used": used})] if used else [],
+        cursor={"copied": copied, "used": bool(used) or used_counted},
+        records=[Assign(sets)] if sets else [],
         read=values,
         written=values,
         done=True,

@@ -15,7 +15,10 @@ MAPPING_VERSION = 1
 
 
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
-    """One batch: there are never many attributes, and writing them again (a refresh) is harmless."""
+    """One batch: there are never many attributes, and writing them again (a refresh) is harmless.
+
+    The cursor holds the tags, so that those that the source has no more can be removed.
+    """
     attributes = run.attributes()
     ledger = Ledger()
     paths = Paths()
@@ -43,13 +46,18 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     tags = [tag for tag in attributes.tags if tag]
     groups = [attributes.group] if attributes.group else []
     read = len(values) + len(tags) + len(groups)
-    batch = Batch(cursor={}, done=True, fresh=True, read=read, written=len(values))
+    unreadable = run.unreadable()
+    for place in unreadable:
+        ledger.add(Kind.SKIPPED, place, "unreadable")
+    batch = Batch(cursor={}, done=True, fresh=True, read=read + len(unreadable), written=len(values))
     for words, name, is_group in ((tags, "tags", False), (groups, "group_tags", True)):
         clean = frozenset(map(clean_text, words))
+        gone = frozenset(cursor.get(name, ())) - clean
         if sum(len(word.encode()) for word in clean) > STRING_MAX_BYTES:
             ledger.add(Kind.SKIPPED, name, "string_set_too_large", len(words))
-        elif words:
-            batch.records.append(AddTags(clean, is_group))
+        elif clean or gone:
+            batch.records.append(AddTags(clean, is_group, gone))
+            batch.cursor[name] = sorted(clean)
             batch.written += len(words)
             if changed := len(set(words) - clean):
                 ledger.add(Kind.CONVERTED, name, "not valid unicode", changed)

@@ -11,6 +11,8 @@ from hashlib import md5
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from migrator.errors import ErrorClass, Retryable
+from migrator.json_text import JsonText
 from migrator.limits import DATETIME_MAX_YEAR, DATETIME_MIN_YEAR, INT_MAX, INT_MIN, STRING_MAX_BYTES
 from migrator.naming import clean_text, cut_utf8
 from migrator.records import Batch, Entry, Kind, LocalFile, Scalar
@@ -34,6 +36,10 @@ class MappingOptions:
     stringify: bool = False
     metrics_namespace: str | None = None
     max_file_bytes: int | None = None
+
+    def wants(self, key: str) -> bool:
+        """Whether a key of the history is copied: W&B's own start with `_`."""
+        return not key.startswith("_") or self.include_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +74,17 @@ class Single(NamedTuple):
 def single_value(value: Any, *, stringify: bool = False) -> Single:
     """The Neptune form of a config, summary or attribute value that is not a filled dict."""
     match value:
+        case datetime() if not is_neptune_time(value):
+            single = Single(value.isoformat(), (Kind.CONVERTED, "time outside of Neptune's years as text"))
         case bool() | float() | datetime():
             single = Single(value)
         case int() if INT_MIN <= value <= INT_MAX:
             single = Single(value)
         case int():
             single = Single(str(value), (Kind.CONVERTED, "integer over 64 bits as text"))
+        case JsonText():
+            text = bounded_text(value)
+            single = Single(text.value, text.note or (Kind.CONVERTED, JsonText.NOTE))
         case str():
             single = bounded_text(value)
         case _:
@@ -139,8 +150,13 @@ class Times:
         return time_us, entry
 
 
+def is_neptune_time(time: datetime) -> bool:
+    """Whether Neptune can hold it."""
+    return DATETIME_MIN_YEAR <= time.year <= DATETIME_MAX_YEAR
+
+
 _MIN_S = datetime(DATETIME_MIN_YEAR, 1, 1, tzinfo=UTC).timestamp()
-_MAX_S = datetime(DATETIME_MAX_YEAR, 1, 1, tzinfo=UTC).timestamp()
+_MAX_S = datetime(DATETIME_MAX_YEAR + 1, 1, 1, tzinfo=UTC).timestamp()
 
 
 # ---------------------------------------------------------------- batches
@@ -184,6 +200,42 @@ class Fill:
             or size_bytes >= BATCH_BYTES
             or (values > 0 and self._clock() - self._started >= BATCH_SECONDS)
         )
+
+
+SHORT_TRIES = 3  # equal answers in a row, and what a source counts but does not give is taken for lost
+
+
+class Shortage(NamedTuple):
+    """How many things a source gives of those it counts, and how often in a row it did; the cursor keeps it."""
+
+    given: int
+    counted: int
+    times: int
+
+    @classmethod
+    def seen(cls, cursor: Cursor, given: int, counted: int) -> Shortage:
+        *before, times = cursor.get("short") or (0, 0, 0)
+        return cls(given, counted, times + 1 if before == [given, counted] else 1)
+
+    def insist(self, what: str, so_far: Callable[[], Batch]) -> Iterator[Batch]:
+        """Nothing where all is given, or the rest is lost. Else the batch `so_far` with a note, and then `Retryable`.
+
+        Nothing at all where there should be something is never believed.
+        """
+        if self.given >= self.counted or (self.given and self.times >= SHORT_TRIES):
+            return
+        batch = so_far()
+        batch.cursor["short"] = self
+        yield batch
+        instead = f"--exclude {what} copies the rest" if not self.given else f"seen {self.times} of {SHORT_TRIES} times"
+        raise Retryable(ErrorClass.BAD_DATA, f"{what}: the source counts {self.counted}, gives {self.given}; {instead}")
+
+    def skip(self, batch: Batch, reason: str, known: int = 0) -> None:
+        """Enter what is lost in `batch`; `known`: so many were entered before."""
+        if (lost := self.counted - self.given - known) > 0:
+            batch.read += lost
+            told = f"the source counts {self.counted}, gives {self.given}"
+            batch.ledger.append(Entry(Kind.SKIPPED, told, reason, lost))
 
 
 def is_number(value: Any) -> bool:

@@ -1,4 +1,8 @@
-"""Config and summary: nested dicts of single values, and the untouched JSON beside them."""
+"""Config and summary: nested dicts of single values, and the untouched JSON beside them.
+
+Neptune never forgets a path, nor changes its type. So the cursor holds the types of all paths that were written: after
+the source has changed, a value of another type goes beside the one that is there, and what is gone is told.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +30,18 @@ def _is_summary_private(key: str) -> bool:
 
 def config_batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
     """Under `config/`. One batch: it is one JSON document at the source, and assigning again is harmless."""
-    yield _batch("config", run.config(), context, is_private=_is_config_private, is_object=lambda value: False)
+    yield _batch("config", run.config(), cursor, context, is_private=_is_config_private, is_object=lambda value: False)
 
 
 def summary_batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
     """Under `summary/`. W&B objects are in the history and in the raw file."""
-    yield _batch("summary", run.summary(), context, is_private=_is_summary_private, is_object=_is_wandb_object)
+    yield _batch("summary", run.summary(), cursor, context, is_private=_is_summary_private, is_object=_is_wandb_object)
 
 
 def _batch(
     namespace: str,
     document: Document,
+    cursor: Cursor,
     context: Context,
     *,
     is_private: Callable[[str], bool],
@@ -45,6 +50,7 @@ def _batch(
     convert = partial(single_value, stringify=context.options.stringify)
     ledger, paths = Ledger(), Paths()
     values: dict[str, Scalar | frozenset[str]] = {}
+    types: dict[str, str] = dict(cursor.get("types", {}))
     read = 0
     shown = {k: v for k, v in document.values.items() if context.options.include_private or not is_private(k)}
     for keys, value in leaves_of(shown, is_object):
@@ -53,16 +59,22 @@ def _batch(
         if isinstance(value, Mapping) and value:
             ledger.add(Kind.SKIPPED, name, "wandb_object")
             continue
+        single = convert(non_finite(value) if namespace == "summary" else value)
+        kind = type(single.value).__name__
         path, reason = paths.claim(source_key(keys), name)
+        if types.setdefault(path, kind) != kind:
+            path, reason = paths.claim(source_key(keys), f"{path}/{kind}")[0], "an earlier copy has another type there"
+            types[path] = kind
         if reason:
             ledger.add(Kind.RENAMED, f"{name} → {path}", reason)
-        single = convert(non_finite(value) if namespace == "summary" else value)
         if single.note:
             ledger.add(single.note[0], path, single.note[1])
         values[path] = single.value
+    for path in sorted(types.keys() - values.keys()):
+        ledger.add(Kind.KEPT, path, "the source has this value no more")
     raw = scratch_file(context, f"raw-{namespace}.json", document.raw)
     return Batch(
-        cursor={},
+        cursor={"types": types},
         records=[Assign(values), AssignFile(f"wandb/raw/{namespace}.json", raw)],
         ledger=ledger.take(),
         read=read + 1,

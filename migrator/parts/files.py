@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from migrator.naming import Paths, Renamed
-from migrator.parts.base import BATCH_FILE_BYTES, BATCH_FILES, Context, Cursor, Ledger
+from migrator.parts.base import BATCH_FILE_BYTES, BATCH_FILES, Context, Cursor, Ledger, MappingOptions, Shortage
 from migrator.records import AssignFile, Batch, Kind, SourceFile
 from migrator.sources.base import SourceRun
 
@@ -24,20 +25,30 @@ def file_path(name: str) -> str:
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
     """All files that are not copied yet.
 
-    The cursor holds what became of each file: name -> its version where it is copied, None where it was skipped. When
-    the source has changed since, the first batch counts anew what is copied and stays; all else is looked at again.
+    The cursor holds what became of each file, batch by batch: name -> its version where it is copied, None where it was
+    skipped. When the source has changed since, the first batch counts anew what is copied and stays; all else is
+    looked at again.
     """
-    known: dict[str, str | None] = dict(cursor.get("files", {}))
-    files = _listed(run)
+    outcomes: list[dict[str, str | None]] = list(cursor.get("outcomes", ()))
+    known = {name: version for outcome in outcomes for name, version in outcome.items()}
+    listed = run.files()
+    short = Shortage.seen(cursor, len(listed), run.file_count())
+    yield from short.insist("files", lambda: Batch({**cursor}))
+    files = _without_media(listed, run, context.options)
     targets = _targets(files, known)
     ledger = Ledger()
+
+    def reached() -> dict[str, Any]:
+        return {"outcomes": [*outcomes], "listed": context.fingerprint, "short": cursor.get("short")}
+
     if cursor.get("listed", context.fingerprint) != context.fingerprint:
         known = {name: version or _AGAIN for name, version in known.items()}
+        outcomes = [known]
         kept = [file for file in files if known.get(file.name) == _version(file)]
         for file in kept:
             _note_renamed(file, targets[file.name], ledger)
         yield Batch(
-            cursor={"files": dict(known), "listed": context.fingerprint},
+            cursor=reached(),
             ledger=ledger.take(),
             read=len(kept),
             written=len(kept),
@@ -47,19 +58,22 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     for group in _groups(file for file in files if known.get(file.name, _AGAIN) not in (None, _version(file))):
         batch = _copy(group, run, context, targets, ledger)
         copied = {record.file.name for record in batch.records if isinstance(record, AssignFile)}
-        known.update((file.name, _version(file) if file.name in copied else None) for file in group)
-        batch.cursor = {"files": dict(known), "listed": context.fingerprint}
+        outcomes.append({file.name: _version(file) if file.name in copied else None for file in group})
+        batch.cursor = reached()
         yield batch
-    yield Batch(cursor={"files": known, "listed": context.fingerprint}, done=True)
+    last = Batch(cursor=reached(), done=True)
+    short.skip(last, "missing_file")
+    yield last
 
 
 _AGAIN = ""  # no version: was skipped when the source was another
 
 
-def _listed(run: SourceRun) -> list[SourceFile]:
-    """The run's files without those that the file series of the history hold."""
-    files = run.files()
-    in_history = run.survey().media if any(file.name.startswith("media/") for file in files) else frozenset()
+def _without_media(files: Sequence[SourceFile], run: SourceRun, options: MappingOptions) -> Sequence[SourceFile]:
+    """`files` without those that the file series of the history hold."""
+    if not any(file.name.startswith("media/") for file in files):
+        return files
+    in_history = {name for key, name in run.survey().media if options.wants(key)}
     return [file for file in files if file.name not in in_history]
 
 

@@ -6,26 +6,30 @@ import math
 from collections.abc import Iterator, Mapping, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any
+from itertools import islice, pairwise
+from typing import Any, NamedTuple
 
-from migrator.errors import ErrorClass, Retryable
 from migrator.limits import FLOAT_EXACT_INT, HISTOGRAM_MAX_BINS, STEP_MAX
+from migrator.naming import legal_path
 from migrator.parts.base import (
     BATCH_FILES,
     Context,
     Cursor,
     Fill,
     Ledger,
+    Shortage,
     Times,
     as_double,
     bounded_text,
     is_exact,
 )
+from migrator.parts.files import file_path
 from migrator.parts.layout import Layout
-from migrator.records import Batch, Histogram, HistoryRow, Kind, LocalFile, Points, PointValue
+from migrator.records import AssignFile, Batch, Histogram, HistoryRow, Kind, LocalFile, Points, PointValue, Record
 from migrator.sources.base import SourceRun
 from migrator.values import Leaf, SeriesKind, leaves
+
+MISSING_MAX = 1000  # names of missing files that are remembered: a run that still runs uploads its last ones late
 
 
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
@@ -36,9 +40,14 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     """
     converter = _Converter(run, cursor, context)
     if cursor.get("surveyed") != context.fingerprint:
-        converter.layout.learn(
-            (series for series in run.survey().series if converter.is_wanted(series.key)), converter.ledger
-        )
+        survey = run.survey()
+        converter.counted = survey.counted
+        yield from Shortage.seen(cursor, survey.rows, survey.counted).insist("history", lambda: Batch({**cursor}))
+        converter.layout.learn((one for one in survey.series if context.options.wants(one.key)), converter.ledger)
+    for name in cursor.get("missing", ()):
+        converter.add_file(name)
+        if converter.is_full():
+            yield converter.take(done=False)
     for page in run.history(cursor.get("step")):
         for row in page:
             if converter.is_full() and row.step != converter.step:
@@ -46,20 +55,29 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
             converter.add(row)
         if converter.is_full():
             yield converter.take(done=False)  # rows of equal step never cross a page
-    expected = run.history_rows()
-    if expected is not None and converter.rows < expected:
-        raise Retryable(
-            ErrorClass.BAD_DATA, f"history is incomplete: read {converter.rows} of {expected} rows that W&B counts"
-        )
-    yield converter.take(done=True)
+    short = Shortage.seen(cursor, converter.rows, converter.counted)
+    yield from short.insist("history", lambda: converter.take(done=False))
+    last = converter.take(done=True)
+    short.skip(last, "missing_rows", cursor.get("missing_rows", 0))
+    last.cursor["missing_rows"] = max(0, converter.counted - converter.rows)
+    yield last
+
+
+class _LoneFile(NamedTuple):
+    """A file whose point is skipped, now or because it was missing: it goes to the other files, if it is there."""
+
+    name: str
+    path: str
+    file: Future[LocalFile | None]
 
 
 @dataclass(slots=True)
 class _Pending:
     """The batch being built."""
 
-    records: list[Points] = field(default_factory=list)
+    records: list[Points | _LoneFile] = field(default_factory=list)
     fetching: list[tuple[dict[str, Any], str, str, Future[LocalFile | None]]] = field(default_factory=list)
+    lone_files: int = 0
     read: int = 0
     written: int = 0
     size_bytes: int = 0
@@ -75,19 +93,21 @@ class _Converter:
         self.ledger = Ledger()
         self.step: int | float | None = cursor.get("step")  # of the last row, written or not: reading goes on behind it
         self.rows: int = cursor.get("rows", 0)
+        self.counted: int = cursor.get("counted", 0)  # rows, by the source
+        self._cursor = cursor
+        self._wants = context.options.wants
         self._times = Times(cursor.get("time_us"), context.created_at)
         self._noted: set[str] = set(cursor.get("noted", ()))
+        self._missing: dict[str, None] = dict.fromkeys(cursor.get("missing", ()))  # files that may come later
         self._number_paths: dict[str, str] = {}  # keys whose plain numbers need no second look
         self._taken: Set[str] = frozenset()  # paths that have a point at `step`
         self._batch = _Pending()
         self._fill = Fill(context.clock)
 
-    def is_wanted(self, key: str) -> bool:
-        return not key.startswith("_") or self._context.options.include_private
-
     def is_full(self) -> bool:
         batch = self._batch
-        return self._fill.full(batch.read, batch.size_bytes) or len(batch.fetching) >= BATCH_FILES
+        files = len(batch.fetching) + batch.lone_files
+        return self._fill.full(batch.read, batch.size_bytes) or files >= BATCH_FILES
 
     def take(self, *, done: bool) -> Batch:
         """The batch so far, with its files fetched; a new one begins."""
@@ -99,25 +119,46 @@ class _Converter:
                 del values[path]
                 pending.written -= 1
                 self.ledger.add(Kind.SKIPPED, name, "missing_file")
-        records = [points for points in pending.records if points.values]
+                self._missing[name] = None
+        until_step = None
+        records: list[Record] = []
+        for record in pending.records:
+            if isinstance(record, _LoneFile):
+                records += self._placed(record)
+            elif record.values:
+                records.append(record)
+                until_step = record.step
         self._fill.restart()
         return Batch(
             cursor={
                 "step": self.step,
                 "rows": self.rows,
+                "counted": self.counted,
+                "short": self._cursor.get("short"),
+                "missing_rows": self._cursor.get("missing_rows", 0),
                 "time_us": self._times.latest_us,
                 "series": self.layout.series,
                 "surveyed": self._context.fingerprint,
                 "noted": sorted(self._noted),
+                "missing": [*islice(self._missing, MISSING_MAX)],
             },
-            records=[*records],
+            records=records,
             ledger=self.ledger.take(),
             read=pending.read,
             written=pending.written,
             size_bytes=pending.size_bytes,
-            until_step=records[-1].step if records else None,
+            until_step=until_step,
             done=done,
         )
+
+    def _placed(self, lone: _LoneFile) -> Iterator[AssignFile]:
+        """The file as a single value, once."""
+        file = lone.file.result()
+        if file is not None and lone.path not in self._noted:
+            self._noted.add(lone.path)
+            self._missing.pop(lone.name, None)
+            self.ledger.add(Kind.RENAMED, f"{lone.name} → {lone.path}", "its point was skipped")
+            yield AssignFile(lone.path, file)
 
     def add(self, row: HistoryRow) -> None:
         self.rows += 1
@@ -137,10 +178,23 @@ class _Converter:
 
     def _skip(self, values: Mapping[str, Any], reason: str) -> None:
         for key, value in values.items():
-            if self.is_wanted(key):
+            if self._wants(key):
                 for leaf in leaves(key, value):
                     self._batch.read += 1
-                    self.ledger.add(Kind.SKIPPED, leaf.series.key, reason)
+                    self._skip_leaf(leaf, reason)
+
+    def _skip_leaf(self, leaf: Leaf, reason: str) -> None:
+        """A point that Neptune would not take."""
+        self.ledger.add(Kind.SKIPPED, leaf.series.key, reason)
+        if leaf.series.kind is SeriesKind.FILE:
+            self.add_file(_file_name(leaf))
+
+    def add_file(self, name: str) -> None:
+        """Take the file of a point that is not written."""
+        path = legal_path(file_path(name)).name
+        if path not in self._noted:
+            self._batch.lone_files += 1
+            self._batch.records.append(_LoneFile(name, path, self._context.downloads.submit(self._run.fetch, name)))
 
     def _convert(self, row: Mapping[str, Any], taken: Set[str]) -> dict[str, PointValue]:
         values: dict[str, Any] = {}
@@ -156,7 +210,7 @@ class _Converter:
                     values[path] = float(value)
                     plain += 1
                     continue
-            if self.is_wanted(key):
+            if self._wants(key):
                 for leaf in leaves(key, value):
                     self._add_leaf(leaf, values, taken)
         self._batch.read += plain
@@ -171,7 +225,7 @@ class _Converter:
             self._number_paths[series.key] = path
         batch.read += 1
         if path in taken or path in values:
-            self.ledger.add(Kind.SKIPPED, series.key, "duplicate_step")
+            self._skip_leaf(leaf, "duplicate_step")
             return
         value = self._payload(leaf, path, values)
         if value is None:
@@ -211,11 +265,15 @@ class _Converter:
                     )
                 return histogram
             case SeriesKind.FILE:
-                assert isinstance(payload, Mapping)
-                name = str(payload["path"])
+                name = _file_name(leaf)
                 future = self._context.downloads.submit(self._run.fetch, name)
                 self._batch.fetching.append((values, path, name, future))
                 return future
+
+
+def _file_name(leaf: Leaf) -> str:
+    assert isinstance(leaf.payload, Mapping)
+    return str(leaf.payload["path"])
 
 
 def histogram_of(value: Mapping[str, Any]) -> tuple[Histogram | None, bool]:

@@ -60,6 +60,8 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
                     names[name] = path
                     if reason:
                         ledger.add(Kind.RENAMED, f"system.{name} → {path}", reason)
+                if isinstance(value, bool):
+                    ledger.add(Kind.CONVERTED, path, "bool as 0/1")
                 values[path] = double
             written += len(values)
             next_row = row.number + 1

@@ -55,11 +55,14 @@ class Survey:
     """What a run's history holds, known before the first row is converted.
 
     `series` are in source order: the order of first appearance (columns of the exports first; inside a local row,
-    where the order is random, by key). `media` are the names of the run's files that the history refers to.
+    where the order is random, by key). `media` are the run's files that the history refers to: (key, name of the
+    file). `rows` are those that `history` gives, `counted` those that the source says there are.
     """
 
     series: Sequence[SeriesKey]
-    media: frozenset[str]
+    media: frozenset[tuple[str, str]]
+    rows: int
+    counted: int
 
 
 class Source(Protocol):
@@ -94,16 +97,16 @@ class SourceRun(Protocol):
 
     def attributes(self) -> RunAttributes: ...
 
+    def unreadable(self) -> Sequence[str]:
+        """What of the run as a whole is there but cannot be read: parts of local logs. For the ledger."""
+        ...
+
     def config(self) -> Document: ...
 
     def summary(self) -> Document: ...
 
     def survey(self) -> Survey:
         """What the history holds; cached. Reads the whole history once where nothing cheaper tells."""
-        ...
-
-    def history_rows(self) -> int | None:
-        """The source's own count of history rows; None when it does not know (yet): a run that still runs."""
         ...
 
     def history(self, after_step: float | None) -> Iterator[list[HistoryRow]]:
@@ -123,15 +126,18 @@ class SourceRun(Protocol):
         ...
 
     def console(self, first_line: int) -> Iterator[list[ConsoleLine]]:
-        """Lines of output from number `first_line` on, in the order in which they were logged."""
-        ...
+        """Lines of output from number `first_line` on, in the order in which they were logged.
 
-    def console_is_estimated(self) -> bool:
-        """Whether times of console lines are guesses (from output.log). Ask after the first page."""
+        Without times where they are from `output.log`.
+        """
         ...
 
     def files(self) -> Sequence[SourceFile]:
-        """All files of the run, sorted by name; artifacts are not among them."""
+        """All files of the run that the source lists, sorted by name; artifacts are not among them."""
+        ...
+
+    def file_count(self) -> int:
+        """How many files the source says there are."""
         ...
 
     def fetch(self, name: str) -> LocalFile | None:

@@ -52,12 +52,14 @@ class MemoryData:
     wandb: Mapping[str, Scalar] = field(default_factory=dict)  # more of W&B's attributes
     config: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
+    unreadable: Sequence[str] = ()
     history: list[HistoryRow] = field(default_factory=list)
     history_rows: int | None = None  # as the source counts them, where that is not the length of `history`
     system: list[SystemRow] = field(default_factory=list)
     system_is_sampled: bool = False
     console: list[ConsoleLine] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
+    file_count: int | None = None  # as the source counts them, where that is not the length of `files`
     artifacts: list[Artifact] = field(default_factory=list)
     artifact_files: dict[str, bytes] = field(default_factory=dict)  # by "name:version/path"
     used_artifacts: Sequence[str] = ()
@@ -137,6 +139,9 @@ class MemoryRun:
             fork=data.fork,
         )
 
+    def unreadable(self) -> Sequence[str]:
+        return self._data.unreadable
+
     def config(self) -> Document:
         return Document(self._data.config, json.dumps(self._data.config).encode())
 
@@ -145,19 +150,16 @@ class MemoryRun:
 
     def survey(self) -> Survey:
         found: dict[SeriesKey, None] = {}
-        media = set()
+        media: set[tuple[str, str]] = set()
         for row in self._data.history:
             for key, value in row.values.items():
                 for leaf in leaves(key, value):
                     found[leaf.series] = None
                     if leaf.series.kind is SeriesKind.FILE and isinstance(leaf.payload, Mapping):
-                        media.add(str(leaf.payload["path"]))
-        return Survey(list(found), frozenset(media))
-
-    def history_rows(self) -> int | None:
-        if self._data.history_rows is not None:
-            return self._data.history_rows
-        return None if self._data.state == "running" else len(self._data.history)
+                        media.add((key, str(leaf.payload["path"])))
+        rows = len(self._data.history)
+        counted = self._data.history_rows
+        return Survey(list(found), frozenset(media), rows, rows if counted is None else counted)
 
     def history(self, after_step: float | None) -> Iterator[list[HistoryRow]]:
         rows = [row for row in self._data.history if after_step is None or row.step > after_step]
@@ -172,14 +174,14 @@ class MemoryRun:
     def console(self, first_line: int) -> Iterator[list[ConsoleLine]]:
         yield from _pages(self._data.console[first_line:], self._page_rows)
 
-    def console_is_estimated(self) -> bool:
-        return False
-
     def files(self) -> Sequence[SourceFile]:
         return [
             SourceFile(name, len(content), md5(content, usedforsecurity=False).hexdigest())
             for name, content in sorted(self._data.files.items())
         ]
+
+    def file_count(self) -> int:
+        return len(self._data.files) if self._data.file_count is None else self._data.file_count
 
     def fetch(self, name: str) -> LocalFile | None:
         content = self._data.files.get(name)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from migrator.errors import ErrorClass, Rejected
+from migrator.json_text import parse_json
 from migrator.records import RunRef
 
 Json = dict[str, Any]
@@ -36,15 +36,17 @@ def next_cursor(page: Mapping[str, Any], before: str | None) -> str | None:
     return cursor if info.get("hasNextPage") and cursor and cursor != before else None
 
 
-def parse_json(text: str) -> Any:
-    """JSON as W&B stores it: bare NaN and control characters in strings occur. ValueError for anything else.
+def parsed(value: Any) -> Any:
+    """A field of type JSON: text on some servers, the value itself on others. ValueError for text that is no JSON."""
+    return parse_json(value) if isinstance(value, str) else value
 
-    Half a surrogate pair (a string cut by UTF-16 units) becomes `?`: nothing could write it as UTF-8.
-    """
-    value = json.loads(text, strict=False)
-    if "\\ud" in text or "\\uD" in text:
-        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
-    return value
+
+def number(value: Any) -> int | None:
+    """A field of type Int or Int64: a number, or digits. None for anything else."""
+    try:
+        return None if value is None else int(value)
+    except (ValueError, TypeError):
+        return None
 
 
 def parse_time(text: str | None) -> datetime | None:

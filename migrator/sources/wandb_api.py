@@ -25,7 +25,7 @@ from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, UserError
 from migrator.records import RunListing, RunRef, SourceProject
 from migrator.sources import wandb_queries as queries
 from migrator.sources.base import RunFilter
-from migrator.sources.wandb_answers import Json, next_cursor, nodes, parse_time, run_of
+from migrator.sources.wandb_answers import Json, next_cursor, nodes, number, parse_time, run_of
 
 if TYPE_CHECKING:
     from migrator.sources.wandb_run import WandbRun
@@ -180,7 +180,7 @@ def _listing_of(node: Json) -> RunListing:
         source_state=node.get("state") or "",
         created_at=parse_time(node.get("createdAt")),
         heartbeat_at=parse_time(node.get("heartbeatAt")),
-        history_rows=node.get("historyLineCount"),
+        history_rows=number(node.get("historyLineCount")),
         fingerprint=hashlib.sha256(changes.encode()).hexdigest()[:32],
         tags=tuple(node.get("tags") or ()),
     )

@@ -7,14 +7,14 @@ that have expired. What is left is raised, and costs the run an attempt. Wording
 
 from __future__ import annotations
 
-import errno
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import stamina
 
-from migrator.errors import ErrorClass, ExitCode, MigratorError, Rejected, Retryable, Throttled, UserError
+from migrator.errors import ErrorClass, ExitCode, MigratorError, Rejected, Retryable, Throttled, UserError, disk_full
 
 SERVICE = "wandb"
 TRIES = 4  # of one request, by us: about 2 s with the waits between them
@@ -34,9 +34,17 @@ class Passing(Retryable):
     """A fault that the same request, sent again in a moment, may not meet."""
 
 
-def retries(on: type[Exception] | Callable[[Exception], bool | float] = Passing) -> Any:
-    """`for attempt in retries(): with attempt: ...` repeats the block on `Passing`, or on what `on` says."""
-    return stamina.retry_context(on=on, attempts=TRIES, timeout=None, wait_initial=0.2, wait_max=5.0, wait_jitter=0.5)
+def retries(on: type[Exception] | Callable[[Exception], bool | float] = Passing) -> Iterator[Any]:
+    """`for attempt in retries(): with attempt: ...` repeats the block on `Passing`, or on what `on` says.
+
+    The last try's `Passing` comes out as `Retryable`: who repeats a block with other retries in it starts no new round.
+    """
+    try:
+        yield from stamina.retry_context(
+            on=on, attempts=TRIES, timeout=None, wait_initial=0.2, wait_max=5.0, wait_jitter=0.5
+        )
+    except Passing as error:
+        raise Retryable(error.error_class, str(error)) from error
 
 
 def of_message(message: str, what: str, status: int = 0) -> MigratorError:
@@ -88,11 +96,11 @@ def refused_key(why: str) -> UserError:
     )
 
 
-def of_disk(error: OSError, what: str) -> MigratorError:
+def of_disk(error: OSError, what: str, scratch: Path) -> MigratorError:
     """The error for scratch space that could not be written or read."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Retryable(ErrorClass.DISK_FULL, f"{what}: no space left for scratch files")
-    return Retryable(ErrorClass.UNKNOWN, f"{what}: scratch file: {error.strerror or error}")
+    return disk_full(error, what, scratch) or Retryable(
+        ErrorClass.UNKNOWN, f"{what}: scratch file: {error.strerror or error}"
+    )
 
 
 def clean(message: str) -> str:

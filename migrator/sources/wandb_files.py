@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from migrator.errors import ErrorClass, Retryable
 from migrator.records import LocalFile, RunRef, SourceFile
 from migrator.sources import wandb_queries as queries
-from migrator.sources.wandb_answers import next_cursor, nodes, run_of
+from migrator.sources.wandb_answers import next_cursor, nodes, number, run_of
 from migrator.sources.wandb_client import WandbClient
 from migrator.sources.wandb_http import Downloads
 
@@ -38,20 +37,24 @@ class RunFiles:
         self._client, self._downloads, self._ref = client, downloads, ref
         self._places = ScratchNames(scratch / "files")
         self._lock = threading.Lock()
-        self._listed: dict[str, _File] | None = None
+        self._listed: tuple[dict[str, _File], int] | None = None
 
     def all(self) -> Sequence[SourceFile]:
         """All files, by name."""
-        return [SourceFile(one.name, one.size_bytes or 0, one.md5) for _, one in sorted(self._list().items())]
+        return [SourceFile(one.name, one.size_bytes or 0, one.md5) for _, one in sorted(self._list()[0].items())]
+
+    def count(self) -> int:
+        """W&B's own count."""
+        return self._list()[1]
 
     def fetch(self, name: str) -> LocalFile | None:
         """The file `name`, checked against W&B's size and md5; None if the run has none of that name."""
-        file = self._list().get(name)
+        file = self._list()[0].get(name)
         if file is None:
             return None
 
         def address(again: bool) -> str | None:
-            found = self._ask_all([name]) if again else {name: file}
+            found = self._ask([name])[0] if again else {name: file}
             return found[name].url if name in found else None
 
         return self._downloads.save(address, self._places.new(), name, file.size_bytes, file.md5)
@@ -61,22 +64,14 @@ class RunFiles:
         if self._places.owns(file.path):
             file.path.unlink(missing_ok=True)
 
-    def _list(self) -> dict[str, _File]:
+    def _list(self) -> tuple[dict[str, _File], int]:
         with self._lock:
             if self._listed is None:
-                self._listed = self._ask_all([])
+                self._listed = self._ask([])
             return self._listed
 
-    def _ask_all(self, names: Sequence[str]) -> dict[str, _File]:
-        """All files, or those of `names`. Fewer than W&B counts: asked once more, then `Retryable`."""
-        found: dict[str, _File] = {}
-        for _ in range(2):
-            found, count = self._ask_pages(names)
-            if names or len(found) >= count:
-                return found
-        raise Retryable(ErrorClass.BAD_DATA, f"files of {self._ref}: W&B counts {count}, but lists {len(found)}")
-
-    def _ask_pages(self, names: Sequence[str]) -> tuple[dict[str, _File], int]:
+    def _ask(self, names: Sequence[str]) -> tuple[dict[str, _File], int]:
+        """All files (or those of `names`), and how many the run has by W&B's own count."""
         found: dict[str, _File] = {}
         cursor: str | None = None
         while True:
@@ -88,14 +83,13 @@ class RunFiles:
             found |= {file.name: file for file in map(self._file, nodes(page))}
             cursor = next_cursor(page, cursor)
             if cursor is None:
-                return found, run.get("fileCount") or 0
+                return found, number(run.get("fileCount")) or 0
 
     def _file(self, node: dict[str, Any]) -> _File:
         url = node.get("url") or node.get("directUrl") or ""
         if url.startswith("/"):
             url = self._client.base_url + url
-        size = node.get("sizeBytes")  # a number or digits
-        return _File(node["name"], url, None if size is None else int(size), md5_hex(node.get("md5")))
+        return _File(node["name"], url, number(node.get("sizeBytes")), md5_hex(node.get("md5")))
 
 
 class ScratchNames:

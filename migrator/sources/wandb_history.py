@@ -53,16 +53,20 @@ class RunHistory:
         if self._survey is None:
             exports, live = self._open()
             series: dict[SeriesKey, None] = {}
-            media: set[str] = set()
+            media: set[tuple[str, str]] = set()
             for export in exports:
                 export.survey(series, media)
             spool = Spool(self._scratch)
             numbers: set[str] = set()
+            exported = sum(export.rows for export in exports)
+            given = exported
             for rows in live.chunks(None):
                 _survey_rows(rows, series, media, numbers)
                 spool.add(rows)
+                given += len(rows)
             self._spool = spool
-            self._survey = Survey(tuple(series), frozenset(media))
+            counted = max(exported + live.counted, self._facts.row_count if self._facts.ended else 0)
+            self._survey = Survey(tuple(series), frozenset(media), given, counted)
         return self._survey
 
     def pages(self, after_step: float | None) -> Iterator[Chunk]:
@@ -97,9 +101,6 @@ class RunHistory:
                     for key in done.keys() - urls.keys():  # W&B exported anew while we were at it
                         done.pop(key).close()
             exports = sorted((one for one in done.values() if one.rows), key=attrgetter("first"))
-            count = self._facts.row_count
-            if count and not exports and not listed and self._facts.last_step is None:
-                raise Retryable(ErrorClass.UNAVAILABLE, f"{self._what}: W&B counts {count} rows, but gives none")
             extent = Exported(sum(one.rows for one in exports), max((one.last for one in exports), default=-math.inf))
             self._opened = exports, LiveRows(self._client, self._ref, self._facts, extent, listed)
         return self._opened
@@ -126,7 +127,7 @@ class RunHistory:
             if self._downloads.save(lambda again: None if again else url, path, self._what) is None:
                 raise Passing(ErrorClass.UNAVAILABLE, f"{self._what}: the address of an export has expired")
             return HistoryExport(path, self._what)
-        except Passing:
+        except Retryable:
             path.unlink(missing_ok=True)
             raise
 
@@ -183,7 +184,9 @@ def _slices(rows: Chunk) -> Iterator[Chunk]:
         start = end
 
 
-def _survey_rows(rows: Iterable[HistoryRow], series: dict[SeriesKey, None], media: set[str], numbers: set[str]) -> None:
+def _survey_rows(
+    rows: Iterable[HistoryRow], series: dict[SeriesKey, None], media: set[tuple[str, str]], numbers: set[str]
+) -> None:
     """`numbers` are the keys that are known to have numbers: most values, and they need no second look."""
     for row in rows:
         for key, value in row.values.items():

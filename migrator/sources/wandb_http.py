@@ -7,9 +7,7 @@ as its Content-Length, and of the size and md5 that W&B tells.
 
 from __future__ import annotations
 
-import email.utils
 import hashlib
-import time
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -19,7 +17,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable, Throttled, UserError
+from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable, Throttled, UserError, retry_after_s
 from migrator.records import LocalFile
 from migrator.sources.wandb_errors import SERVICE, Passing, of_disk, of_status, retries
 
@@ -80,7 +78,7 @@ class Downloads:
         except (requests.RequestException, HTTPException) as error:
             raise _of_network(error, url, name) from error
         except OSError as error:  # not the network's: requests wraps those
-            raise of_disk(error, name) from error
+            raise of_disk(error, name, path.parent) from error
         if promised is not None and promised.isdigit() and size != int(promised):
             raise Passing(ErrorClass.UNAVAILABLE, f"{name}: cut after {size} of {promised} bytes")
         return LocalFile(path, name, size, md5)
@@ -170,7 +168,7 @@ def _of_answer(answer: requests.Response, name: str) -> Exception:
     status = answer.status_code
     if status in EXPIRED:
         return _RefusedAddress(status)
-    told = of_status(status, name, retry_after_s=_retry_after_s(answer.headers.get("Retry-After")))
+    told = of_status(status, name, retry_after_s=retry_after_s(answer.headers.get("Retry-After")))
     if isinstance(told, Retryable) and not isinstance(told, Throttled):
         return Passing(told.error_class, str(told))
     return told
@@ -195,17 +193,3 @@ def _of_network(error: Exception, url: str, name: str) -> MigratorError:
     if isinstance(error, ValueError):  # requests' InvalidURL, MissingSchema, InvalidSchema
         return Rejected(ErrorClass.BAD_DATA, f"{name}: W&B names an address that cannot be used")
     return Passing(ErrorClass.UNAVAILABLE, f"{name}: {host}: connection lost ({type(error).__name__})")
-
-
-def _retry_after_s(text: str | None) -> float | None:
-    """Seconds, or a date (RFC 9110)."""
-    if not text:
-        return None
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return None

@@ -8,7 +8,6 @@ and infinities are the strings "NaN", "Infinity" and "-Infinity" (as summaries h
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import pickle
 import tempfile
@@ -19,11 +18,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import IO, Any
 
-from migrator.errors import ErrorClass, Rejected, Retryable
+from migrator.errors import ErrorClass, Rejected
 from migrator.limits import WANDB_PAGE_STEPS_MAX
 from migrator.records import HistoryRow, RunRef
 from migrator.sources import wandb_queries as queries
-from migrator.sources.wandb_answers import parse_json, run_of
+from migrator.sources.wandb_answers import parsed, run_of
 from migrator.sources.wandb_client import WandbClient
 from migrator.sources.wandb_errors import of_disk
 from migrator.sources.wandb_parquet import as_time
@@ -38,11 +37,12 @@ Chunk = list[HistoryRow]
 
 @dataclass(frozen=True, slots=True)
 class HistoryFacts:
-    """What the run itself says of its history. `last_step` None: it has none; `row_count` None: not known."""
+    """What the run itself says of its history. `last_step` None: it has none; `row_count` 0: none, or not known."""
 
     last_step: float | None
-    row_count: int | None
+    row_count: int
     key_count: int
+    ended: bool  # while a run goes on, its counts lag behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,11 @@ class LiveRows:
         self._last = max(-1 if facts.last_step is None else facts.last_step, *listed[-1:], -1)
 
     @property
+    def counted(self) -> int:
+        """How many W&B says there are, at least."""
+        return len(self._listed) or int(self._last > self._exported.last and self._facts.last_step is not None)
+
+    @property
     def overlap(self) -> bool:
         """Whether some of them belong between exported rows."""
         return bool(self._listed) and self._listed[0] < self._exported.last
@@ -74,30 +79,23 @@ class LiveRows:
         if self._last <= after or self._last < 0 or not (self._listed or self._last > self._exported.last):
             return
         within = Counter(step for step in self._listed if step <= self._exported.last)
-        found = 0
         for rows in self._pages(math.floor(max(self._start(), after)), math.floor(self._last) + 1):
             if self._exported.rows:
                 rows = list(_not_exported(rows, self._exported.last, within))
             if rows := [row for row in rows if row.step > after]:
-                found += len(rows)
                 yield rows
-        awaited = sum(step > after for step in self._listed)
-        if found < max(awaited, 1):
-            told = f"lists {awaited}" if awaited else f"has some up to step {self._last}"
-            raise Retryable(ErrorClass.BAD_DATA, f"{self._what}: W&B {told} live rows, but gives {found}")
 
     def _start(self) -> float:
         """The first step worth asking for; the list of live steps is trusted when it is as long as it should be."""
         first = max(self._exported.last, 0)
-        count = self._facts.row_count
-        if self._listed and (count is None or self._exported.rows + len(self._listed) >= count):
+        if self._listed and self._exported.rows + len(self._listed) >= self._facts.row_count:
             first = self._listed[0]
         return first
 
     def _pages(self, at: int, stop: int) -> Iterator[Chunk]:
         """Rows with `at` <= step < `stop`."""
         aim = max(1, min(PAGE_ROWS, PAGE_VALUES // max(self._facts.key_count, 1)))
-        left: float = max((self._facts.row_count or 0) - self._exported.rows, len(self._listed)) or math.inf
+        left: float = max(self._facts.row_count - self._exported.rows, len(self._listed)) or math.inf
         width = aim
         while at < stop:
             end = stop if left <= aim else min(at + width, stop)
@@ -123,8 +121,8 @@ class LiveRows:
         return sorted(parsed, key=attrgetter("step"))
 
 
-def _row(text: str) -> HistoryRow:
-    values = parse_json(text)
+def _row(row: Any) -> HistoryRow:
+    values = dict(parsed(row))
     step = values.pop("_step")
     whole = int(step)
     return HistoryRow(whole if whole == step else step, as_time(values.pop("_timestamp", None)), values)
@@ -141,7 +139,7 @@ def _not_exported(rows: Iterable[HistoryRow], exported_last: float, within: Coun
 
 def listed_steps(live_data: Iterable[Any]) -> list[float]:
     """The steps in `parquetHistory.liveData`: one object with `_step` for each row that is not exported."""
-    rows = (json.loads(one) if isinstance(one, str) else one for one in live_data)
+    rows = map(parsed, live_data)
     return sorted(row["_step"] for row in rows if isinstance(row, dict) and isinstance(row.get("_step"), (int, float)))
 
 
@@ -164,7 +162,7 @@ class Spool:
                 self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - closed by `close`
             pickle.dump([tuple(row) for row in rows], self._file, pickle.HIGHEST_PROTOCOL)
         except OSError as error:
-            raise of_disk(error, "live history") from error
+            raise of_disk(error, "live history", self._directory) from error
 
     def chunks(self, after_step: float | None) -> Iterator[Chunk]:
         """The rows with a step above `after_step`, in the order in which they were added."""

@@ -109,8 +109,7 @@ class LocalSource:
         if log is None:
             self.problems.append(f"left out: {path} holds no run, its process died before it wrote anything")
         elif log.tail.bytes_lost and self._has_ended(log):
-            where = "" if log.tail.torn_at is None else f", its whole part ends at byte {log.tail.torn_at}"
-            self.problems.append(f"incomplete: {path}: {log.tail.bytes_lost} bytes cannot be read{where}")
+            self.problems.append(f"incomplete: {path}: {log.tail}")
         return log
 
     def _has_ended(self, log: LogGlance) -> bool:

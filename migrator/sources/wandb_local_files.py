@@ -14,25 +14,25 @@ from migrator.sources.wandb_log import opened
 READ_BYTES = 1024 * 1024
 
 
-def run_files(directories: Sequence[Path]) -> tuple[dict[str, tuple[Path, int]], list[str]]:
-    """Paths and sizes of a run's files by name, sorted, the latest directory first; and links that lead nowhere.
+def run_files(directories: Sequence[Path]) -> dict[str, tuple[Path, int]]:
+    """Paths and sizes of a run's files by name, sorted; of one name, that of the latest directory that has it.
 
-    Files that were given to `run.save()` are symlinks to their place. Links to directories are not followed.
+    Files that were given to `run.save()` are symlinks to their place. Links that lead to no file are listed, too
+    (those to directories are not followed): something was there, and `local_file` says None for it.
     """
     found: dict[str, tuple[Path, int]] = {}
-    dangling: list[str] = []
     for directory in directories:
         root = directory / "files"
         for folder, folders, names in os.walk(root):
             links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
             for name in (*names, *links):
                 path = Path(folder, name)
-                size_bytes = _size_bytes(path)
+                size_bytes, known = _size_bytes(path), path.relative_to(root).as_posix()
                 if size_bytes is not None:
-                    found[path.relative_to(root).as_posix()] = (path, size_bytes)
+                    found[known] = (path, size_bytes)
                 elif path.is_symlink():
-                    dangling.append(f"{path}: a link to {os.readlink(path)}, which is no file")
-    return dict(sorted(found.items())), dangling
+                    found.setdefault(known, (path, 0))
+    return dict(sorted(found.items()))
 
 
 def _size_bytes(path: Path) -> int | None:

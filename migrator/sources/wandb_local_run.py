@@ -91,7 +91,7 @@ class LocalRun:
             "commit": head.commit,
             "user": scan.user,
             "host": head.host,
-            "history_line_count": self.history_rows(),
+            "history_line_count": scan.rows,
             "last_history_step": scan.last_step(),
         }
         return RunAttributes(
@@ -105,6 +105,11 @@ class LocalRun:
             sweep=Sweep(head.sweep_id) if head.sweep_id else None,
             fork=head.fork,
         )
+
+    def unreadable(self) -> Sequence[str]:
+        """Damaged parts of the logs. Of a log that is being written, the last record is seldom whole."""
+        logs = self._scan.logs if self._state != "running" else self._scan.logs[:-1]
+        return [f"{log.log.parent.name}/{log.log.name}: {log.tail}" for log in logs if log.tail.bytes_lost]
 
     def config(self) -> Document:
         """The raw form is W&B's: each value as {"value": ...}. `_wandb`, W&B's own notes, is in both."""
@@ -121,10 +126,8 @@ class LocalRun:
     # ------------------------------------------------------------ rows
 
     def survey(self) -> Survey:
-        return Survey(tuple(self._scan.series), frozenset(self._scan.media))
-
-    def history_rows(self) -> int | None:
-        return None if self._state == "running" else self._scan.rows
+        scan = self._scan
+        return Survey(tuple(scan.series), frozenset(scan.media), scan.rows, scan.rows)
 
     def history(self, after_step: float | None) -> Iterator[list[HistoryRow]]:
         return history_pages(history_rows(self._scan.logs, after_step))
@@ -137,12 +140,9 @@ class LocalRun:
 
     def console(self, first_line: int) -> Iterator[list[ConsoleLine]]:
         """Lines count from their first character, as in W&B's own log; see `wandb_local_console`."""
-        in_files = self.console_is_estimated()
-        lines = output_file_lines(self._output_files) if in_files else console_lines(self._scan.logs)
+        logged = any(log.pieces for log in self._scan.logs)
+        lines = console_lines(self._scan.logs) if logged else output_file_lines(self._output_files)
         return pages(dropwhile(lambda line: line.number < first_line, lines), PAGE_LINES)
-
-    def console_is_estimated(self) -> bool:
-        return not any(log.pieces for log in self._scan.logs) and bool(self._output_files)
 
     @property
     def _output_files(self) -> list[Path]:
@@ -152,10 +152,13 @@ class LocalRun:
     # ------------------------------------------------------------ files
 
     def files(self) -> Sequence[SourceFile]:
-        return [SourceFile(name, size_bytes) for name, (_, size_bytes) in self._files[0].items()]
+        return [SourceFile(name, size_bytes) for name, (_, size_bytes) in self._files.items()]
+
+    def file_count(self) -> int:
+        return len(self._files)
 
     def fetch(self, name: str) -> LocalFile | None:
-        found = self._files[0].get(name)
+        found = self._files.get(name)
         return local_file(found[0], name) if found else None
 
     def release(self, file: LocalFile) -> None:
@@ -185,16 +188,6 @@ class LocalRun:
 
     # ------------------------------------------------------------ the run itself
 
-    def problems(self) -> list[str]:
-        """What could not be read, though the run could: damaged parts of its logs, links that lead nowhere."""
-        damaged = [
-            f"{log.log}: {log.tail.bytes_lost} bytes cannot be read"
-            + (f", the log ends at byte {log.tail.torn_at}" if log.tail.torn_at is not None else "")
-            for log in self._scan.logs
-            if log.tail.bytes_lost
-        ]
-        return damaged + self._files[1]
-
     @cached_property
     def _scan(self) -> RunScan:
         return scan_run(self._logs)
@@ -218,7 +211,7 @@ class LocalRun:
         return run_state(self._scan.logs[-1].exit_code, self._written_at, self._now)
 
     @cached_property
-    def _files(self) -> tuple[dict[str, tuple[Path, int]], list[str]]:
+    def _files(self) -> dict[str, tuple[Path, int]]:
         return run_files(self._directories)
 
     def __enter__(self) -> Self:

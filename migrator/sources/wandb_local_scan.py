@@ -133,7 +133,7 @@ class RunScan:
     config: JsonTree = field(default_factory=JsonTree)
     summary: JsonTree = field(default_factory=JsonTree)
     series: dict[SeriesKey, None] = field(default_factory=dict)
-    media: set[str] = field(default_factory=set)
+    media: set[tuple[str, str]] = field(default_factory=set)
     artifacts: ArtifactIndex = field(default_factory=ArtifactIndex)
     used: dict[str, None] = field(default_factory=dict)
     user: str = ""
@@ -272,7 +272,7 @@ class _Scanner:
             for leaf in leaves(key, value):
                 series[leaf.series] = None
                 if leaf.series.kind is SeriesKind.FILE and isinstance(leaf.payload, dict):
-                    self._run.media.add(str(leaf.payload["path"]))
+                    self._run.media.add((key, str(leaf.payload["path"])))
         for item in items:
             path = tuple(item_path(item))
             if SeriesKey(".".join(path), "", SeriesKind.NUMBER) in series:

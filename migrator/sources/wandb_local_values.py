@@ -10,21 +10,25 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from migrator import json_text
+
 _EMPTY_JSON = "null"
 YEAR_10000_S = 253_402_300_800
+PATH_MAX = 100  # levels of nested dicts that paths may make; what is deeper is one level, joined as metrics are
 
 
 def parse_json(text: str) -> Any:
     """The value of JSON text; text that is none is its own value, so that nothing is lost."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return json_text.parse_json(text)
+    except ValueError:
         return text
 
 
 def item_path(item: Any) -> Sequence[str]:
     """Where an item of a history, summary or config record belongs: keys from the top."""
-    return item.nested_key or (item.key,)
+    path = item.nested_key or (item.key,)
+    return path if len(path) <= PATH_MAX else [*path[: PATH_MAX - 1], ".".join(path[PATH_MAX - 1 :])]
 
 
 def item_json(item: Any) -> str:
@@ -57,12 +61,20 @@ def row_values(history: Any) -> dict[str, Any]:
             keys.append(item.key)
             texts.append(item.value_json)
     try:  # the JSON of all values in one go is twice as fast as one by one
-        values = dict(zip(keys, json.loads(f"[{','.join(texts)}]"), strict=True))
-    except (ValueError, RecursionError):
+        values = dict(zip(keys, _parsed_together(texts), strict=True))
+    except ValueError:
         singles = (item for item in history.item if len(item.nested_key) < 2)
         values = {item_path(item)[0]: parse_json(item_json(item)) for item in singles}
     for item in nested:
-        put(values, item.nested_key, parse_json(item_json(item)))
+        put(values, item_path(item), parse_json(item_json(item)))
+    return values
+
+
+def _parsed_together(texts: Sequence[str]) -> list[Any]:
+    joined = f"[{','.join(texts)}]"
+    if json_text.is_deep(joined):
+        raise ValueError("one of them is nested too deep")
+    values: list[Any] = json.loads(joined)
     return values
 
 
@@ -125,7 +137,7 @@ class JsonTree:
             if len(path) == 1:
                 top[path[0]] = item.value_json
             elif path:
-                self._set_nested(path, item_json(item))
+                self._set_nested(item_path(item), item_json(item))
             else:
                 top[item.key] = item.value_json
         for item in record.remove:

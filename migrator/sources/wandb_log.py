@@ -47,6 +47,10 @@ class Tail:
     torn_at: int | None = None
     bytes_lost: int = 0
 
+    def __str__(self) -> str:
+        where = "" if self.torn_at is None else f", its whole part ends at byte {self.torn_at}"
+        return f"{self.bytes_lost} bytes cannot be read{where}"
+
 
 class WandbLog:
     """One pass over the whole records of the log at `path`.

@@ -119,7 +119,7 @@ class HistoryExport:
         table = pa.Table.from_batches(self._table.batches())  # never seen; sorting needs it whole
         return iter(table.sort_by(STEP).to_batches(max_chunksize=1000))
 
-    def survey(self, series: dict[SeriesKey, None], media: set[str]) -> None:
+    def survey(self, series: dict[SeriesKey, None], media: set[tuple[str, str]]) -> None:
         """Add the series in this file, in the order of its columns, and the media files its values name."""
         found: dict[str, dict[SeriesKey, None]] = {}
         to_read = []
@@ -230,7 +230,7 @@ def as_time(value: Any) -> float | None:
 # ---------------------------------------------------------------- survey
 
 
-def _survey_column(name: str, column: pa.Array, found: dict[SeriesKey, None], media: set[str]) -> None:
+def _survey_column(name: str, column: pa.Array, found: dict[SeriesKey, None], media: set[tuple[str, str]]) -> None:
     if column.null_count == len(column):
         return
     kind = column.type
@@ -252,10 +252,10 @@ def _all_histograms(column: pa.Array) -> bool:
     return bool(kinds.null_count == column.null_count and kinds.drop_null().unique().to_pylist() == ["histogram"])
 
 
-def add_leaves(key: str, values: Iterable[Any], found: dict[SeriesKey, None], media: set[str]) -> None:
+def add_leaves(key: str, values: Iterable[Any], found: dict[SeriesKey, None], media: set[tuple[str, str]]) -> None:
     """Add the series that `values` of `key` become, and the media files that they name."""
     for value in values:
         for leaf in leaves(key, value):
             found[leaf.series] = None
             if leaf.series.kind is SeriesKind.FILE:
-                media.add(str(leaf.payload["path"]))  # type: ignore[index]
+                media.add((key, str(leaf.payload["path"])))  # type: ignore[index]

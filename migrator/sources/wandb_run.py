@@ -12,6 +12,7 @@ from urllib.parse import quote
 import yaml
 
 from migrator.errors import ErrorClass, Rejected
+from migrator.json_text import parse_json
 from migrator.records import (
     Artifact,
     ConsoleLine,
@@ -27,7 +28,7 @@ from migrator.records import (
 )
 from migrator.sources import wandb_queries as queries
 from migrator.sources.base import Survey
-from migrator.sources.wandb_answers import ENDED, Json, parse_json, parse_time
+from migrator.sources.wandb_answers import ENDED, Json, number, parse_time, parsed
 from migrator.sources.wandb_artifacts import RunArtifacts
 from migrator.sources.wandb_client import WandbClient
 from migrator.sources.wandb_files import RunFiles
@@ -75,7 +76,7 @@ class WandbRun:
             "commit": node.get("commit"),
             "user": (node.get("user") or {}).get("username"),
             "description": node.get("description"),
-            "history_line_count": node.get("historyLineCount"),
+            "history_line_count": number(node.get("historyLineCount")),
             "last_history_step": self._facts().last_step,
             "read_only": node.get("readOnly"),
         }
@@ -91,6 +92,9 @@ class WandbRun:
             sweep=self._sweeps.of(ref, sweep) if (sweep := node.get("sweepName")) else None,
         )
 
+    def unreadable(self) -> Sequence[str]:
+        return ()
+
     def config(self) -> Document:
         """Without the wrapper around each value; `_wandb` among them. W&B stores wrapped and bare values."""
         document = self._document("config")
@@ -100,7 +104,8 @@ class WandbRun:
         return self._document("summaryMetrics")
 
     def _document(self, name: str) -> Document:
-        text: str = self._node.get(name) or "{}"
+        found = self._node.get(name) or "{}"
+        text = found if isinstance(found, str) else json.dumps(found)
         try:
             values = parse_json(text)
         except ValueError as error:
@@ -114,9 +119,6 @@ class WandbRun:
     def survey(self) -> Survey:
         return self._history.survey()
 
-    def history_rows(self) -> int | None:
-        return self._node.get("historyLineCount") if self._ended else None
-
     def history(self, after_step: float | None) -> Iterator[list[HistoryRow]]:
         return self._history.pages(after_step)
 
@@ -129,21 +131,21 @@ class WandbRun:
     def console(self, first_line: int) -> Iterator[list[ConsoleLine]]:
         return self._console.pages(first_line)
 
-    def console_is_estimated(self) -> bool:
-        return self._console.is_estimated
-
     def _facts(self) -> HistoryFacts:
-        keys = self._node.get("historyKeys")
-        keys = json.loads(keys) if isinstance(keys, str) else keys or {}
+        keys = parsed(self._node.get("historyKeys")) or {}
         step = keys.get("lastStep")
         if not isinstance(step, (int, float)) or step < 0:
             step = None
-        return HistoryFacts(step, self._node.get("historyLineCount"), len(keys.get("keys") or ()))
+        rows = number(self._node.get("historyLineCount")) or 0
+        return HistoryFacts(step, rows, len(keys.get("keys") or ()), self._ended)
 
     # ------------------------------------------------------------ files
 
     def files(self) -> Sequence[SourceFile]:
         return self._files.all()
+
+    def file_count(self) -> int:
+        return self._files.count()
 
     def fetch(self, name: str) -> LocalFile | None:
         return self._files.fetch(name)
@@ -197,7 +199,7 @@ def _sweep(sweep_id: str, node: Json) -> Sweep:
     if text is not None:
         try:
             config = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError, ValueError):  # ValueError: dates that there are none of
             config = text
         text = json.dumps(config, ensure_ascii=False, default=str)
     return Sweep(sweep_id, node.get("displayName"), node.get("method"), text)

@@ -8,7 +8,7 @@ from typing import Any
 from migrator.errors import ErrorClass, Rejected, Retryable, Throttled
 from migrator.records import ConsoleLine, RunRef, SystemRow
 from migrator.sources import wandb_queries as queries
-from migrator.sources.wandb_answers import next_cursor, nodes, parse_json, parse_time, run_of
+from migrator.sources.wandb_answers import next_cursor, nodes, parse_time, parsed, run_of
 from migrator.sources.wandb_artifacts import RunArtifacts
 from migrator.sources.wandb_client import WandbClient
 from migrator.sources.wandb_errors import retries
@@ -53,7 +53,7 @@ class SystemMetrics:
             texts = self._events()
             self.is_sampled = bool(texts)
             for text in texts:
-                row = parse_json(text) if isinstance(text, str) else text
+                row = parsed(text)
                 yield row.get("_timestamp"), row
 
     def _exported(self) -> list[Table] | None:
@@ -97,7 +97,6 @@ class Console:
 
     def __init__(self, client: WandbClient, ref: RunRef, files: RunFiles) -> None:
         self._client, self._ref, self._files = client, ref, files
-        self.is_estimated = False
 
     def pages(self, first_line: int) -> Iterator[list[ConsoleLine]]:
         """Lines from number `first_line` on."""
@@ -136,7 +135,6 @@ class Console:
         try:
             with saved.path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
                 for number, text in enumerate(lines):
-                    self.is_estimated = True
                     if number >= first_line:
                         line = text.removesuffix("\n").removesuffix("\r")
                         page.append(ConsoleLine(number, None, "stdout", line))

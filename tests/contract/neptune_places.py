@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from migrator.destinations.base import Destination, RunTarget
 from migrator.destinations.memory import MemoryDestination
 from migrator.destinations.neptune import NeptuneDestination
 from migrator.destinations.neptune_offline import OfflineDestination
+from migrator.destinations.neptune_safe import SafeDestination
 from migrator.destinations.neptune_sdk import Connection
 from migrator.job import Job
 from migrator.parts.base import MappingOptions
@@ -100,6 +103,8 @@ class Place(Protocol):
     destination: Destination
     #: whether refusals come back from `wait` (offline files hear of them when they are uploaded)
     tells: bool
+    #: whether refusals are told by path and counted, and the strangest steps and times arrive as they are
+    exact: bool
 
     def read(self, run_id: str = "r1") -> Seen: ...
 
@@ -111,7 +116,7 @@ class Place(Protocol):
 
 
 class MemoryPlace:
-    tells = True
+    tells = exact = True
 
     def __init__(self) -> None:
         self.memory = self.destination = MemoryDestination()
@@ -133,7 +138,7 @@ class MemoryPlace:
 class OnlinePlace:
     """Neptune online. `options` go to the server."""
 
-    tells = True
+    tells = exact = True
 
     def __init__(
         self,
@@ -179,10 +184,29 @@ class OnlinePlace:
         assert self.server.unknown == []
 
 
+class SafePlace:
+    """The server of an online place, written through the public API of Neptune's client."""
+
+    tells, exact = True, False
+
+    def __init__(self, online: OnlinePlace, processing_timeout_s: float = 60.0) -> None:
+        self.online = online
+        self.destination: Destination = SafeDestination(online.server.api_token, "priv", processing_timeout_s)
+
+    def read(self, run_id: str = "r1") -> Seen:
+        return self.online.read(run_id)
+
+    def refuse(self, path: str) -> None:
+        self.online.refuse(path)
+
+    def close(self) -> None:
+        self.destination.close()
+
+
 class OfflinePlace:
     """Offline files, which `read` uploads to a server by `migrate sync`'s own code."""
 
-    tells = False
+    tells, exact = False, True
 
     def __init__(self, directory: Path, online: OnlinePlace) -> None:
         self.offline = self.destination = OfflineDestination(directory / "offline", lambda: NOW)
@@ -283,6 +307,19 @@ def offline_place(online_place: OnlinePlace, tmp_path: Path) -> Iterator[Offline
     """Offline files, and a server that has the project."""
     with opened(OfflinePlace(tmp_path, online_place)) as place:
         yield place
+
+
+@pytest.fixture
+def safe_place(online_place: OnlinePlace) -> Iterator[SafePlace]:
+    """The safe client, and a server that has the project. It leaves nothing behind: no process, thread or log."""
+    logs = Path(tempfile.gettempdir())
+    threads, directories = {*threading.enumerate()}, {*logs.glob("neptune-*")}
+    with opened(SafePlace(online_place)) as place:
+        yield place
+    assert multiprocessing.active_children() == []
+    left = {thread.name for thread in {*threading.enumerate()} - threads}
+    assert {name for name in left if "process_request" not in name} == set()  # those are the server's
+    assert {*logs.glob("neptune-*")} - directories == set()
 
 
 @pytest.fixture

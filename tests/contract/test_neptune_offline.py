@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from neptune_scale import Run
 from neptune_scale.types import Histogram as ClientHistogram
 
 from migrations_db.types import Claim
+from migrator.destinations.base import DestinationRun
+from migrator.destinations.neptune_answers import FORK_KEPT
 from migrator.destinations.neptune_log import LOG_NAME, OfflineLog
 from migrator.destinations.neptune_offline import UPLOADED, OfflineDestination, OfflineRun, run_directory
 from migrator.errors import ErrorClass, Rejected, Retryable
@@ -40,6 +41,7 @@ from tests.contract.neptune_places import (
     seen_on_server,
     target,
 )
+from tests.disks import remount, small_disk
 from tests.servers.http import Fault
 
 __all__ = ["connected", "offline_place", "online_place"]  # fixtures
@@ -76,6 +78,13 @@ def point(step: int) -> Points:
     return Points(step, START_US + step, {"loss": float(step)})
 
 
+def saved(run: DestinationRun) -> str | None:
+    """The position behind all that was written, which is durable."""
+    barrier = run.flush()
+    barrier.wait()
+    return barrier.position
+
+
 # ---------------------------------------------------------------- crashes
 
 
@@ -85,7 +94,7 @@ def test_what_a_crashed_attempt_wrote_behind_its_checkpoint_is_taken_back(
 ) -> None:
     with offline.open_run(target(), None) as run:
         run.write([point(0), AssignFile("files/kept", local_file(tmp_path / "kept", b"kept"))])
-        position = run.flush().position
+        position = saved(run)
     with offline.open_run(target(), position) as run:
         if "points" in behind:
             run.write([point(1), point(2)])
@@ -96,7 +105,7 @@ def test_what_a_crashed_attempt_wrote_behind_its_checkpoint_is_taken_back(
             (directory_of(offline) / "0123456789abcdef.part").write_bytes(b"lo")
     with offline.open_run(target(), position) as run:
         run.write([point(1), AssignFile("files/lost", local_file(tmp_path / "lost", b"lost"))])
-        end = run.flush().position
+        end = saved(run)
     assert steps(directory_of(offline)) == [0, 1]
     with OfflineLog(directory_of(offline)) as log:
         assert log.position() == end
@@ -140,18 +149,18 @@ import sys
 from pathlib import Path
 from migrator.destinations.neptune_offline import OfflineDestination
 from tests.contract.neptune_places import NOW, target
-from tests.contract.test_neptune_offline import point
+from tests.contract.test_neptune_offline import point, saved
 
 run = OfflineDestination(Path(sys.argv[1]), lambda: NOW).open_run(target(), None)
 for step in range(100_000):
     run.write([point(step)])
-    print(step, run.flush().position, flush=True)
+    print(step, saved(run), flush=True)
 """
 
 
 def test_a_file_that_vanished_behind_a_checkpoint_is_told(offline: OfflineDestination) -> None:
     with offline.open_run(target(), None) as run:
-        position = run.flush().position
+        position = saved(run)
     shutil.rmtree(directory_of(offline))
     with pytest.raises(Rejected, match="is gone"):
         offline.open_run(target(), position)
@@ -318,18 +327,7 @@ def test_a_directory_does_not_depend_on_the_workspace(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- disks that fail
 
 
-@contextmanager
-def small_disk(directory: Path, options: str) -> Iterator[None]:
-    directory.mkdir(exist_ok=True)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(directory)], capture_output=True).returncode:
-        pytest.skip("needs the right to mount a file system")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(directory)], check=True)
-
-
-def fill(run: OfflineRun, record: Record) -> None:
+def fill_up(run: OfflineRun, record: Record) -> None:
     for _ in range(1000):
         run.write([record])
         run.flush().wait()
@@ -339,25 +337,25 @@ def fill(run: OfflineRun, record: Record) -> None:
 def test_a_full_disk_is_told_and_what_was_durable_stays(tmp_path: Path, kind: str) -> None:
     big = local_file(tmp_path / "big", b"x" * 300_000)
     record: Record = Assign({"a": "x" * 100_000}) if kind == "operations" else AssignFile("files/a", big)
-    with small_disk(tmp_path / "disk", "size=1m"):
+    with small_disk(tmp_path / "disk", "1m"):
         offline = OfflineDestination(tmp_path / "disk", lambda: NOW)
         with offline.open_run(target(), None) as run:
             run.write([point(0)])
-            position = run.flush().position
+            position = saved(run)
             with pytest.raises(Retryable, match="no space left") as caught:
-                fill(run, record)
+                fill_up(run, record)
         assert caught.value.error_class is ErrorClass.DISK_FULL
-        subprocess.run(["mount", "-o", "remount,size=8m", str(tmp_path / "disk")], check=True)
+        remount(tmp_path / "disk", "size=8m")
         with offline.open_run(target(), position):
             assert steps(directory_of(offline)) == [0]
 
 
 def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "size=1m"):
+    with small_disk(tmp_path / "disk", "1m"):
         offline = OfflineDestination(tmp_path / "disk", lambda: NOW)
         with offline.open_run(target(), None) as run:
-            position = run.flush().position
-        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=True)
+            position = saved(run)
+        remount(tmp_path / "disk", "ro")
         for run_id, at in (("r1", position), ("r2", None)):
             with pytest.raises(Rejected, match="cannot be written") as caught:
                 offline.open_run(target(run_id), at)
@@ -366,7 +364,7 @@ def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_neptune_log_is_told(offline: OfflineDestination) -> None:
     with offline.open_run(target(), None) as run:
-        position = run.flush().position
+        position = saved(run)
     (directory_of(offline) / LOG_NAME).write_bytes(b"not a database" * 1000)
     with pytest.raises(Rejected, match="damaged") as caught:
         offline.open_run(target(), position)
@@ -494,13 +492,40 @@ def test_only_what_is_new_of_a_run_is_uploaded_the_second_time(place: OfflinePla
     for step, fingerprint in ((0, "f1"), (1, "f2")):
         with place.offline.open_run(target(), position) as run:
             run.write([point(step)])
-            position = run.flush().position
+            position = saved(run)
         place.upload(place.runs.claim("r1", fingerprint, position))
         position = place.runs.done().position
         assert position == UPLOADED
     assert seen_on_server(place.online.server).series["loss"] == [(step, START_US + step, step) for step in range(2)]
     assert place.online.server.store.stats()["points_offered"] == 2
     assert place.runs.done().parts["upload"].written == 2
+
+
+def test_a_refusal_in_the_second_upload_is_not_taken_for_a_point_that_the_first_has_sent(
+    place: OfflinePlace, tmp_path: Path
+) -> None:
+    write_run(place, tmp_path)
+    place.upload(place.runs.claim("r1"))
+    with place.offline.open_run(target(), UPLOADED) as run:
+        run.write([Points(step, START_US, {"text": "another"}) for step in (0, POINTS)])
+        position = saved(run)
+    place.upload(place.runs.claim("r1", "f2", position))
+    done = place.runs.done()
+    ledger = [(row.kind, row.path, row.reason, row.count) for row in place.runs.store.reports.ledger(done.run)]
+    assert ledger == [("skipped", "text", "refused: SERIES_STEP_NON_INCREASING", 1)]
+
+
+def test_a_run_uploaded_as_a_fork_and_changed_since_keeps_the_fork_point_that_neptune_gave_it(
+    place: OfflinePlace,
+) -> None:
+    for step, position, fork in ((1, None, Fork("parent", 1.0)), (2, UPLOADED, None)):
+        with place.offline.open_run(target(fork=fork), position) as run:
+            run.write([point(step)])
+            position = saved(run)
+        place.upload(place.runs.claim("r1", f"f{step}", position))
+    ledger = [row.reason for row in place.runs.store.reports.ledger(place.runs.done().run)]
+    assert sorted(ledger) == ["RUN_FORK_PARENT_NOT_FOUND", FORK_KEPT]
+    assert [step for step, _, _ in seen_on_server(place.online.server).series["loss"]] == [1, 2]
 
 
 def test_what_neptune_refuses_is_counted_and_told(place: OfflinePlace, tmp_path: Path) -> None:
@@ -540,6 +565,29 @@ def test_a_kept_file_that_is_gone_or_damaged_is_told_and_nothing_is_lost(place: 
     kept.write_bytes(content)
     place.upload(claim)
     assert len(seen_on_server(place.online.server).files) == 5
+
+
+class Evil:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_errors_that_the_client_pickled_into_a_file_are_never_unpickled(place: OfflinePlace, tmp_path: Path) -> None:
+    write_run(place, tmp_path)
+    body = pickle.dumps(Evil(tmp_path / "evil")).hex()
+    with sqlite3.connect(directory_of(place.offline) / LOG_NAME) as connection:
+        connection.execute(
+            "INSERT INTO operation_errors (timestamp, error_type, error_details, error_body, sequence_id) "
+            "VALUES (0, 'NeptuneScaleError', '', ?, 1)",
+            (body,),
+        )
+    place.upload(place.runs.claim("r1"))
+    assert not (tmp_path / "evil").exists()
 
 
 def test_an_offline_file_that_is_gone_is_told(place: OfflinePlace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import math
 import threading
 import time
 import traceback
@@ -19,11 +20,12 @@ from neptune_api.proto.neptune_pb.ingest.v1.pub.client_pb2 import BulkRequestSta
 from neptune_api.proto.neptune_pb.ingest.v1.pub.request_status_pb2 import RequestStatus
 
 from migrator.destinations.base import Refused
-from migrator.destinations.neptune import CREATED, EXISTED, KEPT, StatusPoller
+from migrator.destinations.neptune import StatusPoller
+from migrator.destinations.neptune_answers import CREATED, EXISTED, FORK_KEPT, KEPT
 from migrator.destinations.neptune_sdk import Answer, Connection, address_of
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, Throttled, UserError
 from migrator.limits import STATUS_BATCH
-from migrator.records import Assign, AssignFile, Fork, LocalFile, Points
+from migrator.records import AddTags, Assign, AssignFile, Fork, LocalFile, Points
 from tests.contract.neptune_places import (
     PROJECT,
     START_US,
@@ -299,9 +301,18 @@ def test_a_long_retry_after_is_handed_on_at_once(place: OnlinePlace, call: str, 
 @pytest.mark.usefixtures("no_waits")
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [("Wed, 21 Oct 2026 07:28:00 GMT", None), ("nan", None), ("-5", None), ("9999999999", 3600.0)],
+    [
+        ("Thu, 21 Oct 2199 07:28:00 GMT", 3600.0),
+        ("Thu, 21 Oct 1999 07:28:00 GMT", None),
+        ("soon", None),
+        ("nan", None),
+        ("-5", None),
+        ("9999999999", 3600.0),
+    ],
 )
-def test_a_strange_retry_after_does_no_harm(place: OnlinePlace, header: str, seconds: float | None) -> None:
+def test_a_retry_after_is_understood_and_a_strange_one_does_no_harm(
+    place: OnlinePlace, header: str, seconds: float | None
+) -> None:
     faults(place, status("^submit$", 429, Retry_After=header))
     with pytest.raises(Throttled) as caught:
         copy(place)
@@ -522,6 +533,18 @@ def test_a_run_that_exists_with_another_fork_is_rejected(place: OnlinePlace) -> 
     assert caught.value.error_class is ErrorClass.REJECTED_BY_NEPTUNE
 
 
+@pytest.mark.parametrize(
+    ("first", "then"), [(None, Fork("parent", 1.0)), (Fork("parent", 1.0), None)], ids=["gets one", "loses it"]
+)
+def test_a_run_of_ours_whose_fork_parent_comes_or_goes_later_keeps_its_own_and_says_so(
+    place: OnlinePlace, first: Fork | None, then: Fork | None
+) -> None:
+    copy(place, point(0), fork=first)
+    with place.destination.open_run(target(fork=then), CREATED) as run:
+        assert write_and_wait(run, point(2)) == [Refused("", FORK_KEPT, 0)]
+    assert place.read().series["loss"][-1] == (2, START_US + 2, 2.0)
+
+
 def test_a_run_that_was_in_neptune_before_keeps_its_points_and_says_so(place: OnlinePlace) -> None:
     rows = [Points(step, START_US + step, {"loss": float(step)}) for step in range(4)]
     with place.destination.open_run(target(), None) as run:
@@ -593,6 +616,25 @@ def test_a_code_of_a_newer_server_is_a_refusal(place: OnlinePlace) -> None:
         run.flush().wait()
         faults(place, Fault("^check$", "status", status=200, body=body))
         assert write_and_wait(run, point(0)) == [Refused("(path unknown)", "CODE_99", 2)]
+
+
+def test_numbers_that_an_older_server_does_not_take_are_told_and_not_dropped_in_silence(place: OnlinePlace) -> None:
+    place.server.store.accepts_nan_inf = False
+    try:
+        values = enumerate([1.0, math.nan, math.inf, 2.0])
+        refused = copy(place, *(Points(step, START_US, {"loss": value}) for step, value in values))
+    finally:
+        place.server.store.accepts_nan_inf = True
+    assert refused == [Refused("loss", "FLOAT_VALUE_NAN_INF_UNSUPPORTED", 2)]
+    assert [value for _, _, value in place.read().series["loss"]] == [1.0, 2.0]
+
+
+def test_values_so_long_that_the_client_would_split_them_for_ever_are_refused_and_told(place: OnlinePlace) -> None:
+    text = "x" * 3 * MIB
+    refused = copy(place, Assign({"text": text, "good": 1}), AddTags(frozenset({text})), point(0))
+    assert sorted((one.path, one.count) for one in refused) == [("sys/tags", 1), ("text", 1)]
+    seen = place.read()
+    assert (seen.values, seen.tags, len(seen.series["loss"])) == ({"good": 1}, set(), 1)
 
 
 def test_thousands_of_refusals_are_told_by_path(place: OnlinePlace) -> None:

@@ -21,6 +21,7 @@ from neptune_api.proto.google_rpc.code_pb2 import Code
 from neptune_api.proto.neptune_pb.ingest.v1 import common_pb2
 from neptune_api.proto.neptune_pb.ingest.v1.ingest_pb2 import IngestCode
 from neptune_api.proto.neptune_pb.ingest.v1.pub import client_pb2, ingest_pb2, request_status_pb2
+from neptune_scale import exceptions
 from neptune_scale.net import projects
 from neptune_scale.net.api_client import ApiClient, FileSignRequest
 from neptune_scale.sync import operations_repository, parameters
@@ -28,10 +29,11 @@ from neptune_scale.sync.files import generate_destination, guess_mime_type_from_
 from neptune_scale.sync.operations_repository import OperationsRepository
 from neptune_scale.sync.storage.azure_storage import upload_to_azure
 from neptune_scale.sync.storage.gcs import upload_to_gcp
+from neptune_scale.sync.sync_process import CODE_TO_ERROR
 from neptune_scale.util import envs
 
 from migrator import limits
-from migrator.destinations import neptune, neptune_wire
+from migrator.destinations import neptune_answers, neptune_client, neptune_wire
 from migrator.destinations.neptune_sdk import check_version
 from migrator.errors import UserError
 from tests.contract.neptune_places import OnlinePlace, opened
@@ -49,7 +51,9 @@ def test_another_version_is_refused_with_the_command_that_helps(
     metadata.parent.mkdir()
     metadata.write_text("Metadata-Version: 2.1\nName: neptune-scale\nVersion: 0.31.0\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError, match=r"0\.31\.0 is installed.*pip install 'neptune-scale==0\.30\.\*'"):
+    with pytest.raises(
+        UserError, match=r"0\.31\.0 is installed.*pip install 'neptune-scale==0\.30\.\*'.*--safe-client"
+    ):
         check_version()
 
 
@@ -171,17 +175,29 @@ def test_a_message_has_the_fields_that_we_use(message: Any, fields: dict[str, in
 
 
 def test_the_codes_that_we_know_are_neptunes() -> None:
-    ours = neptune.BENIGN | neptune.BENIGN_WHEN_REPLAYED | neptune.NOTES | neptune.TRANSIENT | neptune.FATAL
+    ours = known_codes() | neptune_answers.BENIGN_WHEN_REPLAYED
     assert ours <= set(IngestCode.keys())
     assert (Code.Value("OK"), Code.Value("UNAVAILABLE"), common_pb2.SET_OPERATION.Value("ADD")) == (0, 14, 1)
 
 
 def test_every_code_of_a_run_or_a_project_or_the_server_has_been_thought_about() -> None:
     """All others are about single values: they are refusals."""
-    known = neptune.BENIGN | neptune.NOTES | neptune.TRANSIENT | neptune.FATAL
     single = ("FIELD_", "SERIES_", "FLOAT_", "DATETIME_", "STRING_", "FILE_", "HISTOGRAM_", "OK")
     codes = set(IngestCode.keys())
-    assert {code for code in codes if not code.startswith(single)} == known
+    assert {code for code in codes if not code.startswith(single)} == known_codes()
+
+
+def known_codes() -> frozenset[str]:
+    answers = neptune_answers
+    return answers.BENIGN | answers.NOTES | answers.TRANSIENT | answers.FATAL
+
+
+def test_the_safe_client_knows_what_errors_of_the_client_stand_for() -> None:
+    """All but the one that the client never tells: see neptune_client.NOT_FINITE."""
+    theirs = {error.__name__: IngestCode.Name(code) for code, error in CODE_TO_ERROR.items() if error}
+    assert theirs.pop("GenericFloatValueNanInfUnsupported") == "FLOAT_VALUE_NAN_INF_UNSUPPORTED"
+    assert theirs == neptune_client.CODES
+    assert all(hasattr(exceptions, name) for name in neptune_client.TROUBLE)
 
 
 def test_the_operation_log_has_the_tables_that_we_write(tmp_path: Path) -> None:

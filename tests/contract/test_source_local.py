@@ -185,7 +185,7 @@ def test_history_comes_back_row_for_row(made: Path, expected: OfflineRun) -> Non
     assert len(times) == len(found)
     if expected is not TWICE:
         assert times == sorted(times)
-    assert run.history_rows() == len(found)
+    assert run.survey().rows == run.survey().counted == len(found)
 
 
 def test_whole_numbers_are_exact_and_types_are_kept(made: Path) -> None:
@@ -223,7 +223,7 @@ def test_the_survey_names_every_series_in_order_of_appearance(made: Path) -> Non
     assert later >= {SeriesKey(key, "", file) for key in EVERYTHING.media} | {SeriesKey("video", "caption", text)}
     assert survey.series.index(SeriesKey("audio", "", file)) < survey.series.index(SeriesKey("table", "", file))
     media = rows_of(run)[3].values
-    assert survey.media >= {media[key]["path"] for key in EVERYTHING.media}
+    assert survey.media >= {(key, media[key]["path"]) for key in EVERYTHING.media}
 
 
 def test_media_come_back_byte_for_byte(made: Path) -> None:
@@ -267,7 +267,6 @@ def test_console_lines_come_back_as_a_terminal_shows_them(made: Path) -> None:
     assert times == sorted(times)
     assert len(times) == len(lines)
     assert [line for page in run.console(3) for line in page] == lines[3:]
-    assert not run.console_is_estimated()
 
 
 def test_system_metrics_are_complete_and_numbered_over_all_directories(made: Path) -> None:
@@ -333,9 +332,8 @@ def test_a_killed_run_gives_what_is_whole(made: Path) -> None:
     running, crashed = opened(soon, "killed"), opened(later, "killed")
     rows = rows_of(crashed)
     assert [(row.step, public(row.values)) for row in rows] == list(KILLED.rows[: len(rows)])
-    assert running.history_rows() is None
-    assert crashed.history_rows() == len(rows) == listings(later)["killed"].history_rows
-    assert soon.problems == []
+    assert crashed.survey().rows == len(rows) == listings(later)["killed"].history_rows
+    assert soon.problems == running.unreadable() == []
 
 
 def test_a_torn_copy_gives_the_first_rows_and_says_what_is_lost(made: Path, tmp_path: Path) -> None:
@@ -355,8 +353,8 @@ def test_a_torn_copy_gives_the_first_rows_and_says_what_is_lost(made: Path, tmp_
         found = rows_of(run)
         assert same([list(row) for row in found], [list(row) for row in rows[: len(found)]])
         assert run.attributes().wandb["state"] == ("finished" if size == len(whole) else "crashed")
-        assert bool(local.problems) == bool(run.problems())
-        assert run.history_rows() == len(found)
+        assert bool(local.problems) == bool(run.unreadable())
+        assert run.survey().rows == len(found)
         seen.add(len(found))
     assert seen == set(range(len(rows) + 1))
 

@@ -106,7 +106,7 @@ def test_long_histories_come_in_pages_that_end_where_the_step_changes(directorie
 def test_history_far_into_a_log_is_found_without_reading_what_lies_before(directories: Directories) -> None:
     place = directories.add(start(), *(row(2 * i, a=i) for i in range(25_000)), record(**EXIT))
     run = directories.run()
-    assert run.history_rows() == 25_000
+    assert run.survey().rows == 25_000
     log = place / "run-r.wandb"
     content = bytearray(log.read_bytes())
     content[32768:65536] = bytes(32768)  # the second block, long before the rows wanted
@@ -206,7 +206,7 @@ def test_kinds_that_meet_at_one_key_are_all_in_the_survey(directories: Directori
         SeriesKey("k", "0", SeriesKind.FILE),
         SeriesKey("late", "", SeriesKind.NUMBER),
     ]
-    assert survey.media == {"media/images/a.png", "media/images/b.png"}
+    assert survey.media == {("k", "media/images/a.png"), ("k", "media/images/b.png")}
 
 
 def test_a_fork_is_known_and_a_rewind_is_none(directories: Directories) -> None:
@@ -296,12 +296,17 @@ def test_a_run_without_output_records_has_the_lines_of_output_log(directories: D
         (place / "files").mkdir()
         (place / "files" / "output.log").write_bytes(text.encode("latin-1"))
     run = directories.run()
-    assert run.console_is_estimated()
     lines = [line for page in run.console(1) for line in page]
     assert [(line.number, line.time, line.stream, line.text) for line in lines] == [
         (1, None, "stdout", "two"),
         (2, None, "stdout", "thr\ufffd\ufffd"),
     ]
+
+
+def test_a_run_id_of_any_form_is_no_path(directories: Directories) -> None:
+    for second, run_id in enumerate(("a/b", "../up", "x y%", "ünï")):
+        write_log(directories.root / "wandb" / f"run-20260101_00000{second}-x" / "run-x.wandb", [start(run_id=run_id)])
+        assert directories.run(run_id).attributes().wandb["id"] == run_id
 
 
 # ---------------------------------------------------------------- files and artifacts
@@ -319,7 +324,7 @@ def test_a_later_directory_gives_the_files_it_has_again(directories: Directories
     assert [file.path.read_text() for file in found if file] == ["a.txt of 1", "sub/b.txt of 0"]
 
 
-def test_links_that_lead_nowhere_are_named_not_listed(directories: Directories, tmp_path: Path) -> None:
+def test_links_that_lead_to_no_file_are_listed_but_give_none(directories: Directories, tmp_path: Path) -> None:
     place = directories.add(start())
     (place / "files").mkdir()
     (place / "files" / "gone.txt").symlink_to(tmp_path / "nowhere")
@@ -327,10 +332,8 @@ def test_links_that_lead_nowhere_are_named_not_listed(directories: Directories, 
     os.mkfifo(place / "files" / "pipe")
     (place / "files" / "here.txt").write_text("x")
     run = directories.run()
-    assert [file.name for file in run.files()] == ["here.txt"]
-    assert [problem.split(": ")[0] for problem in sorted(run.problems())] == [
-        str(place / "files" / name) for name in ("folder", "gone.txt")
-    ]
+    assert [file.name for file in run.files()] == ["folder", "gone.txt", "here.txt"]
+    assert run.fetch("folder") is run.fetch("gone.txt") is None
     (place / "files" / "here.txt").unlink()
     assert run.fetch("here.txt") is None
 

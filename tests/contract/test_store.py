@@ -716,13 +716,27 @@ def test_claims_of_dead_processes_of_this_host_are_free_at_once(store: Store) ->
     assert store.workers.recover("here", is_alive) == 0
 
 
+def test_workers_of_other_hosts_are_forgotten_when_they_are_silent_and_hold_nothing(store: Store, url: str) -> None:
+    add(store, "held")
+    for worker in ("holds", "held nothing", "speaks"):
+        register(store, worker, "there")
+    take(store, worker="holds")
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE worker SET heartbeat_at = '2024-01-01 00:00:00' WHERE id <> 'speaks'"))
+    engine.dispose()
+    assert store.workers.recover("here", lambda pid, started: False) == 0
+    assert [worker.id for worker in store.reports.workers()] == ["holds", "speaks"]
+    assert outcomes(store, "held") == [None]
+
+
 def test_a_run_that_kills_its_worker_fails_in_the_end(store: Store, worker: str) -> None:
     add(store, "killer", "neighbour")
     for crashes in range(1, 4):
         killer = take(store, store.select(run_ids=["killer"]))
         neighbour = take(store, store.select(run_ids=["neighbour"]))
-        died = store.workers.crash(worker, [killer.run], Failure("crashed", "code -9"), Outcome.CRASHED, 3)
-        assert died == (1 if crashes == 3 else 0)
+        assert store.workers.crash(worker, [killer.run], Failure("crashed", "code -9"), Outcome.CRASHED, 3) == 1
+        assert detail(store, "killer").failures == crashes
         with pytest.raises(LeaseLost):
             store.checkpoint(neighbour, [])
     assert (detail(store, "killer").status, detail(store, "killer").failures) == (RunStatus.FAILED, 3)
@@ -731,13 +745,38 @@ def test_a_run_that_kills_its_worker_fails_in_the_end(store: Store, worker: str)
     assert outcomes(store, "neighbour") == [Outcome.LOST] * 3
 
 
-def test_when_nobody_knows_the_culprit_all_runs_of_the_worker_are_suspects(store: Store, worker: str) -> None:
+def test_of_several_runs_none_is_blamed_for_a_crash_but_those_without_progress_are_suspects(
+    store: Store, worker: str
+) -> None:
+    crash = Failure("crashed", "code -9")
     add(store, "a", "b")
+    assert not take(store).suspect
+    store.checkpoint(take(store), [PartUpdate("history", {"step": 1}, read=1, written=1)])
+    assert store.workers.crash(worker, None, crash, Outcome.CRASHED, 5) == 0
+    assert outcomes(store, "a") == outcomes(store, "b") == [Outcome.CRASHED]
+    assert detail(store, "a").failures == detail(store, "b").failures == 0
+    moving = take(store)
+    assert (moving.run_id, moving.suspect) == ("b", False)
+    store.complete(moving, [])
+    for only in (EVERYTHING, store.select(["p"]), store.select(run_ids=["a", "b"])):
+        assert store.claim(worker, Phase.COPY, LEASE_S, only, suspects=False) is None
+    assert take(store).suspect
+    assert store.workers.crash(worker, None, crash, Outcome.CRASHED, 5) == 1
+    assert detail(store, "a").failures == 1
+
+
+def test_a_suspect_that_makes_progress_is_none_any_more(store: Store, worker: str) -> None:
+    add(store, "a")
     take(store)
-    take(store)
-    store.workers.crash(worker, None, Failure("stalled", "no progress"), Outcome.STALLED, 5)
-    assert outcomes(store, "a") == outcomes(store, "b") == [Outcome.STALLED]
-    assert detail(store, "a").failures == detail(store, "b").failures == 1
+    store.workers.recover("here", lambda pid, started: False)
+    suspect = take(store)
+    assert suspect.suspect
+    store.checkpoint(suspect, [PartUpdate("history", {"step": 1}, read=1, written=1)])
+    store.workers.heartbeat(worker, LEASE_S)
+    store.workers.recover("here", lambda pid, started: False)
+    again = store.claim(worker, Phase.COPY, LEASE_S, suspects=False)
+    assert again is not None
+    assert not again.suspect
 
 
 @pytest.mark.parametrize("end", ["crashed", "lost"])
@@ -919,6 +958,13 @@ def test_a_run_is_found_by_any_of_its_names(busy_store: Store, text_: str) -> No
 @pytest.mark.parametrize("text_", ["don", "q/done", "x/p/done", "", "/"])
 def test_a_run_is_not_found_by_other_names(busy_store: Store, text_: str) -> None:
     assert busy_store.reports.find_runs(text_) == []
+
+
+def test_a_run_whose_id_has_slashes_is_found_by_any_of_its_names(store: Store) -> None:
+    add(store, "a/b/c", "b/c", "c")
+    for text_ in ("a/b/c", "p/a/b/c", "e/p/a/b/c"):
+        assert [found.ref for found in store.reports.find_runs(text_)] == ["e/p/a/b/c"]
+    assert [found.ref for found in store.reports.find_runs("e/p/b/c")] == ["e/p/b/c"]
 
 
 def test_runs_of_a_status_are_listed_one_by_one(busy_store: Store) -> None:

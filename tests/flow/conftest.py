@@ -48,6 +48,7 @@ class Started:
 
     def __init__(self, process: subprocess.Popen[str], output: Path) -> None:
         self._process, self._output = process, output
+        self.pid = process.pid
 
     @property
     def is_running(self) -> bool:
@@ -78,6 +79,7 @@ class Migrate:
         self.directory = home / "work"
         self.temporary = home / "tmp"
         self.secrets = secrets
+        self.prefix: list[str] = []  # what starts the command
         for directory in (self.directory, self.temporary):
             directory.mkdir(parents=True)
         self.environment = {
@@ -98,7 +100,7 @@ class Migrate:
         variables = {name: value for name, value in (self.environment | environment).items() if value is not None}
         with output.with_suffix(".out").open("w") as stdout, output.with_suffix(".err").open("w") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "migrator", *map(str, arguments)],
+                [*self.prefix, sys.executable, "-m", "migrator", *map(str, arguments)],
                 cwd=self.directory,
                 env=variables,
                 stdin=subprocess.DEVNULL,
@@ -230,7 +232,7 @@ def set_scene(tmp_path: Path) -> Iterator[SetScene]:
             for server in (scene.wandb, scene.neptune):
                 assert_unharmed(server)
             assert scene.wandb.mutations == []
-            assert list(scene.migrate.temporary.glob("wandb-to-neptune-*")) == []
+            assert list(scene.migrate.temporary.iterdir()) == []
             assert scene.migrate.leaks() == []
 
 

@@ -9,12 +9,18 @@ import json
 import os
 import sqlite3
 from base64 import b64encode
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
+import psutil
 import pytest
 
+from migrator.destinations.neptune_answers import FORK_KEPT
 from tests.contract.local_source import EXIT, Directories, record, row, start
-from tests.flow.conftest import NEPTUNE_KEY, WANDB_KEY, Ended, Migrate, SetScene
+from tests.disks import fill, remount, small_disk
+from tests.flow.conftest import NEPTUNE_KEY, WANDB_KEY, Ended, Migrate, SetScene, wait_until
 from tests.servers.http import Fault
 from tests.servers.neptune_server import api_token
 from tests.servers.wandb_data import Project, sample_runs
@@ -132,6 +138,96 @@ def test_a_database_that_may_not_be_read_or_written_is_told(migrate: Migrate) ->
         assert_complains(migrate.run("inventory", "--local", "."), 7, "migration.db", "--db")
 
 
+# ---------------------------------------------------------------- disks
+
+#: nothing is lost, and no run is at fault: when there is room, the same command goes on
+NO_ROOM = ["no space left", "Free some space", "same command"]
+
+
+def local_runs(migrate: Migrate, count: int, rows: int) -> None:
+    place = Directories(migrate.directory)
+    for number in range(count):
+        records = [row(step, x=step / 2, text=f"{step} " * 20) for step in range(rows)]
+        place.add(start(run_id=f"r{number}"), *records, record(**EXIT), run_id=f"r{number}")
+
+
+def assert_finishes(migrate: Migrate, count: int, *run: str | Path) -> None:
+    done = {"pending": 0, "running": 0, "done": count, "failed": 0, "skipped": 0, "total": count}
+    assert migrate.succeed("run", *run, "--json").json["runs"] == done
+
+
+def test_a_full_disk_for_offline_files_stops_the_job_before_run_after_run_fails(migrate: Migrate) -> None:
+    local_runs(migrate, count=6, rows=1000)
+    migrate.succeed("inventory", "--local", ".")
+    with small_disk(migrate.directory / "disk", "600k") as disk:
+        run = ["--mode", "offline", "--offline-dir", str(disk)]
+        assert_complains(migrate.run("run", *run), 1, *NO_ROOM, str(disk))
+        status = migrate.status()
+        assert (status["runs"]["failed"], status["failures"]) == (0, [])
+        assert status["runs"]["pending"] > 0
+        remount(disk, "size=32m")
+        assert_finishes(migrate, 6, *run)
+
+
+def test_a_full_disk_for_scratch_files_stops_the_job_before_run_after_run_fails(set_scene: SetScene) -> None:
+    runs = sample_runs(3, steps=2, files=1)
+    for one in runs:
+        one.files = {"large.bin": b"x" * 3_000_000}
+    scene = set_scene(runs)
+    scene.migrate.succeed("inventory")
+    with small_disk(scene.migrate.directory / "disk", "2m") as disk:
+        assert_complains(scene.migrate.run("run", "--work-dir", disk), 1, *NO_ROOM, "large.bin", "--work-dir")
+        assert scene.migrate.status()["failures"] == []
+        assert list(disk.iterdir()) == []
+        remount(disk, "size=32m")
+        scene.migrate.succeed("run", "--work-dir", disk)
+    assert scene.differences() == []
+
+
+def test_a_state_database_whose_disk_fills_up_or_may_only_be_read_ends_with_7(migrate: Migrate) -> None:
+    local_runs(migrate, count=12, rows=20)
+    with small_disk(migrate.directory / "disk", "4m") as disk:
+        db = str(disk / "migration.db")
+        migrate.succeed("inventory", "--local", ".", "--db", db)
+        run = ["--mode", "offline", "--db", db]
+        for left_bytes in (100_000, 0):  # full in the middle of the job, and before it begins
+            filler = fill(disk, left_bytes)
+            assert_complains(migrate.run("run", *run), 7, "No space left", "migration.db", "same command")
+            filler.unlink()
+        logs = (migrate.directory / "migration-logs").iterdir()
+        assert any("attempt 1 begins" in path.read_text() for path in logs)  # the first of the two came so far
+        remount(disk, "ro")
+        assert_complains(migrate.run("run", *run), 7, "migration.db", "--db")
+        remount(disk, "rw")
+        assert migrate.status("--db", db)["failures"] == []
+        assert_finishes(migrate, 12, *run)
+
+
+def test_a_directory_that_may_only_be_read_is_told(migrate: Migrate) -> None:
+    with small_disk(migrate.directory, "8m") as here:
+        local_runs(migrate, count=1, rows=2)
+        remount(here, "ro")
+        for db in ("migration.db", str(migrate.temporary / "migration.db")):
+            ended = migrate.run("inventory", "--local", ".", "--db", db)
+            assert_complains(ended, 1, "migration-logs", "cannot be written", "Read-only", "another directory")
+
+
+def test_a_state_database_that_somebody_locks_for_long_ends_the_job_with_7_and_loses_nothing(
+    set_scene: SetScene,
+) -> None:
+    scene = set_scene(sample_runs(12, steps=2, files=1), processing_delay_s=(0.3, 0.6))
+    migrate, db = scene.migrate, scene.migrate.directory / "migration.db"
+    migrate.succeed("inventory")
+    running = migrate.start("run", "--db", f"sqlite:///{db}?timeout=1")
+    wait_until(lambda: scene.neptune.log.count("submit") > 5, "some runs to be under way", running)
+    with closing(sqlite3.connect(db, isolation_level=None, timeout=60)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert_complains(running.wait(), 7, "migration.db", "locked", "same command")
+    migrate.succeed("run")
+    assert migrate.status()["failures"] == []
+    assert scene.differences() == []
+
+
 # ---------------------------------------------------------------- local runs
 
 
@@ -147,6 +243,25 @@ def test_a_torn_log_is_copied_as_far_as_it_is_whole_and_the_loss_is_told(migrate
     migrate.succeed("run", "--mode", "offline")
     status = migrate.status("torn")
     assert status["parts"]["history"]["written"] == 49
+
+
+def test_a_fork_without_its_parent_is_copied_alone_and_goes_on_when_the_parent_comes(set_scene: SetScene) -> None:
+    scene = set_scene(Project("none"))
+    migrate, place = scene.migrate, Directories(scene.migrate.directory)
+
+    def copy() -> list[str]:
+        migrate.succeed("inventory", "--local", ".")
+        migrate.succeed("run")
+        return [note["reason"] for note in migrate.status("child")["notes"]]
+
+    fork: dict[str, Any] = {"branch_point": {"run": "parent", "metric": "_step", "value": 1}}
+    place.add(start(run_id="child", **fork), row(2, x=2.0), run_id="child")
+    assert copy() == ["RUN_FORK_PARENT_NOT_FOUND"]
+    scene.neptune.store.run("team/p", "child").fork = None  # it has become a root
+    place.add(start(run_id="parent"), row(0, x=0.0), record(**EXIT), run_id="parent")
+    place.add(start(60, run_id="child", **fork), row(3, x=3.0), record(**EXIT), run_id="child")
+    assert copy() == [FORK_KEPT]
+    assert list(scene.neptune.store.run("team/p", "child").series["x"].values) == [2.0, 3.0]
 
 
 # ---------------------------------------------------------------- keys, names and servers
@@ -213,16 +328,51 @@ def test_services_that_are_down_end_a_command_with_5_and_lose_nothing(set_scene:
         assert scene.migrate.status()["runs"]["pending"] == 2
 
 
-def test_a_key_that_a_server_repeats_in_its_errors_is_kept_nowhere(set_scene: SetScene) -> None:
+def test_a_key_that_a_server_repeats_whole_cut_or_encoded_is_kept_nowhere(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(2, steps=2))
     scene.migrate.succeed("inventory")
-    for server, label, times, key in (
-        (scene.wandb, "Run$", 1, WANDB_KEY),  # one run fails at W&B, the other at Neptune
-        (scene.neptune, "submit", None, scene.neptune.api_token),
+    basic, token = b64encode(f"api:{WANDB_KEY}".encode()).decode(), scene.neptune.api_token
+    for server, label, times, keys in (
+        (scene.wandb, "Run$", 1, [WANDB_KEY, WANDB_KEY[2:20], basic[8:40]]),  # one run fails at W&B, the other
+        (scene.neptune, "submit", None, [token, token[5:20], quote(token, safe="")[-20:], NEPTUNE_KEY[1:14]]),
     ):
-        body = json.dumps({"message": f"{key}?", "errors": [{"message": f"{key}?"}]})
-        server.faults.add(Fault(label, "status", times, status=400, body=body))
+        scene.migrate.secrets += keys
+        said = " ".join(f"{key}?" for key in keys)
+        server.faults.add(Fault(label, "status", times, status=400, body=json.dumps({"errors": [{"message": said}]})))
     assert scene.migrate.run("run", "--verbose").exit_code == 3
     assert scene.migrate.status()["runs"]["failed"] == 2
     for arguments in (["--failed"], ["run00000"], ["run00001"]):
         assert "HTTP 400" in scene.migrate.succeed("status", *arguments).stdout
+
+
+def test_no_process_shows_a_key_in_its_command_line(set_scene: SetScene) -> None:
+    scene = set_scene(sample_runs(4, steps=2, files=1), processing_delay_s=(0.2, 0.3))
+    scene.migrate.succeed("inventory")
+    running = scene.migrate.start("run")
+    seen: set[tuple[str, str]] = set()
+    while running.is_running:
+        for process in scene.migrate.processes():
+            with suppress(psutil.Error):  # it has ended meanwhile
+                seen.add((process.name(), " ".join(process.cmdline())))
+    assert running.wait().exit_code == 0
+    assert "wandb-core" in {name for name, _ in seen}
+    assert [
+        line for _, line in seen for secret in [WANDB_KEY, NEPTUNE_KEY, scene.neptune.api_token] if secret in line
+    ] == []
+
+
+def test_names_of_files_lead_nowhere_but_into_neptune(set_scene: SetScene, tmp_path: Path) -> None:
+    [run] = sample_runs(1, steps=2)
+    names = ["../../../up.txt", "/etc/absolute.txt", "a/../../b.txt", "..", "CON", "nul\\up.txt", "~/home.txt", "-rf"]
+    run.files = {name: f"content of {name}".encode() for name in names}
+    run.id = "..-run"
+    scene = set_scene([run])
+    scene.migrate.succeed("inventory")
+    scene.migrate.succeed("run", "--mode", "offline")
+    kept = [name for name, data in scene.migrate.files().items() if data in run.files.values()]
+    assert len(kept) == len(names)
+    assert all(name.startswith("neptune-offline/demo/") for name in kept)
+    scene.migrate.succeed("sync")
+    assert scene.differences() == []
+    found = [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() in run.files.values()]
+    assert (found, Path("/etc/absolute.txt").exists()) == ([], False)

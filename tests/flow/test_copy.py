@@ -6,16 +6,18 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from migrations_db import LeaseLost, Phase, RunStatus
 from migrations_db.states import PartStatus
-from migrator.destinations.memory import MemoryDestination
+from migrator.destinations.memory import MemoryDestination, StoredRun
 from migrator.errors import ErrorClass, Rejected, Retryable
-from migrator.parts.base import MappingOptions
+from migrator.parts import PARTS
+from migrator.parts.base import SHORT_TRIES, MappingOptions
 from migrator.pipeline import DEPTH, Stopped
-from migrator.records import ConsoleLine, Fork, HistoryRow, SystemRow
+from migrator.records import Artifact, ConsoleLine, Fork, HistoryRow, SystemRow
 from migrator.sources.memory import MemoryData
 from tests.migration import SELECTED, Migration, Undisturbed, undisturbed
 
@@ -255,8 +257,12 @@ def test_points_of_a_lost_attempt_are_sent_again_and_not_counted_as_refused() ->
 
 def test_an_error_keeps_what_was_read_before_it(migration: Migration) -> None:
     claim = migration.must_claim()
+
+    def fail() -> None:
+        raise Retryable(ErrorClass.UNAVAILABLE, "no answer")
+
     with pytest.raises(Retryable):
-        migration.copy(claim, After(5, Retryable(ErrorClass.UNAVAILABLE, "no answer")))
+        migration.copy(claim, After(5, None, fail))
     done = {name for name, part in migration.store.parts(claim).items() if part.status is PartStatus.DONE}
     assert {"attributes", "config", "summary"} <= done
 
@@ -266,7 +272,7 @@ def test_a_history_that_is_cut_short_fails_the_attempt_and_goes_on_later() -> No
     with Migration([data]) as migration:
         migration.refresh()
         claim = migration.must_claim()
-        with pytest.raises(Retryable, match="10 of 11 rows"):
+        with pytest.raises(Retryable, match="counts 11, gives 10"):
             migration.copy(claim, slow=ALWAYS_SLOW)
         migration.store.release(claim)
         assert "migration/complete" not in migration.stored().values
@@ -275,7 +281,22 @@ def test_a_history_that_is_cut_short_fails_the_attempt_and_goes_on_later() -> No
         assert migration.arrived() == undisturbed(migration.data[0])
 
 
-@pytest.mark.parametrize("checks", [1, 4, 8])
+def test_rows_and_files_that_the_source_has_lost_end_in_the_ledger_and_the_run_is_done() -> None:
+    with Migration([replace(full_run(), history_rows=12, file_count=9)]) as migration:
+        migration.refresh()
+        for tries in range(2 * (SHORT_TRIES - 1)):  # first the history, then the files
+            claim = migration.must_claim()
+            with pytest.raises(Retryable, match="history" if tries < SHORT_TRIES - 1 else "files"):
+                migration.copy(claim)
+            migration.store.release(claim)
+        migration.copy(migration.must_claim())
+        assert migration.detail().status is RunStatus.DONE
+        lost = {(part, reason, count) for part, _, _, reason, count in migration.ledger() if reason.startswith("miss")}
+        assert lost == {("history", "missing_rows", 2), ("files", "missing_file", 9 - len(full_run().files))}
+        assert all(part.read == part.written + part.skipped for part in migration.detail().parts.values())
+
+
+@pytest.mark.parametrize("checks", [2, 5, 9])
 def test_a_worker_that_has_lost_its_lease_sends_nothing_more(migration: Migration, checks: int) -> None:
     lost = migration.must_claim("stale")
     before: list[str] = []
@@ -386,6 +407,83 @@ def test_a_refresh_copies_what_is_new_and_counts_nothing_twice(migration: Migrat
     assert migration.destination.offered_twice == 0
     assert migration.stored().values["config/lr"] == 0.2
     assert migration.arrived() == undisturbed(migration.data[0])
+
+
+def copied_again(before: MemoryData, after: MemoryData) -> tuple[StoredRun, set[tuple[str, str, str, str, int]]]:
+    """What stands at the destination, and in the ledger, after the run was copied, changed, and copied again."""
+    with Migration([before], parts=[*PARTS]) as migration:
+        migration.run()
+        migration.data[0] = after
+        migration.run()
+        part_counts = migration.detail().parts.values()
+        assert all(part.read == part.written + part.skipped for part in part_counts)
+        return migration.stored(), migration.ledger()
+
+
+def test_tags_that_the_source_has_no_more_are_removed() -> None:
+    stored, _ = copied_again(MemoryData("r", tags=["a", "b"], group="g"), MemoryData("r", tags=["b", "c"]))
+    assert (stored.tags, stored.group_tags) == ({"b", "c"}, set())
+
+
+@pytest.mark.parametrize("part", ["config", "summary"])
+def test_a_value_whose_type_changes_goes_beside_the_one_that_neptune_keeps(part: str) -> None:
+    def run(**values: Any) -> MemoryData:
+        fields: dict[str, Any] = {part: values}
+        return MemoryData("r", **fields)
+
+    stored, ledger = copied_again(run(a=1, b={"c": "x"}, d=1), run(a=1.5, b={"c": "y"}))
+    values = {path: value for path, value in stored.values.items() if path.startswith(part)}
+    assert values == {f"{part}/a": 1, f"{part}/a/float": 1.5, f"{part}/b/c": "y", f"{part}/d": 1}
+    assert ledger == {
+        (part, "renamed", f"{part}/a → {part}/a/float", "an earlier copy has another type there", 1),
+        (part, "kept", f"{part}/a", "the source has this value no more", 1),
+        (part, "kept", f"{part}/d", "the source has this value no more", 1),
+    }
+
+
+def test_a_value_whose_type_changed_before_stays_where_it_went() -> None:
+    with Migration([MemoryData("r", config={"a": 1})]) as migration:
+        for value in (1, 1.5, 2.5, 3):
+            migration.data[0] = MemoryData("r", config={"a": value})
+            migration.run()
+        assert (migration.stored().values["config/a"], migration.stored().values["config/a/float"]) == (3, 2.5)
+        assert migration.ledger() == {("config", "kept", "config/a/float", "the source has this value no more", 1)}
+
+
+def test_a_text_metric_that_has_numbers_later_keeps_its_path() -> None:
+    texts = [HistoryRow(0, 1.7e9, {"a": "x"})]
+    after = [*texts, HistoryRow(1, 1.7e9, {"a": 1.5}), HistoryRow(2, 1.7e9, {"a": "y"})]
+    stored, ledger = copied_again(MemoryData("r", history=texts), MemoryData("r", history=after))
+    assert {path: [(step, value) for step, _, value in points] for path, points in stored.series.items()} == {
+        "a": [(0, "x"), (2, "y")],
+        "a/number": [(1, 1.5)],
+    }
+    assert ledger == {("history", "renamed", "a/number → a/number", "another kind of value has the key's path", 1)}
+
+
+def test_a_media_file_that_comes_late_goes_to_the_other_files() -> None:
+    image = {"_type": "image-file", "path": "media/images/a.png"}
+    before = MemoryData("r", state="running", history=[HistoryRow(0, 1.7e9, {"i": image})])
+    stored, ledger = copied_again(before, replace(before, state="finished", files={image["path"]: b"late"}))
+    assert stored.files["files/media/images/a.png"] == b"late"
+    assert ledger == {
+        ("history", "skipped", "media/images/a.png", "missing_file", 1),
+        ("history", "renamed", "media/images/a.png → files/media/images/a.png", "its point was skipped", 1),
+    }
+
+
+def test_aliases_that_move_are_written_again() -> None:
+    def version(number: int, *aliases: str) -> Artifact:
+        return Artifact("model", f"v{number}", "model", aliases, f"d{number}", 0, None, "{}", [], {})
+
+    before = MemoryData("r", artifacts=[version(0, "latest"), version(1)])
+    after = MemoryData("r", artifacts=[version(0), version(1, "latest"), version(2)])
+    stored, _ = copied_again(before, after)
+    aliases = {path: value for path, value in stored.values.items() if path.endswith("aliases")}
+    assert aliases == {
+        "artifacts/model/v0/info/aliases": frozenset(),
+        "artifacts/model/v1/info/aliases": frozenset({"latest"}),
+    }
 
 
 def test_a_source_that_grows_under_the_copy_is_finished_after_the_next_inventory(migration: Migration) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.contract.local_source import EXIT, Directories, record, row, start
+from migrator.sources.wandb_local import LocalSource
+from migrator.sources.wandb_local_run import LocalRun
+from tests.contract.local_source import EXIT, Directories, opened, record, row, start
 from tests.flow.conftest import Scene, SetScene
 from tests.flow.expected import (
     MICRO,
@@ -31,6 +34,7 @@ from tests.servers.offline_runs import (
     OfflineRun,
     make_runs,
 )
+from tests.servers.wandb_data import Entity, Project, Run
 
 
 def run_in(scene: Scene, offline_run: OfflineRun) -> neptune_store.Run:
@@ -81,9 +85,9 @@ def test_runs_of_the_real_sdk_arrive_as_they_were_logged_online_and_by_way_of_of
     offline.migrate.succeed("sync", "--neptune-workspace", "team", NEPTUNE_PROJECT=None)
 
     assert len(online.neptune.store.runs()) == len(made)
-    by_name = {(run.project, run.run_id): arrived(run) for run in offline.neptune.store.runs()}
-    for run in online.neptune.store.runs():
-        assert differences(arrived(run), by_name.pop((run.project, run.run_id))) == []
+    by_name = {(there.project, there.run_id): arrived(there) for there in offline.neptune.store.runs()}
+    for there in online.neptune.store.runs():
+        assert differences(arrived(there), by_name.pop((there.project, there.run_id))) == []
     assert by_name == {}
 
     for run in made.values():
@@ -128,6 +132,66 @@ def check_artifacts(found: Content) -> None:
         for name, data in MODEL_FILES.items():
             assert found.files[f"artifacts/model/v{version}/{name}"] == data + bytes(version)
         assert REFERENCE in found.values[f"artifacts/model/v{version}/info/references"][1]
+
+
+#: README, "What a source cannot know", of a run without sweep, fork and artifacts
+KNOWN_TO_ONE = {
+    *(f"values: {path}" for path in ("wandb/url", "wandb/user", "wandb/read_only", "wandb/host")),
+    *("values: migration/source_url", "files: wandb/raw/config.json", "files: wandb/raw/summary.json"),
+}
+
+
+def uploaded(run: LocalRun) -> Run:
+    """The run as W&B has it once its directory is uploaded."""
+    told = run.attributes()
+    values = told.wandb
+    config = {key: value for key, value in run.config().values.items() if key != "_wandb"}
+    rows = (row for page in run.history(None) for row in page)
+    samples = (row for page in run.system(0) for row in page)
+    lines = (line for page in run.console(0) for line in page)
+    files = {file.name: found.path.read_bytes() for file in run.files() if (found := run.fetch(file.name))}
+    return Run(
+        str(values["id"]),
+        told.name,
+        state=str(values["state"]),
+        config=config,
+        summary=dict(run.summary().values),
+        history=[{"_step": row.step, "_timestamp": row.time, **row.values} for row in rows],
+        mode="live",
+        events=[
+            {"_timestamp": row.time} | {f"system.{key}": one for key, one in row.values.items()} for row in samples
+        ],
+        console=[(utc(line.time), "error" if line.stream == "stderr" else None, line.text) for line in lines],
+        files=files,
+        tags=told.tags,
+        notes=told.notes,
+        group=told.group,
+        job_type=str(values["job_type"]),
+        commit=str(values["commit"]),
+        created_at=str(values["created_at"]),
+        heartbeat_at=str(values["heartbeat_at"]),
+    )
+
+
+def utc(time_s: float | None) -> str | None:
+    return datetime.fromtimestamp(time_s, UTC).isoformat() if time_s else None
+
+
+def test_a_run_is_the_same_from_its_directory_and_from_wandb_but_for_what_one_of_them_cannot_know(
+    set_scene: SetScene, tmp_path: Path
+) -> None:
+    make_runs(tmp_path)
+    directory = next((tmp_path / "wandb").glob("*-everything"))
+    local = opened(LocalSource([directory]), "everything")
+    api = set_scene(Entity("local", [Project("vision", [uploaded(local)])]))
+    from_disk = set_scene()
+    api.migrate.succeed("inventory", "--wandb-entity", "local")
+    from_disk.migrate.succeed("inventory", "--local", directory)
+    for scene in (api, from_disk):
+        scene.migrate.succeed("run")
+    of_wandb, of_disk = (arrived(scene.neptune.store.run("team/vision", "everything")) for scene in (api, from_disk))
+    told = differences(of_wandb, of_disk)
+    assert {" ".join(line.split(" ")[:2]).removesuffix(":") for line in told} == KNOWN_TO_ONE
 
 
 def test_a_directory_that_grows_is_copied_on_from_where_it_was(set_scene: SetScene, tmp_path: Path) -> None:

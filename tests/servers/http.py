@@ -4,7 +4,8 @@ A server runs inside the test process (`with SomeServer() as server: server.url`
 own (`serve_until_told` in its `main`, `spawned` in the test). Both are driven alike: in process by the
 attributes `faults`, `log`, `latency_s`; from outside by HTTP requests under `/_test/`:
 
-    POST /_test/faults    a JSON list of objects with the fields of `Fault`; replaces the plan
+    POST /_test/faults    a JSON list of objects with the fields of `Fault`; replaces the plan, and answers how often
+                          each fault of the old one was taken
     GET  /_test/requests  {label: count}        GET  /_test/unknown   requests the server did not know
     GET  /_test/errors    tracebacks of `handle` POST /_test/reset    empties the log and these lists
     POST /_test/latency   {"seconds": 0.03}     anything else: the server's own `control`
@@ -39,6 +40,8 @@ from urllib.parse import parse_qsl
 class Fault:
     """What shall go wrong with the requests whose label `match` (a regular expression) is found in.
 
+    `within`: only those whose label or body holds this text, such as a run id.
+
     Actions known here: `status` answers `status`, `headers`, `body` and applies nothing; `drop` closes the
     connection and applies nothing; `truncate` applies, promises the whole body and sends half; `slow` waits
     `delay_s`, then goes on as usual; `lost_answer` applies and closes the connection instead of answering.
@@ -53,6 +56,7 @@ class Fault:
     status: int = 500
     headers: Mapping[str, str] = field(default_factory=dict)
     body: str = '{"errors": [{"message": "planned fault"}]}'
+    within: str = ""
 
 
 class FaultPlan:
@@ -60,24 +64,31 @@ class FaultPlan:
 
     def __init__(self, faults: Sequence[Fault] = ()) -> None:
         self._lock = threading.Lock()
+        self._faults: list[Fault] = []
+        self._seen: list[int] = []
         self.set(faults)
 
-    def set(self, faults: Sequence[Fault]) -> None:
+    def set(self, faults: Sequence[Fault]) -> list[int]:
+        """Replace the plan; returns how often each fault of the old one was taken."""
         with self._lock:
+            taken = [max(0, seen - fault.skip) for fault, seen in zip(self._faults, self._seen, strict=True)]
             self._faults = list(faults)
             self._seen = [0] * len(self._faults)  # matching requests so far, of each fault
+        return taken
 
     def add(self, fault: Fault) -> None:
         with self._lock:
             self._faults.append(fault)
             self._seen.append(0)
 
-    def take(self, label: str) -> Fault | None:
+    def take(self, label: str, body: bytes = b"") -> Fault | None:
         with self._lock:
             for number, fault in enumerate(self._faults):
                 seen = self._seen[number]
                 used_up = fault.times is not None and seen >= fault.skip + fault.times
                 if used_up or not re.search(fault.match, label):
+                    continue
+                if fault.within not in label and fault.within.encode() not in body:
                     continue
                 self._seen[number] += 1
                 if seen >= fault.skip:
@@ -199,7 +210,7 @@ class Server:
     def _control(self, name: str, data: Any) -> Any:
         match name:
             case "faults":
-                self.faults.set([Fault(**fault) for fault in data])
+                return self.faults.set([Fault(**fault) for fault in data])
             case "latency":
                 self.latency_s = float(data["seconds"])
             case "requests":
@@ -262,7 +273,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         label = owner.label(request)
         owner.log.add(label)
-        request.fault = fault = owner.faults.take(label)
+        request.fault = fault = owner.faults.take(label, request.body)
         action = fault.action if fault else ""
         time.sleep(owner.latency_s + (fault.delay_s if fault else 0.0))
         if fault and action == "status":

@@ -195,7 +195,8 @@ class Run:
                 kind = _type_name(value)
                 counts[kind] = self.line_count if table else counts.get(kind, 0) + 1
         for key, counts in keys.items():
-            keys[key] = {"typeCounts": [{"type": kind, "count": n} for kind, n in counts.items()]}
+            types = [{"type": kind, "count": n} for kind, n in counts.items()]
+            keys[key] = {"typeCounts": types, "monotonic": False, "previousValue": -1.7976931348623157e308}
         return {"keys": keys, "sets": [], "lastStep": self.steps[-1]}
 
     def config_text(self) -> str:

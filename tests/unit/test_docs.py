@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -30,6 +31,19 @@ def test_every_option_is_in_the_readme(name: str) -> None:
     options = [word for parameter in COMMANDS[name].params for word in parameter.opts if word.startswith("--")]
     missing = [option for option in options if f"{option} " not in README and f"{option}`" not in README]
     assert missing == []
+
+
+def test_the_kubernetes_job_runs_a_command_that_exists() -> None:
+    [block] = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    job = yaml.safe_load(block)
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    program, name, *arguments = container["command"]
+    assert program == "migrate"
+    COMMANDS[name].make_context(name, arguments)
+    known = {parameter.envvar for parameter in COMMANDS[name].params}
+    assert {variable["name"] for variable in container["env"]} <= known
+    [rule] = job["spec"]["podFailurePolicy"]["rules"]
+    assert set(rule["onExitCodes"]["values"]) == {ExitCode.USAGE, ExitCode.SOME_FAILED, ExitCode.CREDENTIALS}
 
 
 def test_every_part_and_exit_code_is_in_the_readme() -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from migrations_db.states import Phase
 from migrations_db.types import Claim, ForkOf
-from migrator.copy import CopyPlan, run_target
+from migrator.copy import EPOCH, CopyPlan, run_target
+from migrator.json_text import JsonText
 from migrator.limits import INT_MAX, INT_MIN, RUN_ID_MAX_BYTES, STEP_MAX, STRING_MAX_BYTES
 from migrator.naming import project_names
 from migrator.parts.base import MappingOptions
@@ -61,6 +62,11 @@ def same(one: Any, other: Any) -> bool:
         row("a legal name", ["a.B-1"], {"a.B-1": "a.B-1"}),
         row("underscore and other characters", ["a_b c/ü"], {"a_b c/ü": "a-b-c--"}),
         row("two that meet, one legal", ["a_b", "a-b"], {"a-b": "a-b", "a_b": f"a-b-{digest('a_b', 6)}"}),
+        row(
+            "two that meet, the legal one last by name",
+            ["a b", "a-b"],
+            {"a-b": "a-b", "a b": f"a-b-{digest('a b', 6)}"},
+        ),
         row("two that meet, none legal", ["a_b", "a b"], {"a b": "a-b", "a_b": f"a-b-{digest('a_b', 6)}"}),
     ],
 )
@@ -94,7 +100,7 @@ def claim_of(run_id: str, **fields: Any) -> Claim:
     )
 
 
-LONG_ID, LONG_NAME = "i" * (RUN_ID_MAX_BYTES + 1), "é" * 400
+LONG_ID, LONG_NAME = "i" * (RUN_ID_MAX_BYTES + 1), "x" + "é" * 400
 
 
 @pytest.mark.parametrize(
@@ -109,7 +115,7 @@ LONG_ID, LONG_NAME = "i" * (RUN_ID_MAX_BYTES + 1), "é" * 400
             *(LONG_ID, "n", "i" * (RUN_ID_MAX_BYTES - 9) + "-" + digest(LONG_ID), "n"),
             ["run id not allowed in Neptune"],
         ),
-        row("name too long", "abc", LONG_NAME, "abc", "é" * 365, ["name over 730 bytes"]),
+        row("name too long", "abc", LONG_NAME, "abc", "x" + "é" * 364, ["name over 730 bytes"]),
     ],
 )
 def test_a_run_keeps_its_id_and_name_where_neptune_takes_them(
@@ -124,6 +130,9 @@ def test_a_run_keeps_its_id_and_name_where_neptune_takes_them(
 def test_the_creation_time_is_the_runs_else_the_listings_else_the_epoch() -> None:
     plan = CopyPlan("w", ["attributes"], PLAIN, "1.0")
     listed = claim_of("r", created_at=datetime(2023, 1, 1, tzinfo=UTC))
+    for year in (1, 1899, 2300):
+        before = datetime(year, 1, 1, tzinfo=UTC)
+        assert run_target(listed, RunAttributes("n", before, ""), plan)[0].created_at == EPOCH
     assert run_target(listed, RunAttributes("n", CREATED, ""), plan)[0].created_at == CREATED
     assert run_target(listed, RunAttributes("n", None, ""), plan)[0].created_at == listed.created_at
     assert run_target(claim_of("r"), RunAttributes("n", None, ""), plan)[0].created_at.year == 1970
@@ -188,6 +197,14 @@ def test_what_wandb_says_of_a_run_lands_below_sys_and_wandb(
     assert outcome.read == outcome.written == len(always | values) + sum(len(tag.tags) for tag in tags)
 
 
+@pytest.mark.parametrize("year", [1, 1899, 2300])
+def test_a_time_that_neptune_cannot_hold_is_text(year: int) -> None:
+    time = datetime(year, 1, 1, tzinfo=UTC)
+    outcome = convert("attributes", MemoryData("r", wandb={"heartbeat_at": time}))
+    assert outcome.values["wandb/heartbeat_at"] == f"{year:04}-01-01T00:00:00+00:00"
+    assert outcome.ledger == {("converted", "wandb/heartbeat_at", "time outside of Neptune's years as text"): 1}
+
+
 @pytest.mark.parametrize("part", ["config", "summary"])
 def test_the_untouched_json_is_kept_beside(part: str) -> None:
     outcome = convert(part, MemoryData("r", config={"a": [1, 2.0]}, summary={"a": [1, 2.0]}))
@@ -199,6 +216,8 @@ def test_the_untouched_json_is_kept_beside(part: str) -> None:
 
 LONG = "k" * 1025
 CUT = "k" * 1015 + "~" + digest(LONG)
+RESERVED = ["sys", "config", "summary", "wandb", "system", "runtime", "files", "source_code"]
+RESERVED += ["checkpoints", "artifacts", "migration"]
 EMPTY_LEVEL, TAKEN = "empty level", "another key has this path"
 
 
@@ -218,7 +237,15 @@ EMPTY_LEVEL, TAKEN = "empty level", "another key has this path"
             *(["a/_", "a/"], ["a/_", f"a/_~{digest('a/')}"]),
             {"a/": TAKEN},
         ),
-        row("reserved level", ["config/lr"], ["metrics/config/lr"], {"config/lr": "first level is reserved"}),
+        *(
+            row(
+                f"reserved level {level}",
+                [f"{level}/a"],
+                [f"metrics/{level}/a"],
+                {f"{level}/a": "first level is reserved"},
+            )
+            for level in RESERVED
+        ),
         row("reserved level alone", ["sys"], ["metrics/sys"], {"sys": "first level is reserved"}),
         row("level that only begins so", ["system_x/a"], ["system_x/a"], {}),
         row(
@@ -288,7 +315,14 @@ SINGLE_VALUES = [
     row("text of 1 MiB", "x" * STRING_MAX_BYTES, "x" * STRING_MAX_BYTES, None),
     row("text over 1 MiB", BIG_TEXT, "é" * (STRING_MAX_BYTES // 2), ("truncated", "text over 1048576 bytes")),
     row("text that is no unicode", "a\ud800", "a�", ("converted", "not valid unicode")),
+    row("nested too deep", JsonText("[[1]]"), "[[1]]", ("converted", JsonText.NOTE)),
 ]
+
+
+def run_with(part: str, values: Mapping[str, Any]) -> MemoryData:
+    """A run with this config or summary."""
+    fields: dict[str, Any] = {part: values}
+    return MemoryData("r", **fields)
 
 
 @pytest.mark.parametrize("part", ["config", "summary"])
@@ -296,7 +330,7 @@ SINGLE_VALUES = [
 def test_a_single_value_keeps_its_type_where_neptune_has_it(
     part: str, value: Any, expected: Any, note: tuple[str, str] | None
 ) -> None:
-    outcome = convert(part, MemoryData("r", **{part: {"k": value}}))
+    outcome = convert(part, run_with(part, {"k": value}))
     assert same(outcome.values, {f"{part}/k": expected})
     assert outcome.ledger == ({(note[0], f"{part}/k", note[1]): 1} if note else {})
     assert outcome.read == outcome.written == 2
@@ -312,7 +346,7 @@ def test_a_single_value_keeps_its_type_where_neptune_has_it(
     ],
 )
 def test_wandbs_words_for_nan_and_infinities_are_floats_in_a_summary(part: str, text: str, expected: Any) -> None:
-    assert same(convert(part, MemoryData("r", **{part: {"k": text}})).values, {f"{part}/k": expected})
+    assert same(convert(part, run_with(part, {"k": text})).values, {f"{part}/k": expected})
 
 
 @pytest.mark.parametrize("kind", ["image-file", "table-file", "histogram", "anything"])
@@ -331,7 +365,7 @@ def test_wandb_objects_in_the_summary_are_skipped(kind: str) -> None:
     ],
 )
 def test_private_keys_are_left_out_without_a_record(part: str, values: dict[str, Any], shown: list[str]) -> None:
-    data = MemoryData("r", **{part: values})
+    data = run_with(part, values)
     outcome = convert(part, data)
     assert list(outcome.values) == shown
     assert not outcome.ledger
@@ -388,8 +422,8 @@ HISTORY = [
     row("histogram", BARS, {"k": BARS_HERE}, {}),
     row(
         "packed histogram",
-        {"_type": "histogram", "packedBins": {"min": 0, "size": 1, "count": 2}, "values": [3, 4]},
-        {"k": BARS_HERE},
+        {"_type": "histogram", "packedBins": {"min": -1, "size": 0.5, "count": 2}, "values": [3, 4]},
+        {"k": Histogram((-1.0, -0.5, 0.0), (3, 4))},
         {},
     ),
     row(
@@ -401,18 +435,7 @@ HISTORY = [
     row("bad histogram", {"_type": "histogram"}, {}, {("skipped", "k", "bad_histogram"): 1}),
     row("media file", IMAGE, {"k": A}, {}),
     row("media file with a caption", IMAGE | {"caption": "cat"}, {"k": A, "k/caption": "cat"}, {}),
-    *(
-        row(kind, {"_type": kind, "path": "media/images/a.png"}, {"k": A}, {})
-        for kind in (
-            "audio-file",
-            "video-file",
-            "html-file",
-            "table-file",
-            "plotly-file",
-            "object3D-file",
-            "molecule-file",
-        )
-    ),
+    *(row(kind, {"_type": kind, "path": "media/images/a.png"}, {"k": A}, {}) for kind in MEDIA),
     row("list of media", [IMAGE, OTHER | {"caption": "b"}], {"k/0": A, "k/1": B, "k/1/caption": "b"}, {}),
     row(
         "images/separated",
@@ -428,6 +451,8 @@ HISTORY = [
         {"k": '{"_type":"odd"}'},
         {("converted", "k", "odd as JSON text"): 1},
     ),
+    row("nested too deep", JsonText("[[1]]"), {"k": "[[1]]"}, {("converted", "k", JsonText.NOTE): 1}),
+    row("text that is no unicode", "a\ud800", {"k": "a�"}, {("converted", "k", "not valid unicode"): 1}),
     row("media whose file is missing", GONE, {}, {("skipped", GONE["path"], "missing_file"): 1}),
     row("text over 1 MiB", BIG_TEXT, {"k": BIG_TEXT[: 2**19]}, {("truncated", "k", "text over 1048576 bytes"): 1}),
 ]
@@ -547,6 +572,7 @@ def test_the_same_step_again_keeps_the_keys_that_are_new() -> None:
         row("int", 3, 3.0),
         row("the word NaN", "NaN", NAN),
         row("the word Infinity", "Infinity", math.inf),
+        row("bool", True, 1.0),
         row("text", "busy", None),
         row("list", [1], None),
     ],
@@ -555,7 +581,8 @@ def test_a_system_metric_is_a_number_or_skipped(value: Any, point: float | None)
     outcome = convert("system", MemoryData("r", system=[SystemRow(0, 1.0, {"gpu.0.temp": value})]))
     path = "system/gpu.0.temp"
     assert same(outcome.series, {} if point is None else {path: [(0, 1_000_000, point)]})
-    assert outcome.ledger == ({("skipped", path, "not_a_number"): 1} if point is None else {})
+    converted = {("converted", path, "bool as 0/1"): 1} if value is True else {}
+    assert outcome.ledger == ({("skipped", path, "not_a_number"): 1} if point is None else converted)
 
 
 def test_the_step_of_a_system_metric_is_the_number_of_its_row() -> None:

@@ -224,9 +224,9 @@ class TestRunNames:
         if name and name.strip():
             assert (given_name == name) == (reason is None)
 
-    @pytest.mark.parametrize("name", [None, "", "  "])
-    def test_without_a_name_the_id_stands_in(self, name: str | None) -> None:
-        assert neptune_run_name(name, "abc") == ("abc", None)
+    @pytest.mark.parametrize(("name", "reason"), [(None, None), ("", None), ("  ", "a name of blanks")])
+    def test_without_a_name_the_id_stands_in(self, name: str | None, reason: str | None) -> None:
+        assert neptune_run_name(name, "abc") == ("abc", reason)
 
     def test_a_long_name_is_cut_at_a_character(self) -> None:
         name, reason = neptune_run_name("é" * 400, "abc")

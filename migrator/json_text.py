@@ -1,0 +1,84 @@
+"""W&B's JSON as Python values that everything behind can walk: none is nested too deep, no integer is too long.
+
+Python parses some 1,000 levels and integers of 4,300 digits, and raises for more. What goes beyond is left as it is:
+as JSON text in place of the value.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+LEVELS_MAX = 300  # below what parsing, pickling and writing JSON can do behind 100 frames of our own
+_HOLE = "\0JSON text"  # the key of a dict that stands in for a value left as text
+
+_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_BRACKETS = re.compile(rf"{_STRING}|[\[\]{{}}]", re.DOTALL)
+_NO_BRACKETS = re.compile(rf'{_STRING}|[^\[\]{{}}"]++', re.DOTALL)
+_BLANKS = re.compile(rf"({_STRING})|\s++", re.DOTALL)
+
+
+class JsonText(str):
+    """Compact JSON text of a value that is nested too deep, or of an integer that is too long."""
+
+    __slots__ = ()
+    NOTE = "nested too deep, or too long an integer: JSON text"
+
+
+def parse_json(text: str) -> Any:
+    """JSON as W&B stores it: bare NaN, control characters and lone surrogates in strings occur.
+
+    ValueError for anything else. Of what is nested too deep, the outermost list becomes a `JsonText`, or where there is
+    none the dict at LEVELS_MAX.
+    """
+    if is_deep(text):
+        return json.loads(_without_depths(text), strict=False, parse_int=_integer, object_hook=_filled)
+    try:
+        return json.loads(text, strict=False)
+    except ValueError:  # no JSON, or an integer of thousands of digits in it
+        return json.loads(text, strict=False, parse_int=_integer)
+
+
+def is_deep(text: str) -> bool:
+    """Whether JSON text is nested too deep to be parsed as it is."""
+    if text.count("{") + text.count("[") <= LEVELS_MAX:
+        return False
+    brackets = _NO_BRACKETS.sub("", text)
+    for _ in range(LEVELS_MAX):
+        brackets = brackets.replace("[]", "").replace("{}", "")  # the innermost level
+        if not brackets:
+            return False
+    return True
+
+
+def _without_depths(text: str) -> str:
+    pieces: list[str] = []
+    opened: list[re.Match[str]] = []  # brackets that are open
+    done = 0  # so much of `text` is in `pieces`
+    hole: int | None = None  # which of `opened` is left as text
+    for token in _BRACKETS.finditer(text):
+        if token[0] in "[{":
+            opened.append(token)
+            if hole is None and len(opened) > LEVELS_MAX:
+                hole = next((level for level, one in enumerate(opened[:-1]) if one[0] == "["), LEVELS_MAX - 1)
+        elif token[0] in "]}" and opened:
+            start = opened.pop().start()
+            if hole == len(opened):
+                left = json.dumps({_HOLE: _BLANKS.sub(r"\1", text[start : token.end()])})
+                pieces += [text[done:start], left]
+                done, hole = token.end(), None
+    if hole is not None:
+        raise ValueError("JSON that does not end")
+    return "".join([*pieces, text[done:]])
+
+
+def _filled(value: dict[str, Any]) -> Any:
+    return JsonText(value[_HOLE]) if _HOLE in value else value
+
+
+def _integer(digits: str) -> int | JsonText:
+    try:
+        return int(digits)
+    except ValueError:
+        return JsonText(digits)

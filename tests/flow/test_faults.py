@@ -1,0 +1,189 @@
+"""What becomes of a job when W&B or Neptune misbehaves: a table for faults of single runs, one for whole services.
+
+The real command, the real SDKs, loopback servers that fail as planned. An outcome of an attempt tells what it cost:
+`retry`, `failed` and `stalled` count as failures, `throttled`, `released` and `lost` cost nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+from email.utils import formatdate
+from typing import Literal, NamedTuple
+
+from migrations_db import RunStatus, open_store
+from migrations_db.types import RunDetail
+from tests.flow.conftest import Scene, SetScene
+from tests.servers.http import Fault
+from tests.servers.wandb_data import sample_runs
+
+Side = Literal["wandb", "neptune"]
+
+LONG_S = 12  # a Retry-After that is not waited out on the spot
+HANGS_S = 120.0  # longer than the test lasts
+IMPATIENT = ("--stall-timeout", "5")
+
+
+class Soon(Mapping[str, str]):
+    """Retry-After as a date: two seconds from when it is sent."""
+
+    def __getitem__(self, name: str) -> str:
+        return formatdate(time.time() + 2, usegmt=True)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["Retry-After"])
+
+    def __len__(self) -> int:
+        return 1
+
+
+def status(match: str, code: int, times: int | None = 1, retry_after: int | Soon | None = None, skip: int = 0) -> Fault:
+    headers = {"Retry-After": str(retry_after)} if isinstance(retry_after, int) else retry_after or {}
+    return Fault(match, "status", times, skip, status=code, headers=headers)
+
+
+class RunFault(NamedTuple):
+    """A fault of the requests of one run; None: it is deleted after the inventory.
+
+    `ends`: "done", or the class with which it fails. `lacks`: a word in whatever does not arrive of a run that is done.
+    """
+
+    side: Side
+    what: str
+    fault: Fault | None
+    ends: str = "done"
+    attempts: frozenset[str] = frozenset({"done"})
+    lacks: str = ""
+
+
+NO_FAULT = Fault("^no such request$", "drop")
+FAILED = frozenset({"failed"})
+RUN_FAULTS = [
+    RunFault("wandb", "nothing", NO_FAULT),
+    RunFault("wandb", "429 with seconds", status("GET /parquet/", 429, retry_after=1)),
+    RunFault("wandb", "429 with a date", status("GET /files/", 429, retry_after=Soon())),
+    RunFault("wandb", "429 alone", status("graphql Run$", 429)),
+    RunFault("wandb", "500", status("graphql Run$", 500)),
+    RunFault("wandb", "502", status("GET /files/", 502, 2)),
+    RunFault("wandb", "503", status("GET /parquet/", 503, 2)),
+    RunFault("wandb", "a dropped connection", Fault("graphql RunFiles", "drop")),
+    RunFault("wandb", "a dropped download", Fault("GET /parquet/", "drop", 2)),
+    RunFault("wandb", "a cut answer", Fault("graphql RunConsoleLogPage", "truncate")),
+    RunFault("wandb", "a cut download", Fault("GET /files/", "truncate", 2)),
+    RunFault("wandb", "an expired address", status("GET /parquet/", 403)),
+    RunFault("wandb", "a slow answer", Fault("graphql Run$|GET", "slow", 3, delay_s=1.0)),
+    RunFault("wandb", "502 for ever", status("GET /parquet/", 502, None), "unavailable", FAILED | {"retry"}),
+    RunFault("wandb", "a deleted run", None, "not_found", FAILED),
+    RunFault("wandb", "no permission", status("graphql Run$", 403, None), "permission", FAILED),
+    RunFault("neptune", "429 with seconds", status("submit", 429, retry_after=1)),
+    RunFault("neptune", "429 with a date", status("submit", 429, retry_after=Soon())),
+    RunFault("neptune", "429 alone", status("submit", 429)),
+    RunFault("neptune", "500", status("submit", 500, 2)),
+    RunFault("neptune", "502", status("sign", 502, 2)),
+    RunFault("neptune", "503", status("submit", 503, 2)),
+    RunFault("neptune", "a dropped connection", Fault("submit", "drop", 2)),
+    RunFault("neptune", "a dropped upload", Fault("PUT blob", "drop", 2)),
+    RunFault("neptune", "a cut answer", Fault("submit", "truncate", 2)),
+    RunFault("neptune", "an answer lost", Fault("submit|PUT blob", "lost_answer", 3)),
+    RunFault("neptune", "an expired address", status("PUT blob", 403)),
+    RunFault("neptune", "a slow answer", Fault("submit", "slow", 2, delay_s=1.0)),
+    RunFault("neptune", "refused points", NO_FAULT, lacks="refused"),
+    RunFault("neptune", "a run not stored", Fault("submit", "accept_but_lose"), "not_found", FAILED),
+    RunFault("neptune", "no permission", status("submit", 403, None), "permission", FAILED),
+]
+
+
+def test_a_fault_of_one_run_concerns_that_run_alone(set_scene: SetScene) -> None:
+    runs = sample_runs(len(RUN_FAULTS), steps=4, files=2, events=2, console=2)
+    rows = {f"{row.what} {row.side}".replace(" ", "-"): row for row in RUN_FAULTS}
+    for run, (name, row) in zip(runs, rows.items(), strict=True):
+        run.id = name
+        run.history = [{**line, **({row.lacks: 1.0} if row.lacks else {})} for line in run.history]
+    scene = set_scene(runs)
+    scene.neptune.store.refuse("^refused$", "FIELD_PATH_INVALID")
+    scene.migrate.succeed("inventory")
+    for name, row in rows.items():
+        if row.fault is None:
+            scene.wandb.delete_run(f"team/demo/{name}")
+        else:
+            server = scene.wandb if row.side == "wandb" else scene.neptune
+            server.faults.add(replace(row.fault, within=name))
+    assert scene.migrate.run("run").exit_code == 3
+
+    failed = {one["run"]: one["class"] for one in scene.migrate.status("--failed")["failed"]}
+    found = {name: (failed.get(f"team/demo/{name}", "done"), ends) for name, ends in outcomes(scene).items()}
+    assert found == {name: (row.ends, row.attempts) for name, row in rows.items()}
+    lacking = [line for line in scene.differences() if f"team/{line.split(':')[0]}" not in failed]
+    assert lacking == [f"demo/{name}: series: {row.lacks} is missing" for name, row in rows.items() if row.lacks]
+    logs = (scene.migrate.directory / "migration-logs").iterdir()
+    assert any("HTTP 503; trying again in " in path.read_text() for path in logs)
+    [skipped] = scene.migrate.status()["skips"]
+    assert (skipped["reason"], skipped["count"]) == ("refused: FIELD_PATH_INVALID", 4)
+
+
+class ServiceFault(NamedTuple):
+    """A fault of all requests of a kind. A command that does not end with 0 is started again when it is over."""
+
+    side: Side
+    what: str
+    fault: Fault
+    exit_codes: tuple[int, ...] = (0,)
+    attempts: frozenset[str] = frozenset({"done"})
+    options: Sequence[str] = ()
+
+
+RELEASED, THROTTLED, STALLED = (frozenset({"done", end}) for end in ("released", "throttled", "stalled"))
+SERVICE_FAULTS = [
+    ServiceFault("wandb", "the key is revoked", status("graphql RunFiles", 401, None), (4, 0), RELEASED),
+    ServiceFault("neptune", "the key is revoked", status("submit", 401, None, skip=3), (4, 0), RELEASED),
+    ServiceFault("wandb", "an outage", status("GET /files/", 503, 2, LONG_S), (0,), THROTTLED),
+    ServiceFault("neptune", "an outage", status("submit", 503, 2, LONG_S), (0,), THROTTLED),
+    ServiceFault("wandb", "no answer", Fault("GET /files/", "slow", 1, 0, HANGS_S), (0,), STALLED, IMPATIENT),
+    ServiceFault("neptune", "no end", Fault("submit", "never_processed", 1), (0,), STALLED, IMPATIENT),
+]
+
+
+def test_a_fault_of_a_whole_service_costs_no_run_and_no_attempt_but_where_nothing_moved(set_scene: SetScene) -> None:
+    scenes = [set_scene(sample_runs(4, steps=4, files=2, events=2, console=2)) for _ in SERVICE_FAULTS]
+    with ThreadPoolExecutor() as pool:
+        ends = list(pool.map(meets, scenes, SERVICE_FAULTS))
+    found = {(row.side, row.what): end for row, end in zip(SERVICE_FAULTS, ends, strict=True)}
+    assert found == {(row.side, row.what): (row.exit_codes, row.attempts, 0, []) for row in SERVICE_FAULTS}
+
+
+def meets(scene: Scene, row: ServiceFault) -> tuple[Sequence[int], frozenset[str], int, list[str]]:
+    """(exit codes, how attempts ended, how many began while the service wanted to be left alone, what is missing)."""
+    server = scene.wandb if row.side == "wandb" else scene.neptune
+    scene.migrate.succeed("inventory")
+    server.faults.add(row.fault)
+    exit_codes: list[int] = []
+    for _ in row.exit_codes:
+        exit_codes.append(scene.migrate.run("run", *row.options).exit_code)
+        server.faults.set([])
+    ends = frozenset[str]().union(*outcomes(scene).values())
+    made = [attempt for detail in details(scene) for attempt in detail.attempts]
+    pauses = [attempt.ended_at for attempt in made if attempt.outcome == "throttled" and attempt.ended_at]
+    early = [
+        attempt
+        for attempt in made
+        for pause in pauses
+        if timedelta(seconds=1) < attempt.started_at - pause < timedelta(seconds=LONG_S - 1)
+    ]
+    return tuple(exit_codes), ends, len(early), scene.differences()
+
+
+def outcomes(scene: Scene) -> dict[str, frozenset[str]]:
+    """How the attempts at each run ended. Lost ones are left out: that is always somebody else's doing."""
+    return {one.run_id: frozenset(str(end.outcome) for end in one.attempts) - {"lost"} for one in details(scene)}
+
+
+def details(scene: Scene) -> list[RunDetail]:
+    store = open_store(scene.migrate.directory / "migration.db", create=False)
+    try:
+        listed = [run.run for status in RunStatus for run in store.reports.runs(status)]
+        return [detail for run in listed if (detail := store.reports.run_detail(run))]
+    finally:
+        store.close()

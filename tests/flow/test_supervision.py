@@ -1,0 +1,203 @@
+"""Workers that die, hang or freeze: nobody else's run suffers, and no process is left (the scene looks for them)."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from migrations_db import LeaseLost, Phase, open_store
+from migrations_db.types import ProjectRow, RunRow, WorkerInfo
+from migrator.job import Job
+from migrator.parts.base import MappingOptions
+from migrator.worker import _Worker
+from tests.flow.conftest import Scene, SetScene, Started, wait_until
+from tests.servers.http import Fault
+from tests.servers.wandb_data import sample_runs
+
+HANGS = 60.0  # seconds: longer than a test waits
+
+
+def workers(scene: Scene) -> list[psutil.Process]:
+    """The worker processes that run."""
+    return [one for one, command in commands(scene) if "spawn_main" in command]
+
+
+def wandb_cores(scene: Scene) -> list[psutil.Process]:
+    return [one for one, command in commands(scene) if "wandb-core" in command]
+
+
+def commands(scene: Scene) -> list[tuple[psutil.Process, str]]:
+    found = []
+    for process in scene.migrate.processes():
+        try:
+            found.append((process, " ".join(process.cmdline())))
+        except psutil.NoSuchProcess:
+            pass  # it has just ended
+    return found
+
+
+def ask(scene: Scene, question: str) -> list[tuple[Any, ...]]:
+    """SQL about the state database."""
+    with closing(sqlite3.connect(scene.migrate.directory / "migration.db")) as database:
+        return database.execute(question).fetchall()
+
+
+def runs_done(scene: Scene) -> int:
+    return int(ask(scene, "SELECT count(*) FROM run WHERE status = 'done'")[0][0])
+
+
+@contextmanager
+def killing(scene: Scene, running: Started, pattern: str) -> Iterator[list[int]]:
+    """While it lasts, all workers die whenever W&B is asked for something that has the pattern; tells which died."""
+    killed: list[int] = []
+
+    def kill() -> None:
+        asked = 0
+        while running.is_running:
+            if (count := scene.wandb.log.count(pattern)) > asked:
+                asked = count
+                for worker in workers(scene):
+                    worker.kill()
+                    killed.append(worker.pid)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    yield killed
+    thread.join()
+
+
+def test_a_job_that_moves_on_outlives_any_number_of_workers(set_scene: SetScene) -> None:
+    scene = set_scene(sample_runs(30, steps=3, files=1), processing_delay_s=(0.1, 0.2))
+    scene.migrate.succeed("inventory")
+    running = scene.migrate.start("run")
+    for _ in range(5):  # more than a job may lose in a row
+        done = runs_done(scene)
+        wait_until(lambda done=done: runs_done(scene) > done and workers(scene), "another run to be done", running)
+        workers(scene)[0].kill()
+    assert running.wait().exit_code == 0
+    assert scene.differences() == []
+
+
+def test_workers_that_die_before_they_do_anything_end_the_job(set_scene: SetScene) -> None:
+    scene = set_scene(sample_runs(2))
+    scene.migrate.succeed("inventory")
+    running = scene.migrate.start("run")
+    while running.is_running:
+        for worker in workers(scene):
+            worker.kill()
+        time.sleep(0.02)
+    ended = running.wait()
+    assert ended.exit_code == 1
+    assert "workers keep dying" in ended.stderr
+
+
+def test_a_run_that_kills_its_workers_fails_alone(set_scene: SetScene) -> None:
+    runs = sample_runs(3, steps=2, files=1)
+    poison = sample_runs(4, steps=9, files=1)[-1]  # the longest: it is claimed first, the others with it
+    poison.files = {"poison.txt": b"the worker dies of it"}
+    scene = set_scene([*runs, poison], processing_delay_s=(1.0, 1.0))
+    scene.wandb.faults.set([Fault("poison.txt", "slow", times=None, delay_s=3.0)])
+    scene.migrate.succeed("inventory")
+    running = scene.migrate.start("run")
+    with killing(scene, running, "poison.txt") as killed:
+        ended = running.wait()
+    assert ended.exit_code == 3, ended.stderr
+    assert len(killed) == 6  # once with all the others in hand, then alone as often as failures are allowed
+    assert ask(scene, "SELECT run_id, failures, error_class FROM run WHERE status <> 'done'") == [
+        (poison.id, 5, "crashed")
+    ]
+    assert {failures for (failures,) in ask(scene, "SELECT failures FROM run WHERE status = 'done'")} == {0}
+    assert {line.split(":")[0] for line in scene.differences()} == {f"demo/{poison.id}"}
+
+
+def test_what_a_stalled_worker_started_dies_with_it(set_scene: SetScene) -> None:
+    scene = set_scene(sample_runs(3), processing_delay_s=(0.5, 0.5))
+    scene.migrate.succeed("inventory")
+    running = scene.migrate.start("run", "--stall-timeout", "5")
+    wait_until(lambda: wandb_cores(scene), "wandb-core to be started", running)
+    (frozen,) = wandb_cores(scene)
+    frozen.suspend()  # nothing is answered any more, and it cannot end by itself
+    ended = running.wait()
+    assert ended.exit_code == 0, ended.stderr
+    assert "made no progress" in ended.stderr
+    assert not frozen.is_running()
+    assert scene.differences() == []
+
+
+def test_a_worker_told_to_stop_by_somebody_else_is_replaced(set_scene: SetScene) -> None:
+    scene = set_scene(sample_runs(20, steps=3, files=1), processing_delay_s=(0.2, 0.3))
+    scene.migrate.succeed("inventory")
+    running = scene.migrate.start("run")
+    wait_until(lambda: runs_done(scene), "a run to be done", running)
+    workers(scene)[0].terminate()
+    assert running.wait().exit_code == 0
+    assert scene.differences() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_command_leaves_no_process_although_its_worker_waits_for_an_answer(
+    set_scene: SetScene, number: signal.Signals
+) -> None:
+    scene = set_scene(sample_runs(3))
+    scene.migrate.succeed("inventory")
+    scene.wandb.faults.set([Fault("GET /files/", "slow", times=None, delay_s=HANGS)])
+    running = scene.migrate.start("run")
+    wait_until(lambda: scene.wandb.log.count("GET /files/"), "an answer to be waited for", running)
+    running.send(number)
+    running.wait()
+    wait_until(lambda: not scene.migrate.processes(), "all processes to end")
+    scene.wandb.faults.set([])
+    scene.migrate.succeed("run")
+    assert scene.differences() == []
+
+
+def test_a_lane_that_wakes_after_its_lease_asks_before_it_goes_on(tmp_path: Path) -> None:
+    database = str(tmp_path / "state.db")
+    with closing(open_store(database)) as store:
+        [project] = store.inventory.save_projects([ProjectRow("e", "p", "wandb", "https://wandb.test/e/p")])
+        store.inventory.save_runs(project, [RunRow("run", "run", "finished", "v1")], 1)
+        job = Job(
+            database=database,
+            phase=Phase.COPY,
+            mode="offline",
+            workspace="w",
+            parts=[],
+            options=MappingOptions(),
+            offline_dir=tmp_path,
+            work_dir=tmp_path,
+            tool_version="1.0",
+            log_file=tmp_path / "log",
+            invocation_id=store.begin_invocation("run", "here", 1, "1.0"),
+            lease_s=0.0,  # so all of it has passed when the claim is made
+        )
+        with _Worker(job, 0, 0, threading.Event()) as worker:
+            task = worker._claim()
+            assert task is not None
+            task.check()  # late, but nobody has taken the run
+            store.workers.register(WorkerInfo("other", "elsewhere", 1, 0.0))
+            assert store.claim("other", Phase.COPY, 60.0) is not None
+            with pytest.raises(LeaseLost):
+                task.check()
+
+
+def test_a_worker_that_cannot_connect_tries_again_and_at_last_says_to_come_back(set_scene: SetScene) -> None:
+    scene = set_scene(sample_runs(2, steps=2))
+    scene.migrate.succeed("inventory")
+    scene.neptune.faults.set([Fault("exchange", "drop", times=None)])
+    ended = scene.migrate.run("run")
+    assert ended.exit_code == 5
+    assert "connect to Neptune" in ended.stderr
+    assert "run the same command again later" in ended.stderr
+    scene.neptune.faults.set([Fault("exchange", "drop", times=2)])
+    scene.migrate.succeed("run")
+    assert scene.differences() == []

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+from base64 import b64encode, urlsafe_b64encode
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from migrator.log import without_keys
+
+WANDB, INNER, NETRC = "0f1e2d3c4b5a69788796a5b4c3d2e1f0deadbeef", "inner/key+of=the?token", "netrc0123456789abcdef"
+TOKEN = b64encode(json.dumps({"api_address": "https://neptune.test", "api_key": INNER}).encode()).decode()
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "netrc").write_text(f"machine wandb.test login user password {NETRC}\n")
+    for name, value in {
+        "WANDB_API_KEY": WANDB,
+        "NEPTUNE_API_TOKEN": TOKEN,
+        "WANDB_BASE_URL": "https://wandb.test",
+        "NETRC": str(tmp_path / "netrc"),
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("shown", "name"),
+    [
+        (WANDB, "WANDB_API_KEY"),
+        (WANDB[3:15], "WANDB_API_KEY"),
+        (b64encode(WANDB.encode()).decode()[:40], "WANDB_API_KEY"),
+        (b64encode(f"api:{WANDB}".encode()).decode()[8:40], "WANDB_API_KEY"),
+        (NETRC, "WANDB_API_KEY"),
+        (TOKEN, "NEPTUNE_API_TOKEN"),
+        (TOKEN[-30:], "NEPTUNE_API_TOKEN"),
+        (quote(TOKEN, safe=""), "NEPTUNE_API_TOKEN"),
+        (INNER, "NEPTUNE_API_TOKEN"),
+        (quote(INNER, safe="")[4:20], "NEPTUNE_API_TOKEN"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjEyMzQ1fQ.c2lnbmF0dXJl", "token"),
+        (urlsafe_b64encode(INNER.encode()).decode()[:20], "NEPTUNE_API_TOKEN"),
+    ],
+)
+def test_a_key_does_not_show_whole_cut_or_encoded(shown: str, name: str) -> None:
+    assert without_keys(f"HTTP 400: {shown}") == f"HTTP 400: <{name}>"
+    assert without_keys(shown + shown).count(f"<{name}>") in (1, 2)
+
+
+def test_what_is_no_key_stays(keys: None) -> None:
+    for text in ("", "https://neptune.test", WANDB[:11], "a" * 1000, "🌊" * 20):
+        assert without_keys(text) == text
