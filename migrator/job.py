@@ -6,7 +6,7 @@ Keys and tokens are not in here: every process reads them from its environment.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,6 +39,7 @@ class Job:
     invocation_id: int
     binding: Binding | None = None
     only: Selection = EVERYTHING
+    services: Collection[str] = ()  # that runs come from: workers connect to them at once
     visibility: str = "priv"
     lanes: int = 8  # runs that one worker copies at a time
     safe_client: bool = False  # only neptune-scale's public API: slow, but for other versions of it

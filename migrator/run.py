@@ -98,6 +98,7 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
             invocation_id=invocation_id,
             binding=binding,
             only=only,
+            services=services(store, settings.phase),
             visibility=settings.visibility,
             lease_s=lease_s(),
             verbose=common.verbose,
@@ -156,6 +157,13 @@ def selection(store: Store, settings: RunSettings) -> Selection:
         pending = store.reports.runs(RunStatus.PENDING, only)
         only = store.select((), [summary.ref for summary in islice(pending, settings.limit)])
     return only
+
+
+def services(store: Store, phase: Phase) -> frozenset[str]:
+    """Where the runs of the inventory come from; uploads read nothing but offline files."""
+    if phase is Phase.UPLOAD:
+        return frozenset()
+    return frozenset(project.source_service for project in store.inventory.projects())
 
 
 def waiting(store: Store, phase: Phase, only: Selection) -> int:

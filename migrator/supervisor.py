@@ -14,9 +14,10 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import connection
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -34,7 +35,8 @@ from migrator.worker import Ended, run_worker
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.25
+TICK_S, TICK_MAX_S = 0.25, 2.0  # between two looks at the state database
+LOOK_SHARE = 10  # times as long as a look takes
 CLEAN_STOP_S = 8.0  # for workers to finish the batch in hand; the promise is 10 s for everything
 CHECK_S = 5.0  # between two looks for runs without progress, and for claims of processes that are gone
 HOPELESS_DEATHS = 3  # of each worker, without progress and without a run to blame: workers cannot run here
@@ -90,7 +92,7 @@ class _Signals:
 
 
 class Supervisor:
-    """Runs one job to its end. `clock` and `sleep` are those of the caller."""
+    """Runs one job to its end."""
 
     def __init__(
         self,
@@ -98,16 +100,13 @@ class Supervisor:
         supervision: Supervision,
         store: Store,
         display: Display,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._job, self._supervision = job, supervision
         self._store, self._display = store, display
-        self._clock, self._sleep = clock, sleep
         self._children: list[_Child] = []
         self._signals = _Signals()
         self._futile_deaths = 0
-        self._moved_at = clock()
+        self._moved_at = time.monotonic()
         self._moved: object = None
 
     def run(self) -> ExitCode:
@@ -125,8 +124,9 @@ class Supervisor:
     # ------------------------------------------------------------ the loop
 
     def _watch(self) -> ExitCode:
-        next_check = self._clock() + CHECK_S
+        next_check = time.monotonic() + CHECK_S
         while True:
+            looked_at = time.monotonic()
             progress = self._store.reports.progress(self._job.phase, self._job.only)
             self._display.update(progress)
             self._note(progress)
@@ -144,11 +144,16 @@ class Supervisor:
             if self._is_shut_out():
                 self._terminate()
                 return ExitCode.TRY_LATER
-            if self._clock() >= next_check:
+            if time.monotonic() >= next_check:
                 self._kill_stalled()
                 self._free_claims()
-                next_check = self._clock() + CHECK_S
-            self._sleep(TICK_S)
+                next_check = time.monotonic() + CHECK_S
+            self._wait(time.monotonic() - looked_at)
+
+    def _wait(self, look_s: float) -> None:
+        """Until a worker has something to say, or it is time to look again; looking takes longer with many runs."""
+        pipes = [child.pipe for child in self._children if not child.ended]
+        connection.wait(pipes, min(max(TICK_S, LOOK_SHARE * look_s), TICK_MAX_S))
 
     def _reap(self) -> None:
         """Hear the last words of workers that ended; replace those that died without any, or were told to stop."""
@@ -190,12 +195,12 @@ class Supervisor:
         ended = [progress.runs[status] for status in (RunStatus.DONE, RunStatus.FAILED)]
         moved = (progress.points_read, progress.points_written, progress.size_bytes, ended)
         if moved != self._moved:
-            self._moved, self._moved_at = moved, self._clock()
+            self._moved, self._moved_at = moved, time.monotonic()
             self._futile_deaths = 0
 
     def _is_shut_out(self) -> bool:
         """Whether a service has let nothing through for so long that it is better to come back later."""
-        if self._clock() - self._moved_at < self._supervision.give_up_s:
+        if time.monotonic() - self._moved_at < self._supervision.give_up_s:
             return False
         for service in ("wandb", "neptune"):
             pause = self._store.paused(service)
@@ -249,11 +254,11 @@ class Supervisor:
         for child in self._children:
             if child.process.is_alive():
                 child.process.terminate()
-        deadline = self._clock() + CLEAN_STOP_S
-        while self._clock() < deadline and any(child.process.is_alive() for child in self._children):
+        deadline = time.monotonic() + CLEAN_STOP_S
+        while time.monotonic() < deadline and any(child.process.is_alive() for child in self._children):
             if self._signals.count > max(asked_twice, 1):
                 break
-            self._sleep(0.05)
+            time.sleep(0.05)
         self._kill_all()
 
     def _kill_all(self) -> None:

@@ -11,6 +11,7 @@ or when a `UserError` concerns the whole job.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -19,7 +20,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -59,6 +60,7 @@ ORPHAN_STOP_S = 8.0  # for a worker without supervisor to stop cleanly: a call t
 IDLE_WAIT_S = 1.0  # between two looks for work while others still copy
 FULL_POINTS = 500_000  # a worker with this many expected points in hand takes no further run: they share one core
 UNKNOWN_FAILURES = 2  # a bug of ours seldom passes by itself
+GC_THRESHOLD = 100_000  # objects: a page of rows makes as many, and none of them is in a cycle
 PAUSE_S = 15.0  # a service that asks to wait, but does not say how long
 RETRY_BASE_S, RETRY_MAX_S = 2.0, 300.0  # before a run that failed is tried again: doubling, with jitter
 
@@ -79,6 +81,7 @@ def run_worker(job: Job, number: int, supervisor_pid: int, pipe: Pipe) -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     start_log(job.log_file, job.verbose)
+    gc.set_threshold(GC_THRESHOLD)
     try:
         with _Worker(job, number, supervisor_pid, stop) as worker:
             ended = Ended(ExitCode.OK, finished=worker.run())
@@ -130,11 +133,12 @@ class _Worker:
         self._scratch.mkdir(parents=True)
         self._store: Store = open_store(job.database, create=False)
         self._pool = ThreadPoolExecutor(2 * job.lanes, thread_name_prefix="files")
-        self._sources: dict[str, Source] = {}
+        self._sources: dict[str, Future[Source]] = {}
         self._sources_lock = threading.Lock()
         self._destination: Destination | None = None
         self._tasks: dict[int, _Task] = {}
         self._claiming = threading.Lock()
+        self._freed = threading.Condition()  # notified when a lane has ended a run
         self._beating = threading.Lock()
         self._beat_at = _seconds()
         self._projects: set[str] = set()
@@ -154,9 +158,11 @@ class _Worker:
     def __exit__(self, *exc: Any) -> None:
         self._stop.set()
         self._pool.shutdown(cancel_futures=True)
-        for adapter in (*self._sources.values(), self._destination):
-            if adapter is not None:
-                adapter.close()
+        for source in self._sources.values():
+            if not source.cancelled() and source.exception() is None:
+                source.result().close()
+        if self._destination is not None:
+            self._destination.close()
         self._store.workers.stop(self.worker_id)
         self._store.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
@@ -165,6 +171,8 @@ class _Worker:
 
     def run(self) -> bool:
         """Copy until nothing is left; False: was asked to stop before."""
+        for service in self.job.services:
+            self._connect(service)  # in the background: both services take their time
         self._destination = build_destination(self.job, self._pool, lambda: datetime.now(UTC))
         heartbeat = threading.Thread(target=self._guarded, args=(self._heartbeat,), name="heartbeat", daemon=True)
         lanes = [
@@ -230,14 +238,16 @@ class _Worker:
             with self._claiming:  # one lane after the other, or all would find the worker empty and take a long run
                 if self._stop.is_set():
                     return
-                task = None if self._is_full() else self._claim()
+                full = self._is_full()
+                task = None if full else self._claim()
             if task is not None:
                 self._copy(task)
                 continue
-            wait = self._store.next_wait(self.job.phase, self.job.only)
+            wait = IDLE_WAIT_S if full else self._store.next_wait(self.job.phase, self.job.only)
             if wait is None:
                 return
-            self._stop.wait(min(max(wait, IDLE_WAIT_S / 4), IDLE_WAIT_S))
+            with self._freed:
+                self._freed.wait(min(max(wait, IDLE_WAIT_S / 4), IDLE_WAIT_S))
 
     def _claim(self) -> _Task | None:
         claim = self._store.claim(
@@ -280,6 +290,8 @@ class _Worker:
                 log.info("run %s: done", claim.ref)
         finally:
             del self._tasks[claim.run]
+            with self._freed:
+                self._freed.notify_all()
 
     @contextmanager
     def _outcome(self, claim: Claim) -> Iterator[None]:
@@ -346,13 +358,18 @@ class _Worker:
             self._projects.add(project)
 
     def _source(self, service: str) -> Source:
+        return self._connect(service).result()
+
+    def _connect(self, service: str) -> Future[Source]:
+        """The adapter of a service, one for all lanes; one that could not connect is tried anew."""
         with self._sources_lock:
-            if service not in self._sources:
-                if service == "local":
-                    self._sources[service] = build_local_source(())
-                else:
-                    self._sources[service] = build_api_source(self._scratch / "wandb")
-            return self._sources[service]
+            source = self._sources.get(service)
+            if source is None or (source.done() and source.exception()):
+                source = self._sources[service] = self._pool.submit(self._build_source, service)
+            return source
+
+    def _build_source(self, service: str) -> Source:
+        return build_local_source(()) if service == "local" else build_api_source(self._scratch / "wandb")
 
 
 def _seconds() -> float:

@@ -13,6 +13,7 @@ from typing import Any
 from migrator import json_text
 
 _EMPTY_JSON = "null"
+_decoder = json.JSONDecoder()
 YEAR_10000_S = 253_402_300_800
 PATH_MAX = 100  # levels of nested dicts that paths may make; what is deeper is one level, joined as metrics are
 
@@ -74,7 +75,9 @@ def _parsed_together(texts: Sequence[str]) -> list[Any]:
     joined = f"[{','.join(texts)}]"
     if json_text.is_deep(joined):
         raise ValueError("one of them is nested too deep")
-    values: list[Any] = json.loads(joined)
+    values, end = _decoder.raw_decode(joined)  # json.loads looks for blanks as well
+    if end != len(joined) or not isinstance(values, list):
+        raise ValueError("one of them is no JSON")
     return values
 
 
