@@ -48,8 +48,20 @@ def remove_stale(parent: Path) -> None:
             pid, started = (int(number) for number in path.name.removeprefix(_prefix()).split("-"))
         except ValueError:
             continue  # not ours
-        if not is_alive(pid, started):
+        if not is_alive(pid, started) and not _is_in_use(path):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_in_use(directory: Path) -> bool:
+    """Whether a worker still works in it: for some seconds it outlives a command that was killed."""
+    for worker in directory.glob("worker-*-*"):
+        try:
+            began_at = psutil.Process(int(worker.name.rpartition("-")[2])).create_time()
+            if began_at <= worker.stat().st_mtime:  # else another process has the pid now
+                return True
+        except (psutil.NoSuchProcess, OSError, ValueError):
+            pass  # it has just ended, or is not ours
+    return False
 
 
 def _prefix() -> str:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -220,6 +220,7 @@ class Supervisor:
         process = multiprocessing.get_context("spawn").Process(
             target=run_worker, args=(self._job, number, os.getpid(), theirs), name=f"worker-{number}"
         )
+        resource_tracker.ensure_running()  # else the first worker's start would: it unblocks SIGINT
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the worker ignores it
         try:
             process.start()

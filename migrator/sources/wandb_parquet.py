@@ -33,7 +33,7 @@ class Table:
     def __init__(self, path: Path, what: str) -> None:
         self.path, self._what = path, what
         try:
-            self._file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
+            self._file = pq.ParquetFile(path, pre_buffer=False)
         except UNREADABLE as error:
             raise self._unreadable(error) from error
         arrow = self._file.schema_arrow  # made anew at each look

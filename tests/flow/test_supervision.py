@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from migrations_db import LeaseLost, Phase, open_store
 from migrations_db.types import ProjectRow, RunRow, WorkerInfo
 from migrator.job import Job
 from migrator.parts.base import MappingOptions
+from migrator.processes import host_id
+from migrator.scratch import PREFIX, remove_stale
 from migrator.worker import _Worker
 from tests.flow.conftest import Scene, SetScene, Started, wait_until
 from tests.servers.http import Fault
@@ -55,6 +59,11 @@ def runs_done(scene: Scene) -> int:
     return int(ask(scene, "SELECT count(*) FROM run WHERE status = 'done'")[0][0])
 
 
+def has_moved_on(scene: Scene, done: int) -> bool:
+    """Whether more runs are done than then, and a worker is there."""
+    return runs_done(scene) > done and workers(scene) != []
+
+
 @contextmanager
 def killing(scene: Scene, running: Started, pattern: str) -> Iterator[list[int]]:
     """While it lasts, all workers die whenever W&B is asked for something that has the pattern; tells which died."""
@@ -81,8 +90,7 @@ def test_a_job_that_moves_on_outlives_any_number_of_workers(set_scene: SetScene)
     scene.migrate.succeed("inventory")
     running = scene.migrate.start("run")
     for _ in range(5):  # more than a job may lose in a row
-        done = runs_done(scene)
-        wait_until(lambda done=done: runs_done(scene) > done and workers(scene), "another run to be done", running)
+        wait_until(partial(has_moved_on, scene, runs_done(scene)), "another run to be done", running)
         workers(scene)[0].kill()
     assert running.wait().exit_code == 0
     assert scene.differences() == []
@@ -144,6 +152,16 @@ def test_a_worker_told_to_stop_by_somebody_else_is_replaced(set_scene: SetScene)
     assert scene.differences() == []
 
 
+def test_ctrl_c_does_not_reach_a_worker_that_has_yet_to_start(set_scene: SetScene) -> None:
+    scene = set_scene(sample_runs(2, steps=2))
+    scene.migrate.succeed("inventory")
+    running = scene.migrate.start("run")
+    wait_until(lambda: workers(scene), "a worker to be started", running)
+    workers(scene)[0].send_signal(signal.SIGINT)
+    ended = running.wait()
+    assert (ended.exit_code, "Traceback" in ended.stderr) == (0, False), ended.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_command_leaves_no_process_although_its_worker_waits_for_an_answer(
     set_scene: SetScene, number: signal.Signals
@@ -201,3 +219,14 @@ def test_a_worker_that_cannot_connect_tries_again_and_at_last_says_to_come_back(
     scene.neptune.faults.set([Fault("exchange", "drop", times=2)])
     scene.migrate.succeed("run")
     assert scene.differences() == []
+
+
+def test_scratch_space_of_a_killed_command_stays_while_a_worker_of_it_still_uses_it(tmp_path: Path) -> None:
+    of_dead = tmp_path / f"{PREFIX}-{host_id()}-1-1"  # no process of that number began at that time
+    of_worker = of_dead / f"worker-0-{os.getpid()}"
+    of_worker.mkdir(parents=True)
+    remove_stale(tmp_path)
+    assert of_worker.exists()
+    os.utime(of_worker, (0, 0))  # it was last used before the process began that has its number now
+    remove_stale(tmp_path)
+    assert not of_dead.exists()

@@ -34,7 +34,8 @@ LEASE_S = 15.0
 GROWTHS = 2  # of a world, before another migration begins
 FAULTS_AT_A_TIME = 2  # on each side
 END_S = 400.0  # for what is left when the faults stop
-GOOD_ENDS = {0, 3, 5, 130, 143, -signal.SIGKILL}  # 3: runs failed too often; they are tried again
+#: 3: runs failed too often, they are tried again; -15: the signal came before Python ran any code of ours
+GOOD_ENDS = {0, 3, 5, 130, 143, -signal.SIGKILL, -signal.SIGTERM}
 
 
 @dataclass
