@@ -92,10 +92,8 @@ def build_destination(job: Job, uploads: Executor, now: Callable[[], datetime]) 
 
         return SafeDestination(neptune_api_token(), job.visibility)
     from migrator.destinations.neptune import NeptuneDestination
-    from migrator.destinations.neptune_errors import patiently
     from migrator.destinations.neptune_sdk import Connection
     from migrator.destinations.neptune_token import address_of
 
     token = neptune_api_token()
-    connection = patiently(lambda: Connection(token))
-    return NeptuneDestination(connection, address_of(token), uploads, job.visibility, now)
+    return NeptuneDestination(Connection(token), address_of(token), uploads, job.visibility, now)

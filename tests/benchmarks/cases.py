@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
-from tests.benchmarks.harness import Figure, Services, directory, migrate, run, services
+from tests.benchmarks.harness import Figure, Measured, Services, directory, migrate, run, services
 
 
 def help_text(scale: float) -> Iterator[Figure]:
@@ -22,8 +22,7 @@ def help_text(scale: float) -> Iterator[Figure]:
 def start(scale: float) -> Iterator[Figure]:
     """From the start of `migrate run` to the first run done."""
     with services("sample:1", latency_s=0.03) as at, directory() as cwd:
-        run(migrate("inventory", "--wandb-entity", "team"), cwd, at.environment)
-        measured = run(migrate("run", "--workers", "1"), cwd, at.environment)
+        measured = _copied(at, cwd, workers=1)
     yield Figure("one run, from start to exit", measured.wall_s, "s", "promised: first copied run under 3 s")
 
 
@@ -54,8 +53,7 @@ def small_runs(scale: float) -> Iterator[Figure]:
     for runs in (int(100 * scale), int(200 * scale)):
         spec = f"sample:{runs},steps=50,metrics=5,files=6,events=60,console=5"
         with services(spec, latency_s=0.03, processing_s="0.2:0.6") as at, directory() as cwd:
-            run(migrate("inventory", "--wandb-entity", "team"), cwd, at.environment)
-            measured = run(migrate("run", "--workers", "4"), cwd, at.environment)
+            measured = _copied(at, cwd, workers=4)
             note = f"{measured.cpu_s / runs:.3f} CPU-s/run; promised: 10 runs/s, 0.15 CPU-s"
             yield Figure(f"{runs} small runs, 4 workers", runs / measured.wall_s, "runs/s", note)
             if runs == int(200 * scale):
@@ -66,8 +64,7 @@ def long_runs(scale: float) -> Iterator[Figure]:
     """Two long runs from the API, no latency."""
     for steps in (int(50_000 * scale), int(100_000 * scale)):
         with services(f"big:runs=2,steps={steps},metrics=10") as at, directory() as cwd:
-            run(migrate("inventory", "--wandb-entity", "team"), cwd, at.environment)
-            measured = run(migrate("run", "--workers", "2"), cwd, at.environment)
+            measured = _copied(at, cwd, workers=2)
             note = f"peak {measured.peak_bytes / 1e6:.0f} MB; promised: 150,000 points/s, 400 MB"
             yield Figure(f"2 runs x {steps:,} steps x 10 metrics", 2 * steps * 10 / measured.wall_s, "points/s", note)
             if steps == int(100_000 * scale):
@@ -78,8 +75,7 @@ def huge_run(scale: float) -> Iterator[Figure]:
     """One run of 10 million points from the API: memory must not grow with its length."""
     for steps in (int(500_000 * scale), int(1_000_000 * scale)):
         with services(f"big:runs=1,steps={steps},metrics=10") as at, directory() as cwd:
-            run(migrate("inventory", "--wandb-entity", "team"), cwd, at.environment)
-            measured = run(migrate("run", "--workers", "1"), cwd, at.environment)
+            measured = _copied(at, cwd, workers=1)
             note = f"{steps * 10 / measured.wall_s:,.0f} points/s; promised: 500 MB"
             yield Figure(f"peak, API run of {steps * 10:,} points", measured.peak_bytes / 1e6, "MB", note)
 
@@ -93,6 +89,12 @@ def local_run(scale: float) -> Iterator[Figure]:
             measured = run(migrate("run", "--mode", "offline", "--workers", "1"), cwd, {})
         note = f"peak {measured.peak_bytes / 1e6:.0f} MB, inventory {listed.wall_s:.1f} s; promised: 200,000 points/s"
         yield Figure(f"local run of {points:,} points, offline", points / measured.wall_s, "points/s", note)
+
+
+def _copied(at: Services, cwd: Path, workers: int) -> Measured:
+    """What `migrate run` of everything at the API costs, its inventory not counted."""
+    run(migrate("inventory", "--wandb-entity", "team"), cwd, at.environment)
+    return run(migrate("run", "--workers", str(workers)), cwd, at.environment)
 
 
 # ---------------------------------------------------------------- references

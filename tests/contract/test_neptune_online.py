@@ -22,7 +22,8 @@ from neptune_api.proto.neptune_pb.ingest.v1.pub.request_status_pb2 import Reques
 from migrator.destinations.base import Refused
 from migrator.destinations.neptune import StatusPoller
 from migrator.destinations.neptune_answers import CREATED, EXISTED, FORK_KEPT, KEPT
-from migrator.destinations.neptune_sdk import Answer, Connection, address_of
+from migrator.destinations.neptune_sdk import Answer, Connection
+from migrator.destinations.neptune_token import address_of
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, Throttled, UserError
 from migrator.limits import STATUS_BATCH
 from migrator.records import AddTags, Assign, AssignFile, Fork, LocalFile, Points

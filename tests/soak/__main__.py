@@ -254,7 +254,7 @@ def main() -> int:
     until, number = began + 60 * options.minutes, 0
     while time.monotonic() < until and not tally.wrong:
         home = Path(tempfile.mkdtemp(prefix="soak-"))
-        database = fresh_database() if options.db else nullcontext(f"{home}/work/migration.db")
+        database = fresh_database() if options.db else nullcontext(str(Path(home, "work", "migration.db")))
         with ExitStack() as stack, database as db:
             migration = Migration(World(options.seed + number, options.runs, stack), db, home, tally)
             migration.endure(until, what_happens)
