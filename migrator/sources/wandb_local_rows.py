@@ -21,6 +21,7 @@ from migrator.sources.wandb_log import WandbLog, opened
 T = TypeVar("T")
 
 PAGE_VALUES = 20_000
+PAGE_CHARACTERS = 16_000_000  # of texts in the values
 PAGE_LINES = 5_000
 STREAMS = {0: "stderr", 1: "stdout"}  # wandb_internal.proto, OutputRawRecord.OutputType
 
@@ -60,15 +61,16 @@ def _log_rows(log: LogScan, after_step: float | None) -> Iterator[HistoryRow]:
 
 
 def history_pages(rows: Iterator[HistoryRow]) -> Iterator[list[HistoryRow]]:
-    """Pages of about `PAGE_VALUES` values; a page ends only where the step changes."""
+    """Pages of about `PAGE_VALUES` values or `PAGE_CHARACTERS`; a page ends only where the step changes."""
     page: list[HistoryRow] = []
-    size = 0
+    size = characters = 0
     for row in rows:
-        if size >= PAGE_VALUES and row.step != page[-1].step:
+        if (size >= PAGE_VALUES or characters >= PAGE_CHARACTERS) and row.step != page[-1].step:
             yield page
-            page, size = [], 0
+            page, size, characters = [], 0, 0
         page.append(row)
         size += len(row.values) + 1
+        characters += sum([len(value) for value in row.values.values() if type(value) is str])
     if page:
         yield page
 

@@ -22,7 +22,7 @@ from migrator.errors import ErrorClass, Rejected, UserError
 from migrator.records import Fork, HistoryRow, RunRef, SourceProject
 from migrator.sources.wandb_local import LocalSource
 from migrator.sources.wandb_local_console import Console
-from migrator.sources.wandb_local_rows import PAGE_VALUES, history_pages
+from migrator.sources.wandb_local_rows import PAGE_CHARACTERS, PAGE_VALUES, history_pages
 from migrator.values import SeriesKey, SeriesKind
 from tests.contract.local_source import (
     EXIT,
@@ -89,6 +89,11 @@ def test_directories_are_read_in_order_of_start_not_of_name(directories: Directo
     assert (attributes.name, attributes.notes) == ("second", "kept")
     assert attributes.wandb["state"] == "failed"
     assert attributes.created_at == datetime.fromtimestamp(START_S, UTC)
+
+
+def test_pages_of_long_texts_are_short() -> None:
+    rows = [HistoryRow(step, None, {"text": "x" * (PAGE_CHARACTERS // 2)}) for step in range(5)]
+    assert [len(page) for page in history_pages(iter(rows))] == [2, 2, 1]
 
 
 def test_long_histories_come_in_pages_that_end_where_the_step_changes(directories: Directories) -> None:
