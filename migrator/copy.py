@@ -74,9 +74,9 @@ def copy_run(
             clock=plan.clock,
             tool_version=plan.tool_version,
         )
-        workspace.progress.check()  # a new offline file takes the place of an old one: not by a worker that slept
         begun = any(progress.intent is not None for progress in saved.values())
-        with destination.open_run(target, claim.position, begun=begun) as out:
+        confirm = workspace.progress.confirm
+        with destination.open_run(target, claim.position, begun=begun, confirm=confirm) as out:
             pipeline = Pipeline(claim, claims, run, out, workspace.progress, plan.clock)
             try:
                 for name in plan.parts:
@@ -92,7 +92,6 @@ def copy_run(
                 pipeline.salvage()
                 raise
             pipeline.drain()
-            workspace.progress.check()
             out.write([Assign({"migration/complete": True})])
             out.flush().wait()
     claims.complete(claim, plan.parts)

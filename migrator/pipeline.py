@@ -36,7 +36,11 @@ class Progress(Protocol):
     """What a copy asks and tells between batches."""
 
     def check(self) -> None:
-        """Raise `Stopped` on a clean stop, `LeaseLost` when another worker has the run."""
+        """Raise `Stopped` on a clean stop, `LeaseLost` as `confirm` does."""
+        ...
+
+    def confirm(self) -> None:
+        """Raise `LeaseLost` when another worker has the run. Cheap; may be called by any thread."""
         ...
 
     def at(self, part: str) -> None:
@@ -144,10 +148,6 @@ class Pipeline:
             if seen:
                 self._out.write(seen, replayed=True)
             self._out.write(unseen)
-        try:
-            self._progress.check()  # building took its time: a worker that slept meanwhile sends nothing
-        except Stopped:
-            pass  # what is begun is finished
         self._in_flight.append(_Group(items, self._out.flush()))
 
     def _settle(self, count: int) -> None:

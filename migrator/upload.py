@@ -42,8 +42,9 @@ def upload_run(claim: Claim, destination: Destination, claims: Claims, job: Job,
         if not log.path.exists():
             raise Rejected(ErrorClass.NOT_FOUND, f"offline file {log.path} is gone")
         saved = claims.parts(claim).get(PART, PartProgress())
-        with log, destination.resend(project, run_id, Past(CREATED, begun=saved.intent is not None)) as out:
-            upload = _Upload(claim, claims, saved, log, out, workspace.progress)
+        past, progress = Past(CREATED, begun=saved.intent is not None), workspace.progress
+        with log, destination.resend(project, run_id, past, progress.confirm) as out:
+            upload = _Upload(claim, claims, saved, log, out, progress)
             upload.send_files()  # first, so that `migration/complete`, the last operation, is true when it arrives
             upload.send_operations()
         claims.checkpoint(claim, [PartUpdate(PART, {"before": upload.announced}, done=True)], position=UPLOADED)

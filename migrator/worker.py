@@ -106,15 +106,18 @@ class _Task:
 
     claim: Claim
     stop: threading.Event
-    confirm: Callable[[], None]
+    renew: Callable[[], None]
     part: str = "open"
     active_at: float = field(default_factory=time.monotonic)
     lost: bool = False
 
-    def check(self) -> None:
-        self.confirm()
+    def confirm(self) -> None:
+        self.renew()
         if self.lost:
             raise LeaseLost(f"run {self.claim.ref} has another worker now")
+
+    def check(self) -> None:
+        self.confirm()
         if self.stop.is_set():
             raise Stopped("asked to stop")
 
@@ -223,9 +226,9 @@ class _Worker:
                 task.lost = True
         self._beat_at = began_at
 
-    def _confirm(self) -> None:
+    def _renew(self) -> None:
         """After a long silence (SIGSTOP, a laptop that slept, a locked database) a lane may wake before the heartbeat
-        does, when others have its run: it asks for itself.
+        does, when others have its run: it beats for itself.
         """
         with self._beating:
             if _seconds() - self._beat_at > self.job.lease_s / 2:
@@ -255,7 +258,7 @@ class _Worker:
         )
         if claim is None:
             return None
-        task = self._tasks[claim.run] = _Task(claim, self._stop, self._confirm)
+        task = self._tasks[claim.run] = _Task(claim, self._stop, self._renew)
         return task
 
     def _wait_for_pauses(self) -> bool:

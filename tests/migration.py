@@ -31,6 +31,9 @@ class Undisturbed:
     def check(self) -> None:
         """Go on."""
 
+    def confirm(self) -> None:
+        """The run is ours."""
+
     def at(self, part: str) -> None:
         """Nobody looks."""
 

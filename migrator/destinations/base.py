@@ -7,12 +7,18 @@ may a cursor be saved. Several barriers may be open at once: that is how latency
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, Self
 
 from migrator.records import Fork, Record
+
+Confirm = Callable[[], None]
+
+
+def unfenced() -> None:
+    """For who writes alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +73,15 @@ class Destination(Protocol):
         """Create `workspace/name` unless it is there (then it is left alone). `UserError` if that may not be."""
         ...
 
-    def open_run(self, target: RunTarget, position: str | None, *, begun: bool = False) -> DestinationRun:
+    def open_run(
+        self, target: RunTarget, position: str | None, *, begun: bool = False, confirm: Confirm = unfenced
+    ) -> DestinationRun:
         """Open a run for writing, creating it if absent.
 
         `begun`: an earlier attempt may have sent something. `position` is the last saved one (None: none yet): what
-        was written behind it and can be taken back (offline files) is taken back.
+        was written behind it and can be taken back (offline files) is taken back. `confirm` is called before each
+        single change of the destination, by whatever thread makes it: it raises `LeaseLost` when another worker has
+        the run. Nothing may be changed then.
         """
         ...
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from migrator.destinations.base import Refused, RunTarget
+from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
 from migrator.errors import ErrorClass, Rejected
 from migrator.records import AddTags, Assign, AssignFile, LocalFile, Points, Record
 
@@ -56,11 +56,13 @@ class MemoryDestination:
     def ensure_project(self, project: str, description: str) -> None:
         self.projects.setdefault(project, description)
 
-    def open_run(self, target: RunTarget, position: str | None, *, begun: bool = False) -> MemoryDestinationRun:
+    def open_run(
+        self, target: RunTarget, position: str | None, *, begun: bool = False, confirm: Confirm = unfenced
+    ) -> MemoryDestinationRun:
         if target.project not in self.projects:
             raise Rejected(ErrorClass.NOT_FOUND, f"project {target.project} does not exist")
         stored = self.runs.setdefault((target.project, target.run_id), StoredRun(target))
-        return MemoryDestinationRun(self, stored)
+        return MemoryDestinationRun(self, stored, confirm)
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -69,8 +71,9 @@ class MemoryDestination:
 class MemoryDestinationRun:
     """Sends what is written at the next `flush`; what is sent is processed in order, at once or some time later."""
 
-    def __init__(self, destination: MemoryDestination, stored: StoredRun) -> None:
+    def __init__(self, destination: MemoryDestination, stored: StoredRun, confirm: Confirm) -> None:
         self._destination = destination
+        self._confirm = confirm
         self._stored = stored
         self._pending: deque[tuple[Record, bool]] = deque()
         self._refusals: list[tuple[int, str, str]] = []
@@ -81,6 +84,7 @@ class MemoryDestinationRun:
         self._pending.extend((record, replayed) for record in records)
 
     def flush(self) -> MemoryBarrier:
+        self._confirm()
         before, self._sent = self._sent, self.processed + len(self._pending)
         if self._destination.at_once:
             self.process(self._sent)
@@ -102,8 +106,8 @@ class MemoryDestinationRun:
         return Counter((path, reason) for number, path, reason in self._refusals if first <= number < end)
 
     def crash(self) -> None:
-        """As a killed process: some of what has not arrived yet still does, in order; the rest never will."""
-        self.process(self._destination.chance.randint(self.processed, self.processed + len(self._pending)))
+        """As a killed process: some of what is sent, but has not arrived yet, still does; the rest never will."""
+        self.process_some()
         self._pending.clear()
 
     def _apply(self, record: Record, replayed: bool) -> list[tuple[str, str]]:

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, Self
 
 from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
 
-from migrator.destinations.base import Refused, RunTarget
-from migrator.destinations.neptune_answers import CREATED, UNKNOWN_PATH, Past
+from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
+from migrator.destinations.neptune_answers import UNKNOWN_PATH, Past
 from migrator.destinations.neptune_errors import SERVICE, patiently
 from migrator.destinations.neptune_sdk import Answer, Connection
 from migrator.destinations.neptune_wire import OperationBuilder, Upload, create_operation
@@ -61,15 +61,17 @@ class NeptuneDestination:
         workspace, name = project.split("/", 1)
         patiently(lambda: self._connection.create_project(workspace, name, description, self._visibility))
 
-    def open_run(self, target: RunTarget, position: str | None, *, begun: bool = False) -> NeptuneRun:
-        run = self.resend(target.project, target.run_id, Past.of(position, begun=begun))
+    def open_run(
+        self, target: RunTarget, position: str | None, *, begun: bool = False, confirm: Confirm = unfenced
+    ) -> NeptuneRun:
+        run = self.resend(target.project, target.run_id, Past.of(position, begun=begun), confirm)
         run.send_operation(create_operation(target), replayed=False)
         return run
 
-    def resend(self, project: str, run_id: str, past: Past | None = None) -> NeptuneRun:
+    def resend(self, project: str, run_id: str, past: Past, confirm: Confirm = unfenced) -> NeptuneRun:
         """A run whose operations exist already (in an offline file), its creation included."""
         builder = OperationBuilder(project, run_id, self._now())
-        return NeptuneRun(project, builder, self._connection, self._poller, self._uploads, past or Past(CREATED))
+        return NeptuneRun(project, builder, self._connection, self._poller, self._uploads, past, confirm)
 
     def close(self) -> None:
         self._poller.close()
@@ -104,8 +106,10 @@ class NeptuneRun:
         poller: StatusPoller,
         uploads: Executor,
         past: Past,
+        confirm: Confirm,
     ) -> None:
         self._past = past
+        self._confirm = confirm
         self._project = project
         self._builder = builder
         self._connection = connection
@@ -140,6 +144,7 @@ class NeptuneRun:
 
         def submit() -> str:
             nonlocal tries
+            self._confirm()
             tries += 1
             return self._connection.submit(operation)
 
@@ -153,6 +158,7 @@ class NeptuneRun:
         for start in range(0, len(uploads), UPLOADS_AT_A_TIME):
             for future in self._sent.uploads[-UPLOADS_AT_A_TIME:]:
                 future.result()
+            self._confirm()
             group = uploads[start : start + UPLOADS_AT_A_TIME]
             signed = patiently(partial(self._connection.sign, self._project, group))
             for upload, address in zip(group, signed, strict=True):
@@ -162,6 +168,7 @@ class NeptuneRun:
         unused = [address]
 
         def store() -> None:
+            self._confirm()
             signed = unused.pop() if unused else self._connection.sign(self._project, [upload])[0]
             self._connection.store(self._project, upload, signed)
 

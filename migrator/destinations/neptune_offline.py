@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
 
-from migrator.destinations.base import Refused, RunTarget
+from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
 from migrator.destinations.neptune_log import LOG_NAME, OfflineLog, disk_errors
 from migrator.destinations.neptune_sdk import check_version
 from migrator.destinations.neptune_wire import OperationBuilder, Upload, create_operation
@@ -63,12 +63,15 @@ class OfflineDestination:
     def ensure_project(self, project: str, description: str) -> None:
         """Nothing to do: `migrate sync` creates the project."""
 
-    def open_run(self, target: RunTarget, position: str | None, *, begun: bool = False) -> OfflineRun:
+    def open_run(
+        self, target: RunTarget, position: str | None, *, begun: bool = False, confirm: Confirm = unfenced
+    ) -> OfflineRun:
         directory = run_directory(self.directory, target.project, target.run_id)
         builder = OperationBuilder(target.project, target.run_id, self._now())
+        confirm()
         if position is None or position == UPLOADED:
-            return OfflineRun(_new_log(directory, target), builder)
-        return OfflineRun(_cut_log(directory, position), builder)
+            return OfflineRun(_new_log(directory, target), builder, confirm)
+        return OfflineRun(_cut_log(directory, position), builder, confirm)
 
     def close(self) -> None:
         """Nothing held."""
@@ -99,9 +102,10 @@ def _cut_log(directory: Path, position: str) -> OfflineLog:
 class OfflineRun:
     """Appends to one offline file."""
 
-    def __init__(self, log: OfflineLog, builder: OperationBuilder) -> None:
+    def __init__(self, log: OfflineLog, builder: OperationBuilder, confirm: Confirm) -> None:
         self._log = log
         self._builder = builder
+        self._confirm = confirm
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="offline")
         self._position = self._writer.submit(log.position)
 
@@ -123,7 +127,9 @@ class OfflineRun:
             self._position = self._writer.submit(self._save, operations, uploads)
 
     def _save(self, operations: Sequence[RunOperation], uploads: Sequence[Upload]) -> str:
-        self._log.append(operations, [self._kept(upload) for upload in uploads])
+        kept = [self._kept(upload) for upload in uploads]
+        self._confirm()
+        self._log.append(operations, kept)
         return self._log.position()
 
     def _kept(self, upload: Upload) -> Upload:
@@ -131,6 +137,7 @@ class OfflineRun:
         name = hex_digest(upload.destination, 16) + upload.file.path.suffix[:EXTENSION_MAX]
         path = self._log.directory / name
         partial = path.with_name(f"{name}.part")
+        self._confirm()
         with disk_errors(self._log.directory):
             with upload.file.path.open("rb") as source, partial.open("wb") as copy:
                 shutil.copyfileobj(source, copy, 1024 * 1024)

@@ -17,7 +17,7 @@ from typing import Any, Self
 from neptune_scale.exceptions import NeptuneBadRequestError, NeptuneRetryableError, NeptuneScaleError
 from neptune_scale.projects import create_project
 
-from migrator.destinations.base import Refused, RunTarget
+from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
 from migrator.destinations.neptune_answers import UNKNOWN_PATH, Past
 from migrator.destinations.neptune_client import Client
 from migrator.destinations.neptune_errors import SERVICE, patiently, translated
@@ -57,8 +57,10 @@ class SafeDestination:
                     raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: {_text(error)}") from error
                 raise error.__cause__ from error
 
-    def open_run(self, target: RunTarget, position: str | None, *, begun: bool = False) -> SafeRun:
-        return SafeRun(self, target, Past.of(position, begun=begun))
+    def open_run(
+        self, target: RunTarget, position: str | None, *, begun: bool = False, confirm: Confirm = unfenced
+    ) -> SafeRun:
+        return SafeRun(self, target, Past.of(position, begun=begun), confirm)
 
     def start(self, target: RunTarget) -> Client:
         with self._starting:  # one at a time: see Client
@@ -94,10 +96,11 @@ class SafeDestination:
 class SafeRun:
     """Gives the records of one run to one client after the other."""
 
-    def __init__(self, destination: SafeDestination, target: RunTarget, past: Past) -> None:
+    def __init__(self, destination: SafeDestination, target: RunTarget, past: Past, confirm: Confirm) -> None:
         self._destination = destination
         self._target = target
         self._past = past
+        self._confirm = confirm
         self._client: Client | None = None
         self._is_created = False
         self._replayed = False
@@ -110,6 +113,7 @@ class SafeRun:
         if replayed != self._replayed:
             self._settle()  # or no answer would tell which of both it is about
             self._replayed = replayed
+        self._confirm()
         self._opened().log(records)
 
     def flush(self) -> SafeBarrier:

@@ -456,6 +456,8 @@ def test_a_stopped_upload_goes_on_later(place: OfflinePlace, tmp_path: Path) -> 
             if not self.left:
                 raise Stopped
 
+        def confirm(self) -> None: ...
+
         def at(self, part: str) -> None: ...
 
     claim = place.runs.claim("r1")

@@ -110,7 +110,7 @@ class Lane(threading.Thread):
         super().__init__(name=worker, daemon=True)
         self.worker, self.claim = worker, claim
         self.error: BaseException | None = None
-        self.ended = False
+        self.ended = self.lost = False
         self._migration, self._slow = migration, slow
         self._order: type[BaseException] | Exception | None = None
         self._may_go, self._has_paused = threading.Semaphore(0), threading.Semaphore(0)
@@ -136,6 +136,11 @@ class Lane(threading.Thread):
         self._pause()
         if self._order is not None:
             raise self._order
+
+    def confirm(self) -> None:
+        self._pause()
+        if self.lost:
+            raise LeaseLost
 
     def _pause(self) -> None:
         self._has_paused.release()
@@ -250,11 +255,13 @@ class CopyMachine(RuleBasedStateMachine):
     def a_stale_worker_dies(self, lane: Lane) -> None:
         lane.end(Killed)
 
-    @rule(target=stale, lane=consumes(holders))
-    def a_worker_loses_its_lease(self, lane: Lane) -> Any:
+    @rule(target=stale, lane=consumes(holders), knows=st.booleans())
+    def a_worker_loses_its_lease(self, lane: Lane, knows: bool) -> Any:
+        """Who does not know it is stopped by the state database."""
         if lane.ended:
             return multiple()
         self.migration.expire(lane.worker)
+        lane.lost = knows
         successor = self.migration.must_claim(f"worker {next(self.numbers)}")
         self.migration.store.release(successor)
         return lane

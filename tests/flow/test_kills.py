@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.flow.conftest import Scene, SetScene, Started, wait_until
+from tests.servers.http import Fault
 from tests.servers.wandb_data import big_runs, sample_runs
 
 pytestmark = pytest.mark.timeout(600)  # a command starts every few seconds, on a busy machine every ten
@@ -161,3 +162,30 @@ def test_who_sleeps_longer_than_its_leases_writes_nothing_more(scene: Scene, who
         before = scene.submissions(), kept(scene)
     assert sleeper.wait().exit_code == 0
     assert (scene.submissions(), kept(scene)) == before
+
+
+TEXT_BYTES = 1_000_000  # of a row: four rows make a request, sixteen a group
+
+
+@pytest.mark.parametrize(
+    ("request_", "before"),
+    [("submit", 3), ("PUT blob", 16)],
+    ids=["between two requests of a group", "between two groups of files"],
+)
+def test_who_sleeps_between_noting_what_it_will_send_and_sending_it_sends_no_more(
+    set_scene: SetScene, request_: str, before: int
+) -> None:
+    [run] = sample_runs(1, steps=16, files=40)
+    run.history = [{**row, "text": "x" * TEXT_BYTES} for row in run.history]
+    scene = set_scene([run])
+    scene.migrate.environment["MIGRATE_LEASE_S"] = str(LEASE_S)
+    scene.migrate.succeed("inventory")
+    scene.neptune.faults.add(Fault(request_, "slow", None, skip=before - 1, delay_s=LEASE_S / 2))
+    sleeper = started_until(scene, "run", lambda: scene.neptune.log.count(request_), before)
+    with asleep(scene, [process for process in scene.migrate.processes() if process.pid != sleeper.pid]):
+        scene.neptune.faults.set([])
+        scene.migrate.succeed("run")
+        assert scene.differences() == []
+        after = scene.submissions(), kept(scene)
+    assert sleeper.wait().exit_code == 0
+    assert (scene.submissions(), kept(scene)) == after
