@@ -312,16 +312,16 @@ def offline_place(online_place: OnlinePlace, tmp_path: Path) -> Iterator[Offline
 
 
 @pytest.fixture
-def safe_place(online_place: OnlinePlace) -> Iterator[SafePlace]:
+def safe_place(online_place: OnlinePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SafePlace]:
     """The safe client, and a server that has the project. It leaves nothing behind: no process, thread or log."""
-    logs = Path(tempfile.gettempdir())
-    threads, directories = {*threading.enumerate()}, {*logs.glob("neptune-*")}
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    threads = {*threading.enumerate()}
     with opened(SafePlace(online_place)) as place:
         yield place
     assert multiprocessing.active_children() == []
     left = {thread.name for thread in {*threading.enumerate()} - threads}
     assert {name for name in left if "process_request" not in name} == set()  # those are the server's
-    assert {*logs.glob("neptune-*")} - directories == set()
+    assert [*tmp_path.glob("neptune-*")] == []
 
 
 @pytest.fixture
