@@ -310,15 +310,14 @@ class _Worker:
                 raise
             except StateError:  # LeaseLost among them: nothing may be written any more
                 raise
-            except Throttled as error:
-                delay_s = error.retry_after_s or PAUSE_S  # 0 did not help on the spot
-                log.warning("run %s: %s: %s; all workers wait %.0f s", claim.ref, error.error_class, error, delay_s)
-                store.throttle(claim, error.service, delay_s, _failure(error.error_class, str(error)))
             except Rejected as error:
                 log.error("run %s: %s: %s", claim.ref, error.error_class, error)
                 store.fail(claim, _failure(error.error_class, str(error)))
             except RunError as error:
-                self._retry_unless_full(claim, error)
+                if outage := self._outage(claim, error):
+                    self._throttle(claim, outage)
+                else:
+                    self._retry_unless_full(claim, error)
             except OSError as error:
                 told = Retryable(ErrorClass.UNKNOWN, f"{type(error).__name__}: {error}")
                 self._retry_unless_full(claim, disk_full(error, "scratch files", self._scratch) or told)
@@ -327,6 +326,35 @@ class _Worker:
                 self._retry(claim, ErrorClass.UNKNOWN, f"{type(error).__name__}: {error}", UNKNOWN_FAILURES)
         except LeaseLost:
             log.warning("run %s: another worker has it now", claim.ref)
+
+    def _outage(self, claim: Claim, error: RunError) -> Throttled | None:
+        """Why all runs have to wait: a service says so, or does not answer a simple question either."""
+        if isinstance(error, Throttled):
+            return error
+        if error.error_class not in (ErrorClass.UNAVAILABLE, ErrorClass.TIMEOUT):
+            return None
+        assert self._destination is not None
+        pings = {
+            claim.source_service: lambda: self._source(claim.source_service).ping(),
+            self._destination.service: self._destination.ping,
+        }
+        for service, ping in pings.items():
+            try:
+                ping()
+            except Rejected:
+                pass  # it answers
+            except UserError:
+                self._store.release(claim)
+                raise
+            except Retryable as silence:
+                message = f"{error} ({service} does not answer)"
+                return Throttled(error.error_class, message, service, getattr(silence, "retry_after_s", None))
+        return None
+
+    def _throttle(self, claim: Claim, outage: Throttled) -> None:
+        delay_s = outage.retry_after_s or PAUSE_S  # 0 did not help on the spot
+        log.warning("run %s: %s: %s; all workers wait %.0f s", claim.ref, outage.error_class, outage, delay_s)
+        self._store.throttle(claim, outage.service, delay_s, _failure(outage.error_class, str(outage)))
 
     def _retry_unless_full(self, claim: Claim, error: RunError) -> None:
         """A full disk would fail run after run: the job stops instead, at no cost."""

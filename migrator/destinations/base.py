@@ -85,6 +85,10 @@ class Destination(Protocol):
         """
         ...
 
+    def ping(self) -> None:
+        """Raise `Retryable` if the service does not answer a simple question. `Rejected` is an answer, too."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -64,6 +64,9 @@ class MemoryDestination:
         stored = self.runs.setdefault((target.project, target.run_id), StoredRun(target))
         return MemoryDestinationRun(self, stored, confirm)
 
+    def ping(self) -> None:
+        """Always there."""
+
     def close(self) -> None:
         """Nothing to give back."""
 

@@ -73,6 +73,9 @@ class NeptuneDestination:
         builder = OperationBuilder(project, run_id, self._now())
         return NeptuneRun(project, builder, self._connection, self._poller, self._uploads, past, confirm)
 
+    def ping(self) -> None:
+        patiently(self._connection.projects)
+
     def close(self) -> None:
         self._poller.close()
         self._connection.close()

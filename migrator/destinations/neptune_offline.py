@@ -73,6 +73,9 @@ class OfflineDestination:
             return OfflineRun(_new_log(directory, target), builder, confirm)
         return OfflineRun(_cut_log(directory, position), builder, confirm)
 
+    def ping(self) -> None:
+        """Always there."""
+
     def close(self) -> None:
         """Nothing held."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from neptune_scale.exceptions import NeptuneBadRequestError, NeptuneRetryableError, NeptuneScaleError
-from neptune_scale.projects import create_project
+from neptune_scale.projects import create_project, list_projects
 
 from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
 from migrator.destinations.neptune_answers import UNKNOWN_PATH, Past
@@ -43,7 +43,7 @@ class SafeDestination:
     def ensure_project(self, project: str, description: str) -> None:
         patiently(lambda: self._create_project(project, description))
 
-    def _create_project(self, project: str, description: str | None = None) -> None:
+    def _create_project(self, project: str, description: str) -> None:
         what = f"create project {project}"
         with translated(what):
             try:
@@ -51,6 +51,8 @@ class SafeDestination:
             except NeptuneBadRequestError as error:
                 message = f"{what}: {_text(error)}. Check --neptune-workspace and NEPTUNE_API_TOKEN"
                 is_refused = "(401)" in message or "(403)" in message
+                if "(403)" in message and project in self._projects():
+                    return  # who may write in a project may not always create one
                 raise UserError(message, ExitCode.CREDENTIALS if is_refused else ExitCode.USAGE) from error
             except NeptuneScaleError as error:
                 if error.__cause__ is None:
@@ -77,7 +79,7 @@ class SafeDestination:
         unexpected = trouble.get("NeptuneUnexpectedError")  # an answer without a name, or its process has crashed
         if client.is_done and not unexpected:
             return
-        self._create_project(target.project)  # it is there: what is asked is whether the server can be reached
+        self._projects()  # raises, if the server cannot be reached
         if unexpected:
             raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: {_text(unexpected)}")
         for name, error in trouble.items():
@@ -88,6 +90,14 @@ class SafeDestination:
         if client.has_died:
             raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: the client's process ended")
         raise Retryable(ErrorClass.TIMEOUT, f"{what}: not processed in {self._processing_timeout_s:.0f} s")
+
+    def ping(self) -> None:
+        patiently(self._projects)
+
+    def _projects(self) -> Sequence[str]:
+        with translated("list projects"):
+            found: list[str] = list_projects(api_token=self._api_token)
+            return found
 
     def close(self) -> None:
         """Nothing held."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import file_digest
 from importlib.metadata import version
@@ -41,6 +41,7 @@ from migrator.destinations.neptune_wire import Upload
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, UserError
 
 SUPPORTED_VERSION = "0.30."
+PROJECTS_SEEN = {"userRelation": "viewerOrHigher", "sortBy": "lastViewed"}  # as neptune-scale asks
 CHUNK_BYTES = 16 * 1024 * 1024  # of an upload to gcp or azure; gcp wants a multiple of 256 KiB
 BLOCK_BYTES = 1024 * 1024  # of a file in memory, on its way to aws
 STORAGE_TIMEOUT_S = 60.0  # one read or write of an upload's connection
@@ -114,6 +115,8 @@ class Connection:
                     f"workspace '{workspace}' does not exist in Neptune, or you are no member: "
                     "check --neptune-workspace"
                 )
+            case 403 if f"{workspace}/{name}" in self.projects():
+                return  # who may write in a project may not always create one
             case 403:
                 raise UserError(
                     f"Neptune does not let you create project {workspace}/{name}: ask an administrator to create it "
@@ -121,6 +124,14 @@ class Connection:
                     ExitCode.CREDENTIALS,
                 )
         check(response, what)
+
+    def projects(self) -> Collection[str]:
+        """The projects that this account sees, as workspace/name."""
+        what = "list projects"
+        with translated(what):
+            response = self._api.backend.get_httpx_client().get(PROJECTS_PATH_BASE, params=PROJECTS_SEEN)
+            check(response, what)
+            return {f"{one['organizationName']}/{one['name']}" for one in response.json()["entries"]}
 
     def submit(self, operation: RunOperation) -> str:
         """Send an operation; its request id. Nothing is stored yet when this returns."""

@@ -87,6 +87,10 @@ class Source(Protocol):
         """Open a run for reading; `scratch` is an empty directory of its own. Gone: `Rejected(NOT_FOUND)`."""
         ...
 
+    def ping(self) -> None:
+        """Raise `Retryable` if the service does not answer a simple question. `Rejected` is an answer, too."""
+        ...
+
     def close(self) -> None:
         """Give back connections and processes."""
         ...

@@ -111,6 +111,9 @@ class MemorySource:
                 return MemoryRun(data, ref, scratch, self._page_rows)
         raise Rejected(ErrorClass.NOT_FOUND, f"run {ref} is gone")
 
+    def ping(self) -> None:
+        """Always there."""
+
     def close(self) -> None:
         """Nothing to give back."""
 

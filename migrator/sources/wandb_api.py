@@ -144,6 +144,9 @@ class WandbApiSource:
         node = run_of(self._client.ask(queries.RUN, asked, str(ref)), ref)
         return WandbRun(self._client, self._downloads, self._sweeps, ref, node, scratch)
 
+    def ping(self) -> None:
+        self._client.ask(queries.VIEWER, {}, "the account")
+
     def close(self) -> None:
         self._downloads.close()
         self._client.close()

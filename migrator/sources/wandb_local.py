@@ -69,6 +69,9 @@ class LocalSource:
     def open_run(self, ref: RunRef, scratch: Path) -> LocalRun:
         return LocalRun(ref, self._now)
 
+    def ping(self) -> None:
+        """Always there."""
+
     def close(self) -> None:
         """There is nothing to give back."""
 

@@ -504,9 +504,26 @@ def test_a_workspace_that_is_not_there_needs_a_person(place: OnlinePlace) -> Non
 
 
 def test_a_project_that_may_not_be_created_needs_a_person() -> None:
-    with opened(OnlinePlace(read_only=True)) as place, pytest.raises(UserError, match="ask an administrator") as caught:
-        place.destination.ensure_project(PROJECT, "")
-    assert caught.value.exit_code is ExitCode.CREDENTIALS
+    with opened(OnlinePlace(read_only=True)) as place:
+        with pytest.raises(UserError, match="ask an administrator") as caught:
+            place.destination.ensure_project(PROJECT, "")
+        assert caught.value.exit_code is ExitCode.CREDENTIALS
+        place.server.store.create_project(*PROJECT.split("/"))
+        place.destination.ensure_project(PROJECT, "")  # somebody else has created it
+
+
+def test_a_service_that_answers_anything_is_there(place: OnlinePlace) -> None:
+    place.destination.ping()
+    faults(place, Fault("^list_projects$", "status", None, status=404))
+    with pytest.raises(Rejected):
+        place.destination.ping()
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_a_service_that_does_not_answer_is_not(place: OnlinePlace) -> None:
+    faults(place, Fault("^list_projects$", "status", None, status=502))
+    with pytest.raises(Retryable, match="502"):
+        place.destination.ping()
 
 
 def test_a_project_with_a_name_that_neptune_refuses_is_a_rejection(place: OnlinePlace) -> None:

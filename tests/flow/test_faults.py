@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from migrations_db import RunStatus, open_store
 from migrations_db.types import RunDetail
-from tests.flow.conftest import Scene, SetScene
+from tests.flow.conftest import Scene, SetScene, wait_until
 from tests.servers.http import Fault
 from tests.servers.wandb_data import sample_runs
 
@@ -125,7 +125,10 @@ def test_a_fault_of_one_run_concerns_that_run_alone(set_scene: SetScene) -> None
 
 
 class ServiceFault(NamedTuple):
-    """A fault of all requests of a kind. A command that does not end with 0 is started again when it is over."""
+    """A fault of all requests of a kind, for ever: until all wait for its end, if the command goes on.
+
+    A command that does not end with 0 is started again without it.
+    """
 
     side: Side
     what: str
@@ -141,6 +144,8 @@ SERVICE_FAULTS = [
     ServiceFault("neptune", "the key is revoked", status("submit", 401, None, skip=3), (4, 0), RELEASED),
     ServiceFault("wandb", "an outage", status("GET /files/", 503, 2, LONG_S), (0,), THROTTLED),
     ServiceFault("neptune", "an outage", status("submit", 503, 2, LONG_S), (0,), THROTTLED),
+    ServiceFault("wandb", "502 for everything", status(".", 502, None, skip=8), (0,), THROTTLED),
+    ServiceFault("neptune", "502 for everything", status(".", 502, None, skip=8), (0,), THROTTLED),
     ServiceFault("wandb", "no answer", Fault("GET /files/", "slow", 1, 0, HANGS_S), (0,), STALLED, IMPATIENT),
     ServiceFault("neptune", "no end", Fault("submit", "never_processed", 1), (0,), STALLED, IMPATIENT),
 ]
@@ -160,10 +165,16 @@ def meets(scene: Scene, row: ServiceFault) -> tuple[Sequence[int], frozenset[str
     scene.migrate.succeed("inventory")
     server.faults.add(row.fault)
     exit_codes: list[int] = []
+    met_the_end = frozenset[str]()
     for _ in row.exit_codes:
-        exit_codes.append(scene.migrate.run("run", *row.options).exit_code)
+        started = scene.migrate.start("run", *row.options)
+        if row.fault.times is None and row.exit_codes == (0,):
+            wait_until(lambda: "throttled" in frozenset().union(*outcomes(scene).values()), "a pause", started)
+            server.faults.set([])
+            met_the_end = frozenset({"retry"})  # of other runs, which were told that it is there again
+        exit_codes.append(started.wait().exit_code)
         server.faults.set([])
-    ends = frozenset[str]().union(*outcomes(scene).values())
+    ends = frozenset[str]().union(*outcomes(scene).values()) - met_the_end
     made = [attempt for detail in details(scene) for attempt in detail.attempts]
     pauses = [attempt.ended_at for attempt in made if attempt.outcome == "throttled" and attempt.ended_at]
     early = [
