@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from sqlalchemy import BigInteger, Connection, and_, cast, func, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, and_, cast, func, or_, select
 
 from migrations_db.clock import seconds_until
 from migrations_db.database import Database
 from migrations_db.models import Attempt, Ledger, Part, Project, Run, Service, Worker
 from migrations_db.rows import AnyRow, AnySelect, read_parts, ref, run_query, to_fork, to_project
-from migrations_db.selecting import in_selection, one_of
+from migrations_db.selecting import in_selection, lacks, one_of
 from migrations_db.states import Phase, RunStatus
 from migrations_db.types import (
     EVERYTHING,
@@ -74,10 +74,17 @@ class Reports:
 
     def runs(self, status: RunStatus, only: Selection = EVERYTHING) -> Iterator[RunSummary]:
         """Runs of one status, one by one, in the order of the inventory."""
-        query = run_query().where(Run.status == status, *in_selection(Run, only)).order_by(Run.id)
+        yield from self._runs([Run.status == status], only)
+
+    def _runs(self, conditions: Sequence[ColumnElement[bool]], only: Selection) -> Iterator[RunSummary]:
+        query = run_query().where(*conditions, *in_selection(Run, only)).order_by(Run.id)
         with self._database.browse() as connection:
             for row in connection.execution_options(yield_per=PAGE_ROWS).execute(query):
                 yield _summary(row)
+
+    def lacking(self, parts: Collection[str], only: Selection = EVERYTHING) -> Iterator[RunSummary]:
+        """Runs that are done without one of these parts, in the order of the inventory."""
+        yield from self._runs(lacks(parts), only)
 
     def find_runs(self, text: str, limit: int = 20) -> list[RunSummary]:
         """Runs by "run id", "project/run id" or "entity/project/run id"; only a run id may have a slash in it."""

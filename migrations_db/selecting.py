@@ -10,14 +10,15 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, cast, literal, select
+from sqlalchemy import ColumnElement, Text, cast, func, literal, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from migrations_db.columns import safe
-from migrations_db.models import Run
+from migrations_db.models import Part, Run
+from migrations_db.states import RunStatus
 from migrations_db.types import Selection
 
 
@@ -52,3 +53,11 @@ def in_selection(run: type[Run], only: Selection) -> list[ColumnElement[bool]]:
     if only.projects is not None:
         return [one_of(run.project_id, only.projects)]
     return []
+
+
+def lacks(parts: Collection[str]) -> list[ColumnElement[bool]]:
+    """The conditions of a run that is done, but without one of these parts, and still there at the source."""
+    copied = select(func.count()).where(
+        Part.run == Run.id, Part.name.in_(parts), Part.done_fingerprint == Run.fingerprint
+    )
+    return [Run.status == RunStatus.DONE, Run.reason.is_(None), copied.scalar_subquery() < len(set(parts))]

@@ -27,7 +27,7 @@ from migrations_db.inventory import Inventory
 from migrations_db.models import Invocation, Ledger, Part, Project, Run, Service, Setting
 from migrations_db.reports import Reports
 from migrations_db.rows import AnyRow, read_parts, run_query, to_claim
-from migrations_db.selecting import in_selection, one_of
+from migrations_db.selecting import in_selection, lacks, one_of
 from migrations_db.states import Outcome, PartStatus, Phase, RunStatus
 from migrations_db.types import (
     EVERYTHING,
@@ -244,6 +244,14 @@ class Store:
         }
         with self._database.write() as connection:
             return connection.execute(update(Run).where(*failed).values(values)).rowcount
+
+    def start_copy(self, parts: Collection[str], only: Selection = EVERYTHING) -> int:
+        """Runs that are done without one of these parts: back to (copy, pending); returns how many."""
+        values = {"phase": Phase.COPY, "status": RunStatus.PENDING, "finished_at": None}
+        with self._database.write() as connection:
+            return connection.execute(
+                update(Run).where(*lacks(parts), *in_selection(Run, only)).values(values)
+            ).rowcount
 
     def start_upload(self, only: Selection = EVERYTHING) -> int:
         """(copy, done) -> (upload, pending); returns how many."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from migrations_db import open_store
 from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
-from migrations_db.types import Progress, Selection
+from migrations_db.types import Progress, RunSummary, Selection
 from migrator.binding import COPIES, UPLOADS, Binding
 from migrator.display import display_for
 from migrator.errors import ExitCode, UserError
@@ -79,7 +79,8 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
         binding.check(store)
         if settings.phase is Phase.UPLOAD:
             check_offline(store)
-        only = selection(store, settings)
+        only = selection(store, settings, parts)
+        again = store.start_copy(parts, only) if settings.phase is Phase.COPY else 0
         command = "run" if settings.phase is Phase.COPY else "sync"
         log_file = log_path(command)
         start_log(log_file, common.verbose)
@@ -107,6 +108,8 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
             job = replace(job, safe_client=True, lanes=SAFE_LANES)
         left = waiting(store, settings.phase, only)
         display = display_for(quiet=common.quiet)
+        if again:
+            display.say(f"{again} runs that are done lack parts that are asked for now: they are copied further")
         exit_code = ExitCode.UNEXPECTED
         try:
             supervision = replace(settings.supervision, workers=min(settings.supervision.workers, left))
@@ -148,15 +151,22 @@ def check_offline(store: Store) -> None:
         raise UserError(f"there is nothing to upload: the runs of this state database go straight to {bound}")
 
 
-def selection(store: Store, settings: RunSettings) -> Selection:
+def selection(store: Store, settings: RunSettings, parts: Sequence[str]) -> Selection:
     """The runs that this command is about."""
     only = store.select(settings.projects, settings.run_ids)
     if settings.phase is Phase.UPLOAD:
         store.start_upload(only)
     if settings.limit is not None:
-        pending = store.reports.runs(RunStatus.PENDING, only)
-        only = store.select((), [summary.ref for summary in islice(pending, settings.limit)])
+        found = to_do(store, settings.phase, parts, only)
+        only = store.select((), [summary.ref for summary in islice(found, settings.limit)])
     return only
+
+
+def to_do(store: Store, phase: Phase, parts: Sequence[str], only: Selection) -> Iterator[RunSummary]:
+    """Pending runs; for a copy, also those that are done but lack parts."""
+    yield from store.reports.runs(RunStatus.PENDING, only)
+    if phase is Phase.COPY:
+        yield from store.reports.lacking(parts, only)
 
 
 def services(store: Store, phase: Phase) -> frozenset[str]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from migrations_db.states import Phase, RunStatus
 from migrator.errors import ExitCode
 from migrator.report.text import add_row, new_table, say
-from migrator.run import RunResult, RunSettings, opened, run_job, selected_parts
+from migrator.run import RunResult, RunSettings, opened, run_job, selected_parts, to_do
 from migrator.settings import Globals
 
 
@@ -63,7 +63,7 @@ def dry_run_command(settings: RunSettings, common: Globals) -> ExitCode:
         only = store.select(settings.projects, settings.run_ids)
         plan: dict[str, dict[str, int | str]] = {}
         projects = {project.source: project.destination_name for project in store.inventory.projects()}
-        for count, summary in enumerate(store.reports.runs(RunStatus.PENDING, only)):
+        for count, summary in enumerate(to_do(store, settings.phase, parts, only)):
             if settings.limit is not None and count == settings.limit:
                 break
             source = summary.ref.rsplit("/", 1)[0]

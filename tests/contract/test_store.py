@@ -859,6 +859,28 @@ def test_copied_runs_wait_for_their_upload_and_are_claimed_for_it(store: Store, 
     assert [a.phase for a in detail(store, claim.run_id).attempts] == [Phase.COPY, Phase.UPLOAD]
 
 
+def test_runs_that_are_done_without_a_part_are_copied_further_when_it_is_asked_for(store: Store, worker: str) -> None:
+    project_id = add(store, "a", "b", "gone", "pending")
+    for _ in range(3):
+        finish(store, take(store), "config")
+    store.inventory.save_runs(project_id, [row("a"), row("b"), row("pending")], 2)
+    store.inventory.finish_inventory(project_id, 2, Unseen.GONE)
+    store.start_upload(store.select(run_ids=["b"]))
+    upload = store.claim(worker, Phase.UPLOAD, LEASE_S)
+    assert upload is not None
+    finish(store, upload, "upload")
+
+    assert store.start_copy(["config"]) == 0
+    assert [run.ref[-1] for run in store.reports.lacking(["config", "files"])] == ["a", "b"]
+    assert store.start_copy(["config", "files"], store.select(run_ids=["b"])) == 1
+    assert (detail(store, "b").phase, detail(store, "b").status) == (Phase.COPY, RunStatus.PENDING)
+    assert store.start_copy(["config", "files"]) == 1
+    claim = take(store, store.select(run_ids=["a"]))
+    assert store.parts(claim)["config"].status is PartStatus.DONE
+    finish(store, claim, "files")
+    assert store.start_copy(["config", "files"]) == 0
+
+
 def test_a_failed_upload_is_retried_as_an_upload(store: Store, worker: str) -> None:
     add(store, "a")
     finish(store, take(store), "history")

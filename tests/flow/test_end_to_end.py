@@ -10,8 +10,8 @@ from contextlib import closing
 import pytest
 
 from tests.flow.conftest import Scene, SetScene, wait_until
-from tests.flow.expected import arrived, content_of, differences
-from tests.servers.wandb_data import EPOCH_S, Entity, Mode, Project, Run, iso, sample_runs
+from tests.flow.expected import Options, arrived, content_of, differences
+from tests.servers.wandb_data import EPOCH_S, Entity, Mode, Project, Run, hostile_runs, iso, sample_runs
 
 MODES: tuple[Mode, ...] = ("parquet", "live", "mixed")
 PARTS = {"attributes", "config", "summary", "history", "system", "console", "files"}
@@ -223,6 +223,26 @@ def test_a_run_copied_while_it_ran_and_again_at_its_end_is_as_if_copied_once(
     assert status["parts"]["history"]["read"] == status["parts"]["history"]["written"] == 2 * 40 * 5
     assert status["parts"]["files"]["read"] == 2 * 8
     assert scene.neptune.store.duplicates_offered == 0
+
+
+@pytest.mark.parametrize("commands", [["run"], ["run --mode offline"], ["run --mode offline", "sync"]])
+def test_parts_that_are_asked_for_later_are_copied_then(set_scene: SetScene, commands: list[str]) -> None:
+    runs = [run for run in hostile_runs("mixed") if run.id in ("artifacts", "files", "numbers")]
+    scene = set_scene(Project("hostile", runs))
+    first, *others = (command.split() for command in commands)
+    for command in (["inventory"], [*first, "--exclude", "config", "--exclude", "console"], *others):
+        scene.migrate.succeed(*command)
+    assert scene.migrate.status()["runs"] == done(3)
+    plan = scene.migrate.succeed(*first, "--include", "artifacts", "--dry-run", "--json").json["projects"]
+    assert [entry["runs"] for entry in plan.values()] == [3]
+    ended = scene.migrate.succeed(*first, "--include", "artifacts")
+    assert "3 runs that are done lack parts" in ended.stderr
+    if first != ["run"]:
+        scene.migrate.succeed("sync")
+    assert scene.differences(Options(artifacts=True)) == []
+    assert scene.neptune.store.duplicates_offered == 0
+    nothing = scene.migrate.succeed(*first, "--include", "artifacts", "--dry-run", "--json").json["projects"]
+    assert nothing == {}
 
 
 def test_a_run_deleted_after_the_inventory_fails_alone_and_is_copied_once_it_is_back(set_scene: SetScene) -> None:
