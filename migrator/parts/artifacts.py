@@ -11,9 +11,12 @@ from migrator.records import Artifact, Assign, AssignFile, Batch, Kind, LocalFil
 from migrator.sources.base import SourceRun
 from migrator.values import compact_json
 
+#: what is told of a version, by the last level of its path; their paths are theirs even where a source cannot tell
+INFO = ("type", "aliases", "digest", "size", "created_at", "metadata", "references")
+
 
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
-    """One artifact version after the other, in bounded batches.
+    """One artifact version after the other, in bounded batches. Names hold no `/` (wandb 0.31), so versions never meet.
 
     The cursor holds the versions that are complete with their aliases (which move), of one that is not how many files
     are done, and whether `used` is counted.
@@ -21,16 +24,15 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     copied: dict[str, list[str]] = dict(cursor.get("copied", {}))
     unfinished, files_done = cursor.get("unfinished", ("", 0))
     used_counted = bool(cursor.get("used"))
-    ledger, paths = Ledger(), Paths()
+    ledger, bases = Ledger(), Paths()
     sets: dict[str, Scalar | frozenset[str]] = {}  # what is one value however often it is written
     for artifact in run.artifacts():
         key = f"{artifact.name}:{artifact.version}"
-        base = f"artifacts/{artifact.name}/{artifact.version}"
+        base, paths = bases.claim(key, f"artifacts/{artifact.name}/{artifact.version}"), Paths()
         info = _info(artifact, ledger if key not in copied and key != unfinished else Ledger())
-        names = dict.fromkeys([*info, "aliases"])
-        info_paths = {name: paths.claim(f"{key} {name}", f"{base}/info/{name}").name for name in names}
+        info_paths = {name: paths.claim(f"info/{name}", f"{base.name}/info/{name}").name for name in INFO}
         aliases = sorted(map(clean_text, artifact.aliases))
-        targets = {file.name: paths.claim(f"{key}/{file.name}", f"{base}/{file.name}") for file in artifact.files}
+        targets = {file.name: paths.claim(file.name, f"{base.name}/{file.name}") for file in artifact.files}
         if key in copied:
             if copied[key] != aliases:
                 sets[info_paths["aliases"]] = frozenset(aliases)
@@ -40,7 +42,11 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
         batch = Batch(cursor={})
         if not done:
             batch.records.append(Assign({info_paths[name]: value for name, value in info.items()}))
+            _note_renamed(key, base, ledger)
             batch.read = batch.written = len(info)
+        if done > len(artifact.files):  # the list is gone since, and nobody knows what else was in it
+            ledger.add(Kind.SKIPPED, key, "missing_file")
+            batch.read = 1
         for number, file in enumerate(artifact.files[done:], done):
             if len(batch.records) > BATCH_FILES or batch.size_bytes > BATCH_FILE_BYTES:
                 batch.cursor = {"copied": {**copied}, "unfinished": [key, number], "used": used_counted}

@@ -122,7 +122,7 @@ class RunArtifacts:
         files = [
             SourceFile(path, int(entry.get("size") or 0), md5_hex(entry.get("digest")))
             for path, entry in entries.items()
-            if "ref" not in entry
+            if not entry.get("ref")
         ]
         return Artifact(
             name=one.name,
@@ -134,11 +134,11 @@ class RunArtifacts:
             created_at=parse_time(node.get("createdAt")),
             metadata=node.get("metadata") or "{}",
             files=files,
-            references={path: str(entry["ref"]) for path, entry in entries.items() if "ref" in entry},
+            references={path: str(entry["ref"]) for path, entry in entries.items() if entry.get("ref")},
         )
 
     def _manifest(self, one: ArtifactRef) -> dict[str, dict[str, Any]]:
-        """Path in the artifact to its entry: base64 md5 `digest`, `size`, and `ref` for outside data."""
+        """Path in the artifact to its entry, by path: base64 md5 `digest`, `size`, and `ref` for outside data."""
 
         def address(again: bool) -> str | None:
             found = self._client.ask(queries.MANIFEST, {"id": one.id}, f"manifest of {one}").get("artifact") or {}
@@ -149,12 +149,11 @@ class RunArtifacts:
         if saved is None:
             raise Rejected(ErrorClass.NOT_FOUND, f"{one} has no manifest (deleted, or never finished)")
         try:
-            contents = json.loads(saved.path.read_bytes())["contents"]
-        except (ValueError, KeyError, TypeError) as error:
+            return dict(sorted(json.loads(saved.path.read_bytes())["contents"].items()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Rejected(ErrorClass.BAD_DATA, f"the manifest of {one} cannot be read") from error
         finally:
             saved.path.unlink(missing_ok=True)
-        return dict(contents)
 
     # ------------------------------------------------------------ files
 

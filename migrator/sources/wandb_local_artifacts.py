@@ -1,7 +1,8 @@
 """Artifacts of a local run: records in its log, files where the SDK staged them.
 
 What a log cannot tell: the version that the service gave an artifact (here they are counted by name within the run,
-equal content once, as the service does), aliases that other runs moved, the time of logging.
+equal content once, as the service does), aliases that other runs moved, the time of logging; of an artifact that
+the run used, the entity, project and version.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class ArtifactIndex:
 def read_artifact(logged: LoggedArtifact, aliases: list[str]) -> tuple[Artifact, dict[str, ManifestEntry]]:
     """The artifact, and its files by path. Files whose staged copy is gone are among them."""
     record = _record(logged)
-    entries = {entry.path: entry for entry in _entries(record)}
+    entries = {entry.path: entry for entry in sorted(_entries(record), key=lambda entry: entry.path)}
     files = {path: entry for path, entry in entries.items() if not entry.ref}
     artifact = Artifact(
         name=record.name,
@@ -86,10 +87,10 @@ def read_artifact(logged: LoggedArtifact, aliases: list[str]) -> tuple[Artifact,
         type=record.type,
         aliases=aliases,
         digest=record.digest,
-        size_bytes=sum(entry.size_bytes for entry in files.values()),
+        size_bytes=sum(entry.size_bytes for entry in entries.values()),  # of references, too: as W&B counts
         created_at=None,
-        metadata=record.metadata,
-        files=[SourceFile(path, entry.size_bytes, entry.md5) for path, entry in sorted(files.items())],
+        metadata=record.metadata or "{}",
+        files=[SourceFile(path, entry.size_bytes, entry.md5) for path, entry in files.items()],
         references={path: entry.ref for path, entry in entries.items() if entry.ref},
     )
     return artifact, files

@@ -32,6 +32,7 @@ RESERVED |= {"artifacts", "migration"}
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 #: kinds of series by precedence at one key, and the level below the key where another kind has the key's own path
 LEVELS = {"floatSeries": "number", "stringSeries": "text", "histogramSeries": "histogram", "fileRefSeries": "file"}
+INFO = ("type", "aliases", "digest", "size", "created_at", "metadata", "references")  # what is told of an artifact
 SEVERAL = ("audio", "videos", "html", "objects")  # where W&B's objects for several media hold the list of them
 
 Point = tuple[int, int, Any]  # (micro-step, microseconds since 1970, value)
@@ -478,10 +479,11 @@ def _add_artifacts(content: Content, run: Run, project: Project) -> None:
     paths = Paths()
     for artifact in run.logged:
         base = f"artifacts/{artifact.name}/v{artifact.version}"
-        for name, (type_, value) in _artifact_info(artifact).items():
-            content.values[paths.claim(f"{base}/info/{name}", f"{base}/info/{name}")] = type_, value
+        info = _artifact_info(artifact)
+        told = {name: paths.claim(f"info/{name}", f"{base}/info/{name}") for name in INFO}
+        content.values |= {told[name]: value for name, value in info.items()}
         for name, data in sorted(artifact.contents().items()):
-            content.files[paths.claim(f"{base}/{name}", f"{base}/{name}")] = data
+            content.files[paths.claim(name, f"{base}/{name}")] = data
     if run.used:
         used = {f"{project.entity}/{project.name}/{artifact.name}:v{artifact.version}" for artifact in run.used}
         content.values["artifacts/used"] = "stringSet", frozenset(used)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
+from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from migrator.sources.wandb_local import LocalSource
 from migrator.sources.wandb_local_run import LocalRun
+from migrator.sources.wandb_log import WandbLog
 from tests.contract.local_source import EXIT, Directories, opened, record, row, start
 from tests.flow.conftest import Scene, SetScene
 from tests.flow.expected import (
     MICRO,
     Content,
+    JsonText,
     Options,
     add_history,
     arrived,
@@ -33,8 +45,9 @@ from tests.servers.offline_runs import (
     REFERENCE,
     OfflineRun,
     make_runs,
+    write_log,
 )
-from tests.servers.wandb_data import Entity, Project, Run
+from tests.servers.wandb_data import Artifact, Entity, Project, Run, Sweep, iso
 
 
 def run_in(scene: Scene, offline_run: OfflineRun) -> neptune_store.Run:
@@ -134,10 +147,32 @@ def check_artifacts(found: Content) -> None:
         assert REFERENCE in found.values[f"artifacts/model/v{version}/info/references"][1]
 
 
-#: README, "What a source cannot know", of a run without sweep, fork and artifacts
+LONG_NAME = "/".join(["d" * 200] * 6)  # as a path over Neptune's limit
+IN_THE_WAY = {"info/type": b"a file, too", "info/created_at": b"now"}
+FILES = {"dir/w b.bin": b"w" * 1000, "ünï.txt": b"u", "empty": b"", LONG_NAME: b"deep"} | IN_THE_WAY
+#: what the real SDK logs in this order, and the service has then: aliases are with the last version that took them
+VERSIONS = [
+    Artifact("data", "dataset", 0, FILES | {"only 0": b"0"}, aliases=("first",)),
+    Artifact("data", "dataset", 1, FILES, {"far": "https://b.invalid/x?y=1", "a": "http://c.invalid/"}, ("best é",)),
+    Artifact(
+        "data", "dataset", 2, {}, {"far": "http://b.invalid/z"}, ("latest",), metadata={"rows": [3, 2.5], "ä": None}
+    ),
+    Artifact("w.1-_", "model", 0, {"w.pt": b"w" * 5000}, aliases=("latest", "prod"), description="a model"),
+]
+GIVEN = [["first", "best é"], ["best é", "latest"], None, ["latest", "prod"]]  # the aliases of each when it was logged
+SWEEP = Sweep("sw1", "a sweep", {"method": "grid", "parameters": {"lr": {"value": 0.1}}})
+
+#: README, "What a source cannot know": of every run, and of these
 KNOWN_TO_ONE = {
     *(f"values: {path}" for path in ("wandb/url", "wandb/user", "wandb/read_only", "wandb/host")),
     *("values: migration/source_url", "files: wandb/raw/config.json", "files: wandb/raw/summary.json"),
+}
+KNOWN_OF = {
+    "swept": {f"values: wandb/sweep/{name}" for name in ("name", "method", "config")},
+    "artifacts": {
+        *(f"values: artifacts/{one.name}/v{one.version}/info/created_at" for one in VERSIONS),
+        "values: artifacts/used",
+    },
 }
 
 
@@ -166,7 +201,8 @@ def uploaded(run: LocalRun) -> Run:
         tags=told.tags,
         notes=told.notes,
         group=told.group,
-        job_type=str(values["job_type"]),
+        job_type=str(values["job_type"]) if "job_type" in values else None,
+        sweep=told.sweep.id if told.sweep else None,
         commit=str(values["commit"]),
         created_at=str(values["created_at"]),
         heartbeat_at=str(values["heartbeat_at"]),
@@ -190,8 +226,133 @@ def test_a_run_is_the_same_from_its_directory_and_from_wandb_but_for_what_one_of
     for scene in (api, from_disk):
         scene.migrate.succeed("run")
     of_wandb, of_disk = (arrived(scene.neptune.store.run("team/vision", "everything")) for scene in (api, from_disk))
-    told = differences(of_wandb, of_disk)
-    assert {" ".join(line.split(" ")[:2]).removesuffix(":") for line in told} == KNOWN_TO_ONE
+    assert differing(of_wandb, of_disk, KNOWN_TO_ONE) == KNOWN_TO_ONE
+
+
+def differing(one: Content, other: Content, known: Collection[str]) -> set[str]:
+    """What differs, without how; a whole line where it is not `known`. The layout of an artifact's JSON may differ."""
+    laid_out = {
+        path: (kind, JsonText(json.loads(text)))
+        for path, (kind, text) in one.values.items()
+        if path.endswith("/info/metadata")
+    }
+    told = differences(replace(one, values=one.values | laid_out), other)
+    return {next((start for start in known if line.startswith((f"{start} ", f"{start}:"))), line) for line in told}
+
+
+def log_runs() -> None:
+    """In a process of the real SDK: a run and its fork, one of a sweep, one of artifacts. Digests go to stdout."""
+    import wandb
+
+    told = []
+    with wandb.init(project="vision", id="parent") as run:
+        for step in range(4):
+            run.log({"a": step / 2})
+    with wandb.init(project="vision", id="forked", fork_from="parent?_step=1", config={"b": 1}) as run:
+        run.log({"a": 9.5})
+    with wandb.init(project="vision", id="artifacts") as run:
+        run.log({"a": 1.5})
+        for one, aliases in zip(VERSIONS, GIVEN, strict=True):
+            artifact = wandb.Artifact(one.name, one.type, one.description, one.metadata)
+            for path, data in one.files.items():
+                with artifact.new_file(path, mode="wb") as file:
+                    file.write(data)
+            for path, address in one.references.items():
+                artifact.add_reference(address, path, checksum=False)
+            run.log_artifact(artifact, aliases=aliases)
+            told.append(artifact.digest)
+        with pytest.raises(TypeError, match="offline"):
+            run.use_artifact("cifar:latest")
+    with wandb.init(project="vision", id="sized") as run:
+        Path("beside.bin").write_bytes(b"b" * 70)
+        artifact = wandb.Artifact("sized", "dataset")
+        with artifact.new_file("small", mode="wb") as file:
+            file.write(b"s" * 7)
+        artifact.add_reference(Path("beside.bin").absolute().as_uri())
+        run.log_artifact(artifact)
+        assert artifact.size == 77
+    with wandb.init(project="vision", id="swept", settings=wandb.Settings(sweep_id=SWEEP.id)) as run:
+        run.log({"loss": 0.5})
+    print(json.dumps(told))
+
+
+def log_with_the_sdk(directory: Path) -> list[str]:
+    """The runs of `log_runs` below `directory`/wandb; the digests of `VERSIONS`."""
+    private = directory / "private"
+    private.mkdir()
+    places = {f"WANDB_{name}_DIR": str(private / name) for name in ("CACHE", "CONFIG", "DATA", "ARTIFACT")}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "HOME": str(private),
+        "TMPDIR": str(private),
+        "WANDB_DIR": str(directory),
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "WANDB_CONSOLE": "off",
+        "WANDB_ERROR_REPORTING": "false",
+        "WANDB_GIT_COMMIT": "0123456789abcdef0123456789abcdef01234567",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.flow.test_local"],
+        cwd=private,
+        env=environment | places,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    digests: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return digests
+
+
+def add_used(log: Path, name: str) -> None:
+    """What `use_artifact` leaves in the log of a run that is online; offline the SDK refuses it."""
+    records = [one for one, _ in WandbLog(log).records()]
+    used: Any = record(use_artifact={"id": "QXJ0aWZhY3Q6MQ==", "type": "dataset", "name": name})
+    write_log(log, [*records[:2], used, *records[2:]])
+
+
+def test_artifacts_sweeps_and_forks_are_the_same_from_directories_but_for_what_one_source_cannot_know(
+    set_scene: SetScene, tmp_path: Path
+) -> None:
+    digests = log_with_the_sdk(tmp_path)
+    artifacts = [replace(one, created_at=iso(time.time())) for one in VERSIONS]
+    for one, digest in zip(artifacts, digests, strict=True):
+        one.digest = digest
+    (log,) = (tmp_path / "wandb").glob("*-artifacts/*.wandb")
+    add_used(log, "cifar:latest")
+    local = LocalSource([tmp_path])
+    runs = [uploaded(opened(local, run_id)) for run_id in ("parent", "forked", "artifacts", "swept")]
+    by_id = {run.id: run for run in runs}
+    by_id["artifacts"].logged = artifacts
+    by_id["artifacts"].used = [Artifact("cifar", version=3)]
+    api, from_disk = set_scene(Entity("local", [Project("vision", runs, [SWEEP])])), set_scene()
+    api.migrate.succeed("inventory", "--wandb-entity", "local")
+    from_disk.migrate.succeed("inventory", "--local", tmp_path)
+    for scene in (api, from_disk):
+        scene.migrate.succeed("run", "--include", "artifacts")
+        assert scene.migrate.status()["skips"] == []
+
+    of_disk = {run.run_id: run for run in from_disk.neptune.store.runs()}
+    for run_id in by_id:
+        known = KNOWN_TO_ONE | KNOWN_OF.get(run_id, set())
+        of_wandb = api.neptune.store.run("team/vision", run_id)
+        assert differing(arrived(of_wandb), arrived(of_disk[run_id]), known) == known
+        assert of_wandb.fork is None
+    assert of_disk["forked"].fork == neptune_store.Fork("team/vision", "parent", 1 * MICRO)
+    assert [step for step, _, _ in of_disk["forked"].points("a", lineage=True)] == [0, 1 * MICRO, 2 * MICRO]
+    assert of_disk["artifacts"].value("artifacts/used") == frozenset({"cifar:latest"})
+    assert of_disk["swept"].value("wandb/sweep/id") == of_disk["swept"].value("wandb/sweep") == SWEEP.id
+    assert of_disk["sized"].value("artifacts/sized/v0/info/size") == 77
+
+    found = arrived(of_disk["artifacts"])
+    for version in range(2):
+        base = f"artifacts/data/v{version}"
+        for name, data in IN_THE_WAY.items():
+            assert found.files[f"{base}/{name}~{sha256(name.encode()).hexdigest()[:8]}"] == data
+        cut = f"~{sha256(f'{base}/{LONG_NAME}'.encode()).hexdigest()[:8]}"
+        assert [data for path, data in found.files.items() if path.endswith(cut)] == [b"deep"]
 
 
 def test_a_directory_that_grows_is_copied_on_from_where_it_was(set_scene: SetScene, tmp_path: Path) -> None:
@@ -213,3 +374,7 @@ def test_a_directory_that_grows_is_copied_on_from_where_it_was(set_scene: SetSce
     assert run.points("x") == [(step * MICRO, time_us + step * MICRO, step / 2) for step in range(20)]
     assert run.value("wandb/state") == "finished"
     assert scene.neptune.store.duplicates_offered == 0
+
+
+if __name__ == "__main__":
+    log_runs()

@@ -707,6 +707,58 @@ def test_an_artifact_arrives_with_its_files_and_what_is_told_of_it() -> None:
     assert not outcome.ledger
 
 
+def logged_artifacts(*files: str, metadata: str = "{}", names: tuple[str, ...] = ("model",)) -> MemoryData:
+    """Two versions of each name, with these files, each with a content of its own."""
+    artifacts = [
+        Artifact(name, version, "model", [], "d", 1, None, metadata, [SourceFile(file, 1) for file in files], {})
+        for name in names
+        for version in ("v0", "v1")
+    ]
+    places = [f"{one.name}:{one.version}/{file}" for one in artifacts for file in files]
+    contents = {place: place.encode("utf-8", "surrogatepass") for place in places}
+    return MemoryData("r", artifacts=artifacts, artifact_files=contents)
+
+
+DEEP = "/".join(["d" * 200] * 6)
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        row("where the type is told", ["info/type"], [f"info/type~{digest('info/type')}"]),
+        row("where a time could be told", ["info/created_at"], [f"info/created_at~{digest('info/created_at')}"]),
+        row("beside what is told", ["info", "info/other"], ["info", "info/other"]),
+        row("levels without a name", ["a//b", "a/_/b", "/"], ["a/_/b", f"a/_/b~{digest('a/_/b')}", "_/_"]),
+    ],
+)
+def test_files_of_an_artifact_that_meet_get_a_suffix_of_their_names_in_it(names: list[str], wanted: list[str]) -> None:
+    outcome = convert("artifacts", logged_artifacts(*names))
+    for version in ("v0", "v1"):
+        found = {content.decode(): path for path, (_, content) in outcome.files.items()}
+        paths = [found[f"model:{version}/{name}"] for name in names]
+        assert paths == [f"artifacts/model/{version}/{path}" for path in wanted]
+        assert outcome.values[f"artifacts/model/{version}/info/type"] == "model"
+    renamed = sum(2 for name, path in zip(names, wanted, strict=True) if name != path)
+    assert sum(outcome.ledger.values()) == renamed
+
+
+def test_a_path_of_an_artifacts_file_that_is_too_long_has_the_hash_of_all_of_it() -> None:
+    outcome = convert("artifacts", logged_artifacts(DEEP))
+    for version in ("v0", "v1"):
+        whole = f"artifacts/model/{version}/{DEEP}"
+        cut = f"{whole[: 1024 - 9]}~{digest(whole)}"
+        assert outcome.files[cut] == (DEEP, f"model:{version}/{DEEP}".encode())
+
+
+def test_versions_never_meet_whatever_their_names_are() -> None:
+    names = ("a", "v0", "", "_", "\ud800", "\udc00", "\udbff")
+    data = logged_artifacts("x", "v0/x", "v1/x", "info/type", DEEP, names=names)
+    outcome = convert("artifacts", data)
+    assert sorted(content for _, content in outcome.files.values()) == sorted(data.artifact_files.values())
+    assert len([path for path in outcome.values if "/info/type" in path]) == 2 * len(names)
+    assert outcome.read == outcome.written
+
+
 def test_a_run_without_anything_gives_only_who_it_is() -> None:
     everything = [convert(part, MemoryData("r")) for part in ("history", "system", "console", "files", "artifacts")]
     assert [outcome.seen() for outcome in everything] == [Outcome().seen()] * 5

@@ -733,8 +733,28 @@ class TestArtifacts:
         data = MemoryData("r", artifacts=[artifact], artifact_files={"model:v0/info/type": b"x"})
         outcome = convert("artifacts", data)
         assert outcome.values["artifacts/model/v0/info/type"] == "model"
-        assert list(outcome.files) == [f"artifacts/model/v0/info/type~{sha256(b'model:v0/info/type').hexdigest()[:8]}"]
+        assert list(outcome.files) == [f"artifacts/model/v0/info/type~{sha256(b'info/type').hexdigest()[:8]}"]
         assert [kind for kind, _, _ in outcome.ledger] == ["renamed"]
+
+    def test_interrupted_copies_and_refreshes_give_the_same_paths(self) -> None:
+        files = [SourceFile(name, 1) for name in ("a//b", "a/_/b", "info/type", *(f"{n:03}" for n in range(200)))]
+        first, second = (replace(self.artifact(), version=version, files=files) for version in ("v0", "v1"))
+        whole = convert("artifacts", self.run(first, second))
+        assert len(whole.files) == 2 * len(files)
+        assert convert_in_pieces("artifacts", self.run(first, second)).seen() == whole.seen()
+        refreshed = convert("artifacts", self.run(second))
+        convert_in_pieces("artifacts", self.run(first, replace(second, aliases=[])), refreshed)
+        assert refreshed.files == whole.files
+        assert refreshed.values == whole.values | {"artifacts/model/v1/info/aliases": frozenset()}
+
+    def test_a_list_of_files_that_is_gone_in_the_middle_of_a_copy_is_a_skip(self) -> None:
+        outcome = Outcome()
+        for batch in batches("artifacts", self.run(self.artifact(files=3 * BATCH_FILES))):
+            outcome.add(batch)
+            break
+        convert_in_pieces("artifacts", self.run(self.artifact(files=1)), outcome)
+        assert outcome.ledger == {("skipped", "model:v0", "missing_file"): 1}
+        assert outcome.read == outcome.written + 1
 
     def test_what_is_cut_is_noted_once(self) -> None:
         data = self.run(self.artifact(files=3 * BATCH_FILES, metadata="x" * (STRING_MAX_BYTES + 1)))
