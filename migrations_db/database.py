@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnection
 
 from migrations_db.errors import (
     StateDamaged,
@@ -112,6 +113,8 @@ def translated(address: str) -> Iterator[None]:
         if ours is None:
             raise
         raise ours from error
+    except NoConnection as error:  # the other threads' connections wait for locks
+        raise _locked(address) from error
     except sqlite3.Error as error:
         ours = translate(error, address)
         if ours is None:

@@ -27,6 +27,7 @@ SCHEMA_REVISION = "0001"
 UPGRADE_LOCK = 0x6D69_6772_6174_6521
 SQLITE_MIN = (3, 35)  # RETURNING
 SQLITE_CACHE_KIB = 16_384  # ours: the indexes of some 100,000 runs
+POSTGRESQL_CONNECTIONS = 2  # ours, of a process: threads take turns; a server allows 100 in all unless told otherwise
 CONNECT_TIMEOUT_S = 10  # ours: PostgreSQL in reach answers at once
 #: PostgreSQL: a host that sleeps, or is gone, in the middle of a transaction loses its locks before others give up
 TIMEOUTS_S = {"lock_timeout": LOCK_TIMEOUT_S, "idle_in_transaction_session_timeout": LOCK_TIMEOUT_S - 10}
@@ -153,7 +154,13 @@ def _open_postgresql(url: URL) -> Database:
         connect_args["application_name"] = "migrate"
     try:
         engine = create_engine(
-            url, connect_args=connect_args, max_overflow=-1, pool_pre_ping=True, hide_parameters=True
+            url,
+            connect_args=connect_args,
+            pool_size=POSTGRESQL_CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=LOCK_TIMEOUT_S,
+            pool_pre_ping=True,
+            hide_parameters=True,
         )
     except (ImportError, NoSuchModuleError) as error:
         raise StateUnsupported(

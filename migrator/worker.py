@@ -314,7 +314,9 @@ class _Worker:
                 log.error("run %s: %s: %s", claim.ref, error.error_class, error)
                 store.fail(claim, _failure(error.error_class, str(error)))
             except RunError as error:
-                if outage := self._outage(claim, error):
+                if self._stop.is_set():  # who stops a whole job also ends the SDK's processes, which then fail
+                    store.release(claim)
+                elif outage := self._outage(claim, error):
                     self._throttle(claim, outage)
                 else:
                     self._retry_unless_full(claim, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from migrator.cli import app
 from migrator.errors import ErrorClass, ExitCode
 from migrator.parts import PARTS
+from migrator.report.conclusions import SKIPS_MEAN
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
@@ -42,8 +44,8 @@ def test_the_kubernetes_job_runs_a_command_that_exists() -> None:
     COMMANDS[name].make_context(name, arguments)
     known = {parameter.envvar for parameter in COMMANDS[name].params}
     assert {variable["name"] for variable in container["env"]} <= known
-    [rule] = job["spec"]["podFailurePolicy"]["rules"]
-    assert set(rule["onExitCodes"]["values"]) == {ExitCode.USAGE, ExitCode.SOME_FAILED, ExitCode.CREDENTIALS}
+    end, _evicted = job["spec"]["podFailurePolicy"]["rules"]
+    assert set(end["onExitCodes"]["values"]) == {ExitCode.USAGE, ExitCode.SOME_FAILED, ExitCode.CREDENTIALS}
 
 
 def test_every_part_and_exit_code_is_in_the_readme() -> None:
@@ -51,6 +53,18 @@ def test_every_part_and_exit_code_is_in_the_readme() -> None:
     table = README.split("## Exit codes")[1].split("##")[0]
     codes = {int(code) for code in re.findall(r"\d+", " ".join(re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE)))}
     assert codes == {int(code) for code in ExitCode}
+
+
+def test_every_code_of_a_skip_is_explained_in_the_same_words_everywhere() -> None:
+    table = README.split("| skipped as | means |")[1].split("\n\n")[0]
+    assert dict(re.findall(r"^\| `(\w+)(?:: CODE)?` \| (.+) \|$", table, re.MULTILINE)) == SKIPS_MEAN
+    modules = (Path(__file__).parents[2] / "migrator" / "parts").glob("*.py")
+    calls = [
+        node for module in modules for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Call)
+    ]
+    skips = [call for call in calls if "skip" in ast.unparse(call).partition(",")[0].lower()]
+    codes = {word.value for call in skips for word in call.args if isinstance(word, ast.Constant)}
+    assert codes | {"refused"} == SKIPS_MEAN.keys()
 
 
 def test_every_error_class_has_advice() -> None:
