@@ -19,7 +19,8 @@ from migrator.errors import ExitCode
 from migrator.inventory import ProjectResult, Scope, find_projects, take_inventory
 from migrator.job import build_api_source, build_local_source
 from migrator.log import log_path, start_log
-from migrator.report.text import add_row, new_table, say
+from migrator.report.conclusions import counted
+from migrator.report.text import add_row, new_table, print_table, say
 from migrator.scratch import scratch_directory
 from migrator.settings import Globals, tool_version
 from migrator.sources.base import RunFilter
@@ -103,7 +104,7 @@ def _print(results: Sequence[ProjectResult], *, filtered: bool, quiet: bool) -> 
             str(result.counts.new),
             str(result.counts.changed),
         )
-    console.print(table)
+    print_table(console, table)
     for result in results:
         if result.project.name_note and result.project.name_note != "not allowed in Neptune":
             name = f"{result.project.source} → {result.project.destination_name}"
@@ -111,7 +112,8 @@ def _print(results: Sequence[ProjectResult], *, filtered: bool, quiet: bool) -> 
     unseen = sum(result.unseen for result in results)
     if unseen:
         why = "left out by the filters" if filtered else "gone from W&B"
-        say(console, f"{unseen} runs of earlier inventories are {why}: they are skipped")
+        say(console, f"{counted(unseen, 'run')} of earlier inventories {why}: skipped")
     if not quiet:
         total = sum(result.listed for result in results)
-        print(f"{total} runs in {len(results)} projects. Next: `migrate run`", file=sys.stderr)
+        found = f"{counted(total, 'run')} in {counted(len(results), 'project')}"
+        print(f"{found}. Next: `migrate run`", file=sys.stderr)

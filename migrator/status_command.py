@@ -10,6 +10,7 @@ from rich.console import Console
 from migrations_db.states import RunStatus
 from migrator import report
 from migrator.errors import ErrorClass
+from migrator.report.conclusions import counted
 from migrator.run import opened
 from migrator.settings import Globals
 
@@ -49,4 +50,4 @@ def retry_failed_command(
     if common.json:
         print(json.dumps({"schema_version": 1, "retried": count}))
     else:
-        print(f"{count} failed runs are pending again" + (": `migrate run` copies them" if count else ""))
+        print(f"{counted(count, 'failed run')} put back to pending" + (". Next: `migrate run`" if count else ""))

@@ -139,13 +139,13 @@ class Times:
         latest = self.latest_us
         if time is None or not _MIN_S <= time < _MAX_S:
             time_us = self._created_us if latest is None else latest
-            entry = Entry(Kind.ESTIMATED, "time", "no time: the latest so far")
+            entry = Entry(Kind.ESTIMATED, "_timestamp", "no time: the latest so far")
         else:
             time_us = round(time * 1_000_000)
             entry = None
             if latest is not None and time_us < latest:
                 time_us = latest
-                entry = Entry(Kind.CLAMPED, "time", "time went backwards: the latest so far")
+                entry = Entry(Kind.CLAMPED, "_timestamp", "time went backwards: the latest so far")
         self.latest_us = time_us
         return time_us, entry
 

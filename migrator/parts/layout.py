@@ -49,9 +49,10 @@ class Layout:
 
     def _claim(self, series: SeriesKey, ledger: Ledger) -> str:
         wanted, reason = metric_base(series.key, self._namespace)
-        source_key = series.key
+        name = source_key = series.key
         if series.slot:
             wanted, source_key = f"{wanted}/{series.slot}", f"{series.key}/{series.slot}"
+            name = source_key
             reason = None  # the value itself is noted at slot 0, or not at all
         elif series.key in self._primary:
             wanted = f"{wanted}/{_SUFFIX[series.kind]}"
@@ -61,7 +62,7 @@ class Layout:
             self._primary.add(series.key)
         path, changed = self._paths.claim(source_key, wanted)
         if changed or reason:
-            ledger.add(Kind.RENAMED, f"{source_key} → {path}", changed or reason or "")
+            ledger.add(Kind.RENAMED, f"{name} → {path}", changed or reason or "")
         return path
 
 

@@ -28,6 +28,23 @@ NEVER_COPIED = (
     "alerts",
 )
 
+#: by the code that the ledger has for what was not written; README has the same table
+SKIPS_MEAN = {
+    "wandb_object": "an object: wandb/raw/summary.json has it, and the history if logged",
+    "missing_file": "the source names it, but does not have it",
+    "missing_rows": "the source counts more rows than it gives",
+    "duplicate_step": "the metric has a value there already",
+    "step_not_increasing": "a higher step came before it",
+    "step_out_of_range": "below 0, or 1e12 and more",
+    "not_a_number": "system metrics must be numbers",
+    "number_out_of_range": "an integer beyond every double",
+    "bad_histogram": "its edges do not rise, or do not fit its values",
+    "string_set_too_large": "the tags are over 1 MiB together",
+    "too_large": "a file over --max-file-size",
+    "unreadable": "a damaged part of a local log",
+    "refused": "Neptune's own code for what it did not take",
+}
+
 _SECRETS = (
     (re.compile(r"(\w+://)[^\s/@'\"]+@"), r"\1***@"),  # user:password@host
     (re.compile(r"(\w+://[^\s?'\"<>]*\?)[^\s'\"<>]+"), r"\1***"),  # signed addresses
@@ -112,17 +129,17 @@ def next_step(overview: Overview, bound: Bound) -> str:
     if any(worker.run is not None and worker.heartbeat_age_s < ALIVE_S for worker in overview.workers):
         return "nothing to do: it is running."
     if waiting := copy[RunStatus.PENDING] + copy[RunStatus.RUNNING]:
-        return f"`migrate run` copies {runs_text(waiting)}."
+        return f"`migrate run` copies {counted(waiting, 'run')}."
     if waiting := upload[RunStatus.PENDING] + upload[RunStatus.RUNNING]:
-        return f"`migrate sync` uploads {runs_text(waiting)}."
+        return f"`migrate sync` uploads {counted(waiting, 'run')}."
     if failed := copy[RunStatus.FAILED]:
-        return f"`migrate retry-failed` puts back {runs_text(failed)}, then `migrate run`."
+        return f"`migrate retry-failed` puts back {counted(failed, 'run')}, then `migrate run`."
     if failed := upload[RunStatus.FAILED]:
-        return f"`migrate retry-failed` puts back {runs_text(failed)}, then `migrate sync`."
+        return f"`migrate retry-failed` puts back {counted(failed, 'run')}, then `migrate sync`."
     if bound.offline and copy[RunStatus.DONE]:
-        return f"`migrate sync` uploads {runs_text(copy[RunStatus.DONE])} to Neptune."
+        return f"`migrate sync` uploads {counted(copy[RunStatus.DONE], 'run')} to Neptune."
     return "nothing left to do. `migrate inventory` looks for new runs."
 
 
-def runs_text(count: int) -> str:
-    return f"{count:,} run" if count == 1 else f"{count:,} runs"
+def counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -10,20 +10,31 @@ from rich.text import Text
 
 from migrations_db.states import Phase, RunStatus
 from migrations_db.types import LedgerGroup, Overview, RunSummary, WorkerRow
-from migrator.records import Kind
+from migrator.parts import OPTIONAL_PARTS
 from migrator.report.conclusions import (
     ALIVE_S,
     NEVER_COPIED,
     NOT_BOUND,
     Bound,
     advice,
+    counted,
     destination_of,
     next_step,
     part_sums,
-    runs_text,
     skips_and_notes,
 )
-from migrator.report.text import STATUS_STYLES, add_row, age_text, heading, message_text, new_table, say
+from migrator.report.text import (
+    STATUS_STYLES,
+    add_row,
+    age_text,
+    heading,
+    message_text,
+    new_table,
+    path_text,
+    print_table,
+    say,
+    what_text,
+)
 
 TOP_GROUPS = 8  # skips and notes shown without --skips
 TOP_WORKERS = 8  # runs in progress shown by name
@@ -45,7 +56,9 @@ def print_overview(console: Console, overview: Overview, bound: Bound = NOT_BOUN
         _print_groups(console, "Written, but changed", notes, TOP_GROUPS)
         _print_reasons(console, overview)
     heading(console, "Never copied")
-    say(console, f"{', '.join(NEVER_COPIED)}. Artifacts only with --include artifacts.", indent=2)
+    optional = sorted(OPTIONAL_PARTS.difference(part.name for part in overview.parts))
+    only = [f" {part.capitalize()} only with --include {part}." for part in optional]
+    say(console, f"{', '.join(NEVER_COPIED)}.{''.join(only)}", indent=2)
     console.print()
     say(console, f"Next: {next_step(overview, bound)}", "bold")
 
@@ -74,7 +87,7 @@ def print_failed(console: Console, runs: Iterable[RunSummary]) -> None:
     if not classes:
         say(console, "No run has failed.")
     for word, count in sorted(classes.items(), key=lambda item: (-item[1], item[0])):
-        heading(console, f"{word} ({runs_text(count)})")
+        heading(console, f"{word} ({counted(count, 'run')})")
         say(console, advice(word), indent=2)
 
 
@@ -82,7 +95,7 @@ def print_failed(console: Console, runs: Iterable[RunSummary]) -> None:
 
 
 def _print_runs(console: Console, overview: Overview) -> None:
-    line = Text(f"{runs_text(sum(overview.runs.values()))}: ", style="bold")
+    line = Text(f"{counted(sum(overview.runs.values()), 'run')}: ", style="bold")
     shown = [status for status in RunStatus if overview.runs[status]]
     for i, status in enumerate(shown):
         line.append(", " if i else "", "not bold")
@@ -99,16 +112,16 @@ def _print_workers(console: Console, overview: Overview) -> None:
     alive = [worker for worker in workers.values() if worker.heartbeat_age_s < ALIVE_S]
     if alive:
         age = age_text(min(worker.heartbeat_age_s for worker in alive))
-        say(console, f"Running: {_workers_text(len(alive))}, last sign of life {age} ago")
+        say(console, f"Running: {counted(len(alive), 'worker')}, last sign of life {age} ago")
         busy = [worker for worker in overview.workers if worker.run is not None and worker.heartbeat_age_s < ALIVE_S]
         for worker in busy[:TOP_WORKERS]:
             say(console, _worker_line(worker), indent=2)
         if len(busy) > TOP_WORKERS:
-            say(console, f"... and {runs_text(len(busy) - TOP_WORKERS)} more", indent=2)
+            say(console, f"... and {counted(len(busy) - TOP_WORKERS, 'run')} more", indent=2)
     elif silent := [worker.heartbeat_age_s for worker in workers.values()]:
         say(
             console,
-            f"Not running: {_workers_text(len(silent))} silent for {age_text(min(silent))}. "
+            f"Not running: {counted(len(silent), 'worker')} silent for {age_text(min(silent))}. "
             "`migrate run` takes their runs over.",
             "yellow",
         )
@@ -131,7 +144,7 @@ def _print_projects(console: Console, overview: Overview, workspace: str | None)
     for counts in overview.projects:
         destination = destination_of(counts.project, workspace) or "not decided"
         add_row(table, counts.project.source, f"→ {destination}", *(f"{counts.runs[status]:,}" for status in statuses))
-    console.print(table)
+    print_table(console, table)
     for counts in overview.projects:
         if counts.project.name_note:
             say(console, f"{counts.project.source} is renamed: {counts.project.name_note}", indent=2)
@@ -142,14 +155,14 @@ def _print_parts(console: Console, overview: Overview) -> None:
     table = new_table(console, "part", ">read", ">written", ">skipped", ">size")
     for part in part_sums(overview):
         add_row(table, part.name, f"{part.read:,}", f"{part.written:,}", f"{part.skipped:,}", decimal(part.size_bytes))
-    console.print(table)
+    print_table(console, table)
 
 
 def _print_failures(console: Console, overview: Overview) -> None:
     if overview.failures:
         heading(console, "Failed runs, by class")
     for group in overview.failures:
-        say(console, f"{group.error_class}: {runs_text(group.count)}", STATUS_STYLES[RunStatus.FAILED], indent=2)
+        say(console, f"{group.error_class}: {counted(group.count, 'run')}", STATUS_STYLES[RunStatus.FAILED], indent=2)
         say(console, f"{group.example.ref}: {message_text(group.example.text)}", indent=4)
         say(console, advice(group.error_class), indent=4)
     if overview.failures:
@@ -160,11 +173,13 @@ def _print_groups(console: Console, title: str, groups: Sequence[LedgerGroup], l
     if not groups:
         return
     heading(console, title)
-    table = new_table(console, ">count", "part", "what", "for example")
+    table = new_table(console, ">count", ">runs", "part", "what, and an example")
     for group in groups[:limit]:
-        what = group.reason if group.kind == Kind.SKIPPED else f"{group.kind}: {group.reason}"
-        add_row(table, f"{group.count:,}", group.part, what, f"{group.example.ref}: {group.example.text}")
-    console.print(table)
+        what = what_text(group.kind, group.reason, console.width)
+        add_row(table, f"{group.count:,}", f"{group.runs:,}", group.part, what)
+        example = f"{group.example.ref}: {path_text(group.example.text, console.width)}"
+        add_row(table, "", "", "", example, indent=2)
+    print_table(console, table)
     if limit is not None and len(groups) > limit:
         say(console, f"... and {len(groups) - limit:,} more: `migrate status --skips`", indent=2)
 
@@ -174,8 +189,4 @@ def _print_reasons(console: Console, overview: Overview) -> None:
         heading(console, "Runs with a remark")
     for group in overview.reasons:
         example = f"for example {group.example_ref}"
-        say(console, f"{runs_text(group.count)} {group.status.value}: {group.reason}; {example}", indent=2)
-
-
-def _workers_text(count: int) -> str:
-    return f"{count:,} worker" if count == 1 else f"{count:,} workers"
+        say(console, f"{counted(group.count, 'run')} {group.status.value}: {group.reason}; {example}", indent=2)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from itertools import islice
+from heapq import nsmallest
+from itertools import groupby
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -14,21 +15,33 @@ from rich.table import Table
 from migrations_db.states import Phase, RunStatus
 from migrations_db.types import LedgerRow, RunDetail
 from migrator.parts import PARTS
+from migrator.records import Kind
 from migrator.report.conclusions import NOT_BOUND, Bound, advice, destination_of
-from migrator.report.text import add_row, age_text, heading, message_text, new_table, say
+from migrator.report.text import (
+    add_row,
+    age_text,
+    heading,
+    message_text,
+    new_table,
+    path_text,
+    print_table,
+    say,
+    shortened,
+    what_text,
+)
 
 LEDGER_LINES = 40  # --json has all
 
 
 def print_run(console: Console, detail: RunDetail, ledger: Iterable[LedgerRow], bound: Bound = NOT_BOUND) -> None:
-    """`migrate status RUN`. `ledger` is read no further than it is shown."""
+    """`migrate status RUN`. Of `ledger`, no more is held in memory than is shown."""
     say(console, detail.ref, "bold")
     facts = Table.grid(padding=(0, 2))
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")
-    for fact in _facts(detail, bound.workspace):
+    for fact in _facts(detail, bound.workspace, console.width):
         add_row(facts, *fact)
-    console.print(facts)
+    print_table(console, facts)
     if detail.parts:
         _print_parts(console, detail)
     if detail.attempts:
@@ -45,7 +58,7 @@ def _print_parts(console: Console, detail: RunDetail) -> None:
         part = detail.parts[name]
         numbers = [f"{part.read:,}", f"{part.written:,}", f"{part.skipped:,}", decimal(part.size_bytes)]
         add_row(table, name, part.status.value, *numbers)
-    console.print(table)
+    print_table(console, table)
 
 
 def _print_attempts(console: Console, detail: RunDetail) -> None:
@@ -58,8 +71,8 @@ def _print_attempts(console: Console, detail: RunDetail) -> None:
             say(console, f"{attempt.error_class}: {message_text(attempt.message)}", indent=5)
 
 
-def _facts(detail: RunDetail, workspace: str | None) -> Iterator[tuple[str, str]]:
-    yield "name", detail.name
+def _facts(detail: RunDetail, workspace: str | None, width: int) -> Iterator[tuple[str, str]]:
+    yield "name", shortened(detail.name, width)
     yield "state", f"{detail.status.value} ({detail.phase.value})" + (f": {detail.reason}" if detail.reason else "")
     if detail.error_message:
         yield "error", f"{detail.error_class}: {message_text(detail.error_message)}"
@@ -79,16 +92,29 @@ def _facts(detail: RunDetail, workspace: str | None) -> Iterator[tuple[str, str]
 
 
 def _print_ledger(console: Console, ledger: Iterable[LedgerRow]) -> None:
-    rows = list(islice(ledger, LEDGER_LINES + 1))
-    if not rows:
-        return
-    heading(console, "Skipped and changed")
-    table = new_table(console, ">count", "part", "what", "path")
-    for row in rows[:LEDGER_LINES]:
-        add_row(table, f"{row.count:,}", row.part, f"{row.kind}: {row.reason}", row.path)
-    console.print(table)
+    rows = nsmallest(LEDGER_LINES + 1, ledger, key=_reason_of)
+    for title, is_skip in (("Skipped values, by reason", True), ("Written, but changed", False)):
+        shown = [row for row in rows[:LEDGER_LINES] if (row.kind == Kind.SKIPPED) is is_skip]
+        if shown:
+            heading(console, title)
+            _print_paths(console, shown)
     if len(rows) > LEDGER_LINES:
         say(console, "... and more: `--json` has all of them", indent=2)
+
+
+def _reason_of(row: LedgerRow) -> tuple[bool, int, str, str]:
+    """By it rows are grouped and ordered: what was skipped comes first, parts as they are copied."""
+    return row.kind != Kind.SKIPPED, _copy_order(row.part), row.kind, row.reason
+
+
+def _print_paths(console: Console, rows: Iterable[LedgerRow]) -> None:
+    table = new_table(console, ">count", "part", "what, and where")
+    for _, same in groupby(rows, _reason_of):
+        first, *others = same
+        add_row(table, "", first.part, what_text(first.kind, first.reason, console.width))
+        for row in (first, *others):
+            add_row(table, f"{row.count:,}", "", path_text(row.path, console.width), indent=2)
+    print_table(console, table)
 
 
 def _next_for(detail: RunDetail, *, offline: bool) -> str:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from migrations_db.states import RunStatus
-from migrator.report.conclusions import without_secrets
+from migrator.records import Kind
+from migrator.report.conclusions import SKIPS_MEAN, without_secrets
 
 MESSAGE_CHARS = 300  # of an error message
 MIN_WIDTH = 20  # columns
@@ -48,8 +50,39 @@ def new_table(console: Console, *columns: str) -> Table:
     return table
 
 
-def add_row(table: Table, *cells: str) -> None:
-    table.add_row(*(Text(_visible(cell)) for cell in cells))
+def add_row(table: Table, *cells: str, indent: int = 0) -> None:
+    """The last cell wraps inside its indentation."""
+    *texts, last = (Text(_visible(cell)) for cell in cells)
+    table.add_row(*texts, Padding(last, (0, 0, 0, indent)))
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Without the blanks with which rich fills the last column."""
+    for line in console.render_lines(table, pad=False):
+        text = Text.assemble(*((segment.text, segment.style or "") for segment in line))
+        text.rstrip()
+        console.print(text, soft_wrap=True)
+
+
+def what_text(kind: str, reason: str, width: int) -> str:
+    """What a line of the ledger says has happened. Notes have words for it, skips codes, which are explained."""
+    short = shortened(reason, max(width, MIN_WIDTH))
+    if kind != Kind.SKIPPED:
+        return f"{kind}: {short}"
+    meaning = SKIPS_MEAN.get(reason.partition(":")[0])
+    return f"{short}: {meaning}" if meaning else short
+
+
+def path_text(path: str, width: int) -> str:
+    """The ledger's path, or "old → new": each name at most half a line, in quotes where one would overlook it."""
+    names = (shortened(name, max(width, MIN_WIDTH) // 2) for name in path.split(" → "))
+    return " → ".join(name if name and name == name.strip() else f'"{name}"' for name in names)
+
+
+def shortened(text: str, max_chars: int) -> str:
+    """Text without its middle, where it is too long."""
+    start = max_chars // 2
+    return text if len(text) <= max_chars else f"{text[:start]}…{text[start + 1 - max_chars :]}"
 
 
 def _visible(text: str) -> str:

@@ -283,7 +283,7 @@ def test_an_unknown_entity_or_project_is_told_and_an_empty_one_is_no_error(set_s
     migrate = scene.migrate
     assert_complains(migrate.run("inventory", "--wandb-entity", "tema"), 2, "tema", "--wandb-entity")
     assert_complains(migrate.run("inventory", "--projects", "emtpy"), 2, "emtpy", "migrate inventory")
-    assert "0 runs in 1 projects" in migrate.succeed("inventory").stderr
+    assert "0 runs in 1 project." in migrate.succeed("inventory").stderr
     assert "nothing to do" in migrate.succeed("run").stderr
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -323,8 +324,9 @@ def test_the_overview_says_it_all_at_80_columns(filled: Filled) -> None:
     assert "unavailable: 2 runs" in words
     assert "bad_data: 1 run" in words
     assert ADVICE[ErrorClass.BAD_DATA] in " ".join(words)
-    assert "12 history missing_file team/vision/good: media/[red]a.png" in words
-    assert any(line.startswith("2 history renamed: first level") for line in words)
+    assert "12 1 history missing_file: the source names it, but does not have it" in words
+    assert "team/vision/good: media/[red]a.png" in words
+    assert "2 1 history renamed: first level is reserved" in words
     assert "1 run skipped: excluded by a filter; for example" in " ".join(words)
     assert "reports, workspaces, custom panels" in text
     assert lines[-1] == "Next: nothing to do: it is running."
@@ -377,7 +379,47 @@ def test_skips_show_every_reason(store: Store) -> None:
     filled.done("r", PartUpdate("history", {}, done=True, read=30, skipped=30, ledger=entries))
     overview = store.reports.overview()
     assert "... and 22 more: `migrate status --skips`" in text_of(overview=overview)
-    assert all(f"reason {i} " in printed(print_skips, overview) for i in range(30))
+    assert all(f" reason {i}\n" in printed(print_skips, overview) for i in range(30))
+
+
+def test_the_ledger_names_what_is_long_or_empty_in_few_lines(store: Store) -> None:
+    filled = Filled(store)
+    filled.project("p", "p", None, run_row("r"))
+    key = "k" * 3_000
+    entries = [
+        LedgerEntry("renamed", f"summary/{key}a → summary/{key}~b", "path over 1024 bytes"),
+        LedgerEntry("renamed", " → _", "empty level"),
+        LedgerEntry("converted", "x", f"{key} as JSON text"),
+    ]
+    filled.done("r", PartUpdate("summary", {}, done=True, ledger=entries))
+    overview, detail = store.reports.overview(), find_run(store, "r")
+    for width in (80, 120, 200):
+        for text in (
+            printed(print_skips, overview, width=width),
+            printed(print_run, detail, store.reports.ledger(detail.run), width=width),
+        ):
+            assert max(map(len, text.splitlines())) <= width
+            assert text.count("k") < 4 * width
+            words = " ".join(text.split())
+            assert re.search(r"summary/k+…k+a → summary/k+…k+~b", words)
+            assert '"" → _' in words
+
+
+def test_no_line_ends_in_blanks(filled: Filled) -> None:
+    detail = find_run(filled.store, "vision/good")
+    for text in (
+        text_of(overview=filled.store.reports.overview()),
+        printed(print_run, detail, filled.store.reports.ledger(detail.run)),
+    ):
+        assert [line for line in text.splitlines() if line != line.rstrip()] == []
+
+
+def test_artifacts_are_not_called_left_out_where_they_were_copied(store: Store) -> None:
+    filled = Filled(store)
+    filled.project("p", "p", None, run_row("r"))
+    assert "Artifacts only with --include artifacts." in text_of(overview=store.reports.overview(), width=200)
+    filled.done("r", PartUpdate("artifacts", {}, done=True))
+    assert "--include" not in text_of(overview=store.reports.overview(), width=200)
 
 
 def test_one_run_in_full(filled: Filled) -> None:
@@ -389,10 +431,30 @@ def test_one_run_in_full(filled: Filled) -> None:
     assert "state done (copy)" in words
     assert "destination acme/vision" in words
     assert "history done 1,000 988 12 2.5 MB" in words
-    assert "12 history skipped: missing_file media/[red]a.png" in words
+    assert words[words.index("Skipped values, by reason") + 1 :][:7] == [
+        "count part what, and where",
+        "history missing_file: the source names it, but does not have it",
+        "12 media/[red]a.png",
+        "",
+        "Written, but changed",
+        "count part what, and where",
+        "history renamed: first level is reserved",
+    ]
     assert any(line.startswith("1. copy 2") and line.endswith(": done") for line in words)
     assert words[-1] == "Next: nothing to do for this run."
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_ledger_of_a_run_has_skips_first_and_parts_as_they_are_copied(store: Store) -> None:
+    filled = Filled(store)
+    filled.project("p", "p", None, run_row("r"))
+    ledger = [LedgerEntry("renamed", "a → b", "empty level"), LedgerEntry("skipped", "c", "too_large")]
+    filled.done("r", *(PartUpdate(part, {}, done=True, read=1, skipped=1, ledger=ledger) for part in sorted(PARTS)))
+    detail = find_run(store, "r")
+    text = printed(print_run, detail, store.reports.ledger(detail.run))
+    skips, notes = text.split("Skipped values, by reason")[1].split("Written, but changed")
+    for section, word in ((skips, "too_large"), (notes, "renamed")):
+        assert [line.split()[0] for line in section.splitlines() if word in line] == [*PARTS]
 
 
 def test_a_failed_run_says_why_and_what_next(filled: Filled) -> None:

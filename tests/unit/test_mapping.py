@@ -496,7 +496,7 @@ def test_kinds_that_meet_at_one_key_part_by_their_precedence(values: list[Any], 
     assert set(found) == set(paths)
     moved = [path for path in paths if path != "k"]
     reason = "another kind of value has the key's path"
-    assert outcome.ledger == {("renamed", f"{path} → {path}", reason): 1 for path in moved}
+    assert outcome.ledger == {("renamed", f"k → {path}", reason): 1 for path in moved}
 
 
 def test_a_bool_is_noted_once_a_path() -> None:
@@ -520,19 +520,19 @@ def test_private_keys_of_the_history_come_only_when_asked_for() -> None:
             "no time: that of the row before",
             [(0, 5.0, "a"), (1, None, "b")],
             [(0, 5_000_000, "a"), (1, 5_000_000, "b")],
-            {("estimated", "time", "no time: the latest so far"): 1},
+            {("estimated", "_timestamp", "no time: the latest so far"): 1},
         ),
         row(
             "no time at all: the run's creation time",
             [(0, None, "a")],
             [(0, CREATED_US, "a")],
-            {("estimated", "time", "no time: the latest so far"): 1},
+            {("estimated", "_timestamp", "no time: the latest so far"): 1},
         ),
         row(
             "a time that goes backwards: the latest so far",
             [(0, 9.0, "a"), (1, 8.0, "b"), (2, 8.5, "c"), (3, 10.0, "d")],
             [(0, 9_000_000, "a"), (1, 9_000_000, "b"), (2, 9_000_000, "c"), (3, 10_000_000, "d")],
-            {("clamped", "time", "time went backwards: the latest so far"): 2},
+            {("clamped", "_timestamp", "time went backwards: the latest so far"): 2},
         ),
         row("negative step", [(-1, 1.0, "a")], [], {("skipped", "k", "step_out_of_range"): 1}),
         row("step 1e12", [(STEP_MAX, 1.0, "a")], [], {("skipped", "k", "step_out_of_range"): 1}),
