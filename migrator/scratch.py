@@ -1,4 +1,4 @@
-"""Scratch space of one invocation: removed at its end, and at the next start if it was killed."""
+"""Scratch space of one invocation: removed at its end, and at the next start if it was killed; its processes, too."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def remove_stale(parent: Path) -> None:
         except ValueError:
             continue  # not ours
         if not is_alive(pid, started) and not _is_in_use(path):
+            _end_processes(path)
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -62,6 +63,16 @@ def _is_in_use(directory: Path) -> bool:
         except (psutil.NoSuchProcess, OSError, ValueError):
             pass  # it has just ended, or is not ours
     return False
+
+
+def _end_processes(directory: Path) -> None:
+    """Kill what killed workers have left: processes of the SDKs, which have their temporary files there."""
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TMPDIR") == str(directory.absolute()):
+                process.kill()
+        except psutil.Error:
+            pass  # it has just ended, or is not ours
 
 
 def _prefix() -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -225,8 +227,14 @@ def test_scratch_space_of_a_killed_command_stays_while_a_worker_of_it_still_uses
     of_dead = tmp_path / f"{PREFIX}-{host_id()}-1-1"  # no process of that number began at that time
     of_worker = of_dead / f"worker-0-{os.getpid()}"
     of_worker.mkdir(parents=True)
-    remove_stale(tmp_path)
-    assert of_worker.exists()
-    os.utime(of_worker, (0, 0))  # it was last used before the process began that has its number now
-    remove_stale(tmp_path)
-    assert not of_dead.exists()
+    sleep = [sys.executable, "-c", f"import time; time.sleep({HANGS})"]
+    with subprocess.Popen(sleep, env={"TMPDIR": str(of_dead)}) as left, subprocess.Popen(sleep, env={}) as other:
+        remove_stale(tmp_path)
+        assert of_worker.exists()
+        assert left.poll() is None
+        os.utime(of_worker, (0, 0))  # it was last used before the process began that has its number now
+        remove_stale(tmp_path)
+        assert not of_dead.exists()
+        assert left.wait() == -signal.SIGKILL
+        assert other.poll() is None
+        other.kill()
