@@ -3,7 +3,7 @@
 In reading order:
 
     states.py      run and part states, allowed moves (pure)
-    types.py       what goes in and comes out (pure)
+    types.py       what goes in and comes out (pure)  report_types.py what is told
     errors.py      what can go wrong
     store.py       claims and fenced writes          `Store`
     inventory.py   what an inventory writes          `store.inventory`

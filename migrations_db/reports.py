@@ -9,11 +9,7 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, and_, cast, func, 
 from migrations_db.clock import seconds_until
 from migrations_db.database import Database
 from migrations_db.models import Attempt, Ledger, Part, Project, Run, Service, Worker
-from migrations_db.rows import AnyRow, AnySelect, read_parts, ref, run_query, to_fork, to_project
-from migrations_db.selecting import in_selection, lacks, one_of
-from migrations_db.states import Phase, RunStatus
-from migrations_db.types import (
-    EVERYTHING,
+from migrations_db.report_types import (
     AttemptRow,
     Example,
     FailureGroup,
@@ -21,16 +17,18 @@ from migrations_db.types import (
     LedgerRow,
     Overview,
     PartSums,
-    Pause,
     Progress,
     ProjectCounts,
     ReasonGroup,
     RunDetail,
     RunningRun,
     RunSummary,
-    Selection,
     WorkerRow,
 )
+from migrations_db.rows import AnyRow, AnySelect, read_parts, ref, run_query, to_fork, to_project
+from migrations_db.selecting import in_selection, lacks, one_of
+from migrations_db.states import Phase, RunStatus
+from migrations_db.types import EVERYTHING, Pause, Selection
 from migrations_db.types import Project as ProjectData
 
 PAGE_ROWS = 1_000  # ours: rows held in memory when a report streams

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrations_db import open_store
+from migrations_db.report_types import Progress
 from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
-from migrations_db.types import Progress
 from migrator.demo_processes import started, terminated_like_ctrl_c
 from migrator.errors import ExitCode, UserError
 from migrator.settings import DEFAULT_DB, LOG_DIR, OFFLINE_DIR

@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from migrations_db.report_types import Progress
 from migrations_db.states import RunStatus
-from migrations_db.types import Progress
 
 LINE_EVERY_S = 30.0
 

@@ -11,9 +11,10 @@ from itertools import islice
 from pathlib import Path
 
 from migrations_db import open_store
+from migrations_db.report_types import Progress, RunSummary
 from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
-from migrations_db.types import Progress, RunSummary, Selection
+from migrations_db.types import Selection
 from migrator.binding import COPIES, UPLOADS, Binding
 from migrator.display import display_for
 from migrator.errors import ExitCode, UserError

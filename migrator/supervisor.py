@@ -25,9 +25,10 @@ from typing import Protocol
 
 import psutil
 
+from migrations_db.report_types import Progress
 from migrations_db.states import Outcome, RunStatus
 from migrations_db.store import Store
-from migrations_db.types import Failure, Progress
+from migrations_db.types import Failure
 from migrator.errors import ErrorClass, ExitCode
 from migrator.job import Job
 from migrator.processes import host_id, is_alive, worker_id_of

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from migrations_db import Phase, Store, open_store
-from migrations_db.types import Claim, Counts, RunDetail, Selection, WorkerInfo
+from migrations_db.report_types import RunDetail
+from migrations_db.types import Claim, Counts, Selection, WorkerInfo
 from migrator.copy import CopyPlan, Workspace, copy_run
 from migrator.destinations.memory import MemoryDestination, StoredRun
 from migrator.inventory import Scope, find_projects, take_inventory

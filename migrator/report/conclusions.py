@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from migrations_db.report_types import LedgerGroup, Overview, PartSums, RunDetail
 from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
-from migrations_db.types import LedgerGroup, Overview, PartSums, Project, RunDetail
+from migrations_db.types import Project
 from migrator.binding import COPIES, UPLOADS
 from migrator.errors import ADVICE, ErrorClass, UserError
 from migrator.parts import OPTIONAL_PARTS, PARTS

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from migrations_db.report_types import Example, LedgerGroup, LedgerRow, Overview, RunDetail, RunSummary
 from migrations_db.states import RunStatus
-from migrations_db.types import Example, LedgerGroup, LedgerRow, Overview, RunDetail, RunSummary
 from migrator.records import Kind
 from migrator.report.conclusions import advice, destination_of, part_sums, skips_and_notes, without_secrets
 

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
+from migrations_db.report_types import LedgerGroup, Overview, RunSummary, WorkerRow
 from migrations_db.states import Phase, RunStatus
-from migrations_db.types import LedgerGroup, Overview, RunSummary, WorkerRow
 from migrator.parts import OPTIONAL_PARTS
 from migrator.report.conclusions import (
     ALIVE_S,

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from migrations_db.report_types import LedgerRow, RunDetail
 from migrations_db.states import Phase, RunStatus
-from migrations_db.types import LedgerRow, RunDetail
 from migrator.parts import PARTS
 from migrator.records import Kind
 from migrator.report.conclusions import NOT_BOUND, Bound, advice, destination_of

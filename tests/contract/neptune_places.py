@@ -18,7 +18,8 @@ from typing import Any, Protocol
 import pytest
 
 from migrations_db import Phase, RunStatus, Store, open_store
-from migrations_db.types import Claim, ProjectRow, RunDetail, RunRow, WorkerInfo
+from migrations_db.report_types import RunDetail
+from migrations_db.types import Claim, ProjectRow, RunRow, WorkerInfo
 from migrator.copy import Workspace
 from migrator.destinations.base import Destination, RunTarget
 from migrator.destinations.memory import MemoryDestination

@@ -54,6 +54,7 @@ from migrations_db.database import translate
 from migrations_db.engine import SCHEMA_REVISION
 from migrations_db.filesystems import Mount, network_type
 from migrations_db.models import Base
+from migrations_db.report_types import PartSums, RunDetail
 from migrations_db.states import may_move
 from migrations_db.types import (
     EVERYTHING,
@@ -62,11 +63,9 @@ from migrations_db.types import (
     Counts,
     Failure,
     LedgerEntry,
-    PartSums,
     PartUpdate,
     ProjectRow,
     Retry,
-    RunDetail,
     RunRow,
     Selection,
 )

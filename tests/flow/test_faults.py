@@ -15,7 +15,7 @@ from email.utils import formatdate
 from typing import Literal, NamedTuple
 
 from migrations_db import RunStatus, open_store
-from migrations_db.types import RunDetail
+from migrations_db.report_types import RunDetail
 from tests.flow.conftest import Scene, SetScene, wait_until
 from tests.servers.http import Fault
 from tests.servers.wandb_data import sample_runs

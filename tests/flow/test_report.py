@@ -14,11 +14,11 @@ import pytest
 from rich.console import Console
 
 from migrations_db import Phase, RunStatus, Store, open_store
+from migrations_db.report_types import Overview
 from migrations_db.types import (
     Claim,
     Failure,
     LedgerEntry,
-    Overview,
     PartUpdate,
     Pause,
     ProjectRow,

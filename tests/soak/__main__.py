@@ -1,6 +1,7 @@
 """Migrates between loopback servers that fail, with commands that are killed, until the minutes are over.
 
     python -m tests.soak --minutes 10 --seed 7                                SQLite
+    python -m tests.soak --minutes 10 --offline                               to offline files, which are then uploaded
     python -m tests.soak --minutes 10 --db postgresql+psycopg://user@host/db  a server on which databases may be made
 
 When a job is done early, its world grows; after some growth, another migration begins. At the end of each migration
@@ -52,8 +53,8 @@ class Tally:
 class Migration:
     """One world, from its inventory to the comparison."""
 
-    def __init__(self, world: World, db: str, home: Path, tally: Tally) -> None:
-        self.world, self.db, self.tally = world, db, tally
+    def __init__(self, world: World, db: str, home: Path, tally: Tally, *, offline: bool) -> None:
+        self.world, self.db, self.tally, self.offline = world, db, tally, offline
         self.migrate = Migrate(
             home,
             [WANDB_KEY, world.api_token],
@@ -64,6 +65,7 @@ class Migration:
             MIGRATE_WORKERS="2",
             MIGRATE_LEASE_S=str(LEASE_S),
             MIGRATE_DB=db,
+            MIGRATE_MODE="offline" if offline else "online",
         )
         self.running: list[tuple[str, Started]] = []
         self.next, self.growths = "inventory", 0
@@ -118,8 +120,10 @@ class Migration:
             self.tally.wrong.append(f"{command} ended with {end.exit_code}: {end.stderr[-2000:]}")
         match command, end.exit_code:
             case "run", 0:
+                self.next = "sync" if self.offline else "grow"
+            case "sync", 0:
                 self.next = "grow"
-            case "run", 3:
+            case (("run" | "sync"), 3):
                 self.next = "retry-failed"
             case (("inventory" | "retry-failed"), 0):
                 self.next = "run"
@@ -164,8 +168,8 @@ class Migration:
                 started.send(signal.SIGTERM)
             case "Ctrl-C":
                 started.interrupt_group()
-            case "a second command" if command == "run" and len(self.running) == 1:
-                self.start("run")
+            case "a second command" if command in ("run", "sync") and len(self.running) == 1:
+                self.start(command)
             case _:
                 return
         if "worker" not in event.name and event.name != "a second command":
@@ -190,7 +194,7 @@ class Migration:
         self.world.tell("neptune", "rules", [])
         self.frozen = [(0.0, process) for _, process in self.frozen]
         deadline = time.monotonic() + END_S
-        for command in ("", "inventory", "retry-failed", "run"):
+        for command in ("", "inventory", "retry-failed", "run", *(["sync"] if self.offline else [])):
             started = self.start(command) if command else None
             while self.running and time.monotonic() < deadline:
                 self.tend()
@@ -243,6 +247,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
     parser.add_argument("--runs", type=int, default=150, help="small runs of a world")
+    parser.add_argument("--offline", action="store_true", help="copy to offline files and upload them")
     parser.add_argument("--db", help="URL of a PostgreSQL server (default: SQLite)")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
@@ -256,7 +261,8 @@ def main() -> int:
         home = Path(tempfile.mkdtemp(prefix="soak-"))
         database = fresh_database() if options.db else nullcontext(str(Path(home, "work", "migration.db")))
         with ExitStack() as stack, database as db:
-            migration = Migration(World(options.seed + number, options.runs, stack), db, home, tally)
+            world = World(options.seed + number, options.runs, stack)
+            migration = Migration(world, db, home, tally, offline=options.offline)
             migration.endure(until, what_happens)
             migration.finish()
         if not tally.wrong:

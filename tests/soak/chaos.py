@@ -19,7 +19,7 @@ WANDB = {
     "dropped connection": Fault("graphql|GET", "drop"),
     "truncated body": Fault("graphql|GET", "truncate"),
     "truncated file": Fault("GET /(files|parquet)", "truncate"),
-    "expired URL": Fault("GET /parquet", "status", status=403),
+    "expired URL": Fault("GET /(files|parquet)", "status", status=403),
     "slow": Fault("graphql|GET", "slow", delay_s=2.0),
     "lost answer": Fault("graphql|GET", "lost_answer"),
 }

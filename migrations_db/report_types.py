@@ -1,0 +1,214 @@
+"""What the store tells of the whole job and of single runs: frozen data, never rows. Words and units as in `types`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from migrations_db.states import Outcome, Phase, RunStatus
+from migrations_db.types import ForkOf, PartProgress, Pause, Project
+
+
+@dataclass(frozen=True, slots=True)
+class PartSums:
+    """Totals of one part over all runs."""
+
+    name: str
+    read: int
+    written: int
+    skipped: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectCounts:
+    """Runs of one project by status; every status is there."""
+
+    project: Project
+    runs: Mapping[RunStatus, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One run out of a group: its `ref` is "entity/project/run id"."""
+
+    ref: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Failed runs of one error class; the example's text is its message."""
+
+    error_class: str
+    count: int
+    example: Example
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerGroup:
+    """Ledger lines of equal reason, part and kind; the example's text is a path. `runs`: in how many runs."""
+
+    reason: str
+    part: str
+    kind: str
+    count: int
+    runs: int
+    example: Example
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonGroup:
+    """Runs with equal status and reason: why they are skipped, or a note ("gone from the source")."""
+
+    status: RunStatus
+    reason: str
+    count: int
+    example_ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A worker that has not stopped, and one of its claims (None: idle)."""
+
+    id: str
+    host: str
+    pid: int
+    heartbeat_age_s: float
+    run: int | None
+    ref: str | None
+    part: str | None
+    idle_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """All that `migrate status` shows, as of one moment."""
+
+    runs: Mapping[RunStatus, int]  #: every status is there
+    phases: Mapping[Phase, Mapping[RunStatus, int]]
+    parts: Sequence[PartSums]
+    projects: Sequence[ProjectCounts]
+    failures: Sequence[FailureGroup]  #: most frequent first
+    ledger: Sequence[LedgerGroup]  #: most frequent first
+    reasons: Sequence[ReasonGroup]  #: most frequent first
+    workers: Sequence[WorkerRow]
+    pauses: Sequence[Pause]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRun:
+    """A run in progress, for its bar. `points_expected` is a guess."""
+
+    run: int
+    ref: str
+    name: str
+    worker_id: str
+    part: str | None
+    points_read: int
+    points_expected: int
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a phase has come. `runs` has every status; runs that wait for their upload are done with the copy.
+
+    `points_expected` is a guess that becomes exact as runs end; skipped runs do not count.
+    """
+
+    runs: Mapping[RunStatus, int]
+    points_read: int
+    points_written: int
+    points_expected: int
+    size_bytes: int
+    running: Sequence[RunningRun] = ()
+
+    @property
+    def runs_total(self) -> int:
+        """All runs but the skipped ones."""
+        return sum(self.runs.values()) - self.runs[RunStatus.SKIPPED]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run in a list."""
+
+    run: int
+    ref: str
+    name: str
+    phase: Phase
+    status: RunStatus
+    error_class: str | None
+    error_message: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One attempt; `outcome` is None while it goes on."""
+
+    number: int
+    phase: Phase
+    worker_id: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: Outcome | None
+    error_class: str | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """One line of a run's ledger."""
+
+    part: str
+    kind: str
+    path: str
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunDetail:
+    """One run in full, without its ledger (`Reports.ledger` iterates over that)."""
+
+    run: int
+    project: Project
+    run_id: str
+    name: str
+    source_state: str
+    created_at: datetime | None
+    heartbeat_at: datetime | None
+    history_rows: int | None
+    size_hint: int
+    fingerprint: str
+    copied_fingerprint: str | None
+    location: Sequence[str] | None
+    fork: ForkOf | None
+    tags: Sequence[str]
+    phase: Phase
+    status: RunStatus
+    reason: str | None
+    claimed_by: str | None
+    lease_until: datetime | None
+    attempt: int
+    failures: int
+    not_before: datetime | None
+    position: str | None
+    error_class: str | None
+    error_message: str | None
+    points_read: int
+    points_written: int
+    size_bytes: int
+    part: str | None
+    active_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    parts: Mapping[str, PartProgress] = field(default_factory=dict)
+    attempts: Sequence[AttemptRow] = ()
+
+    @property
+    def ref(self) -> str:
+        return f"{self.project.source}/{self.run_id}"
