@@ -32,7 +32,6 @@ from migrator.sources.wandb_parquet import HistoryExport, add_leaves
 from migrator.values import SeriesKey
 
 PAGE_VALUES = 10_000  # handed out at once
-MERGED_ROWS = 1_000  # in a chunk, where exports overlap and rows are merged one by one
 
 
 class RunHistory:
@@ -151,13 +150,24 @@ def _in_order(exports: Sequence[HistoryExport], after_step: float | None) -> Ite
 
 
 def _merged(streams: Sequence[Iterator[Chunk]]) -> Iterator[Chunk]:
-    """Ascending streams as one; of equal steps the earlier stream's come first."""
+    """Ascending streams as one; of equal steps the earlier stream's come first.
+
+    A chunk ends where any of the streams begins its next, so that none is larger than those in hand together.
+    """
     if len(streams) == 1:
         yield from streams[0]
         return
-    rows = heapq.merge(*map(itertools.chain.from_iterable, streams), key=attrgetter("step"))
-    while chunk := list(itertools.islice(rows, MERGED_ROWS)):
-        yield chunk
+    begun = 0
+
+    def rows_of(stream: Iterator[Chunk]) -> Iterator[HistoryRow]:
+        nonlocal begun
+        for chunk in stream:
+            begun += 1
+            yield from chunk
+
+    rows = heapq.merge(*map(rows_of, streams), key=attrgetter("step"))
+    for _, same in itertools.groupby(rows, lambda _: begun):
+        yield list(same)
 
 
 def _paged(chunks: Iterable[Chunk]) -> Iterator[Chunk]:

@@ -1,8 +1,9 @@
 """Live history: the rows of a run that W&B has not exported to Parquet yet, read with `HistoryPage`.
 
-A page is a range of steps, not a number of rows, and steps may lie far apart (0, 10, 1e9): `LiveRows` asks for all
-that is left where that is little, and widens its pages where they come back empty. Rows come as JSON text, where NaN
-and infinities are the strings "NaN", "Infinity" and "-Infinity" (as summaries have them), or bare.
+A page is a range of steps, not a number of rows, and steps may lie far apart (0, 10, 1e9), and a row may be long: an
+answer is held in memory as a whole. `LiveRows` asks for all that is left where that is little, begins with few rows,
+and makes each page as wide as the one before it lets hope to be right. Rows come as JSON text, where NaN and infinities
+are the strings "NaN", "Infinity" and "-Infinity" (as summaries have them), or bare.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import itertools
 import math
 import pickle
 import tempfile
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from migrator.errors import ErrorClass, Rejected
 from migrator.limits import WANDB_PAGE_STEPS_MAX
@@ -27,10 +29,12 @@ from migrator.sources.wandb_client import WandbClient
 from migrator.sources.wandb_errors import of_disk
 from migrator.sources.wandb_parquet import as_time
 
-PAGE_ROWS = 5_000  # aimed at in one HistoryPage
-PAGE_VALUES = 250_000  # at most about so many in one: an answer is held as text, some 20 bytes a value
-WIDEN = 8  # times as many steps in the next page, when one came back nearly empty
-SPOOL_ROW_VALUES = 100_000  # kept in memory, some 10 MB; more go to a scratch file
+PAGE_BYTES = 4 * 1024 * 1024  # aimed at in one HistoryPage; wandb-core, its message and our rows each hold a copy
+PAGE_BYTES_MAX = 64 * 1024 * 1024  # in one where rows turn out to be longer than those before
+PAGE_ROWS = 5_000  # at most aimed at in one
+FIRST_ROWS = 100  # at most aimed at in the first: how long rows are is known only then
+WIDEN = 8  # at most so many times as much in the next page
+SPOOL_BYTES = 1024 * 1024  # kept in memory; more goes to a scratch file
 
 Chunk = list[HistoryRow]
 
@@ -41,7 +45,7 @@ class HistoryFacts:
 
     last_step: float | None
     row_count: int
-    key_count: int
+    row_bytes: int  # of JSON text, about: the summary has the last value of each key
     ended: bool  # while a run goes on, its counts lag behind
 
 
@@ -94,31 +98,41 @@ class LiveRows:
 
     def _pages(self, at: int, stop: int) -> Iterator[Chunk]:
         """Rows with `at` <= step < `stop`."""
-        aim = max(1, min(PAGE_ROWS, PAGE_VALUES // max(self._facts.key_count, 1)))
         left: float = max(self._facts.row_count - self._exported.rows, len(self._listed)) or math.inf
+        aim = self._aim(FIRST_ROWS, self._facts.row_bytes)
         width = aim
         while at < stop:
             end = stop if left <= aim else min(at + width, stop)
-            rows = self._page(at, end, aim)
+            behind = bisect_left(self._listed, at) + aim
+            if behind < len(self._listed):
+                end = min(end, max(math.floor(self._listed[behind]), at + 1))
+            rows, size_bytes = self._page(at, end)
             yield rows
             left -= len(rows)
+            width = WIDEN * (end - at)
+            if rows:
+                aim = self._aim(WIDEN * aim, size_bytes // len(rows))
+                width = max(1, min(width, (end - at) * aim // len(rows)))
             at = end
-            if len(rows) > 2 * aim:
-                width = max(1, width // 2)
-            elif len(rows) < aim // 2:
-                width *= WIDEN
 
-    def _page(self, at: int, end: int, rows: int) -> Chunk:
+    def _aim(self, at_most: int, row_bytes: int) -> int:
+        """How many rows to ask for when they had `row_bytes` so far; the next may be as long as the summary."""
+        worst = PAGE_BYTES_MAX // max(self._facts.row_bytes, 1)
+        return max(1, min(at_most, PAGE_ROWS, worst, PAGE_BYTES // max(row_bytes, 1)))
+
+    def _page(self, at: int, end: int) -> tuple[Chunk, int]:
+        """The rows with `at` <= step < `end`, and the length of their texts."""
         asked: dict[str, Any] = {"entity": self._ref.entity, "project": self._ref.project, "run": self._ref.run_id}
         # W&B samples when more than pageSize rows are in range (several rows may have one step).
-        size = min(max(end - at, rows, len(self._listed)), WANDB_PAGE_STEPS_MAX)
+        size = min(max(end - at, PAGE_ROWS, len(self._listed)), WANDB_PAGE_STEPS_MAX)
         asked |= {"minStep": at, "maxStep": end, "pageSize": size}
-        found = run_of(self._client.ask(queries.HISTORY_PAGE, asked, self._what), self._ref)
+        found = run_of(self._client.ask(queries.HISTORY_PAGE, asked, self._what), self._ref).get("history") or []
+        size_bytes = sum(len(str(row)) for row in found)
         try:
-            parsed = [row for row in map(_row, found.get("history") or ()) if at <= row.step < end]
+            rows = [row for row in map(_row, found) if at <= row.step < end]
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise Rejected(ErrorClass.BAD_DATA, f"{self._what}: a row that is no JSON object with _step") from error
-        return sorted(parsed, key=attrgetter("step"))
+        return sorted(rows, key=attrgetter("step")), size_bytes
 
 
 def _row(row: Any) -> HistoryRow:
@@ -148,41 +162,25 @@ class Spool:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._kept: list[Chunk] = []
-        self._room = SPOOL_ROW_VALUES
-        self._file: IO[bytes] | None = None
+        self._file = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(directory))  # noqa: SIM115 - closed by `close`
 
     def add(self, rows: Chunk) -> None:
-        self._room -= sum(len(row.values) for row in rows)
-        if self._room >= 0:
-            self._kept.append(rows)
-            return
         try:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - closed by `close`
             pickle.dump([tuple(row) for row in rows], self._file, pickle.HIGHEST_PROTOCOL)
         except OSError as error:
             raise of_disk(error, "live history", self._directory) from error
 
     def chunks(self, after_step: float | None) -> Iterator[Chunk]:
         """The rows with a step above `after_step`, in the order in which they were added."""
-        for rows in self._all():
-            if after_step is None or rows[0].step > after_step:
-                yield rows
-            elif rest := [row for row in rows if row.step > after_step]:
-                yield rest
-
-    def _all(self) -> Iterator[Chunk]:
-        yield from self._kept
-        if self._file is None:
-            return
         end, at = self._file.seek(0, 2), 0
         while at < end:
             self._file.seek(at)
             rows = [HistoryRow(*row) for row in pickle.load(self._file)]
             at = self._file.tell()
-            yield rows
+            if after_step is None or rows[0].step > after_step:
+                yield rows
+            elif rest := [row for row in rows if row.step > after_step]:
+                yield rest
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._file.close()

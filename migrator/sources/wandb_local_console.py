@@ -4,7 +4,8 @@ The log holds what a program wrote, piece by piece ("text" and "\\n" apart). W&B
 makes of it: `\\r` returns to the start of the line and later text overwrites, `ESC[A` and `ESC[B` move between lines
 (nested progress bars); all else stays in the text. A line is counted and timed when its first character is written,
 over both streams (wandb `core/internal/terminalemulator`, `runconsolelogs`). Two things are better here: lines are
-not cut at 4096 characters, and text for a line that can change no more begins a new line instead of being dropped.
+not cut at 4096 characters (but at what Neptune takes, so that a program that never ends a line fills no memory), and
+text for a line that can change no more begins a new line instead of being dropped.
 """
 
 from __future__ import annotations
@@ -12,28 +13,44 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator
+from io import StringIO
 
+from migrator.limits import STRING_MAX_BYTES
 from migrator.records import ConsoleLine
 
 VIEW_LINES = 32  # W&B: height of the terminal, and lines that can still change (maxTerminalLines)
+LINE_MAX = STRING_MAX_BYTES + 2  # characters kept: with "\r" for the last still too long for Neptune, so it is noted
 _CONTROL = re.compile("[\r\n]|\x1b\\[[AB]")
 _CONTROL_BEGUN = re.compile("\x1b\\[?$")
 
 
 class _Line:
-    __slots__ = ("done", "number", "stream", "text", "time")
+    __slots__ = ("_end", "_text", "done", "number", "stream", "time")
 
     def __init__(self, number: int, stream: str, time: float | None) -> None:
         self.number, self.stream, self.time = number, stream, time
-        self.text = ""
+        self._text = StringIO()  # takes a piece in the time of its own length, wherever it goes
+        self._end = 0
         self.done = False
 
     def put(self, text: str, column: int) -> None:
         """Overwrite from `column` on."""
-        if column == len(self.text):
-            self.text += text
-        else:
-            self.text = self.text[:column].ljust(column) + text + self.text[column + len(text) :]
+        if column > self._end:
+            column = min(column, LINE_MAX)
+            text, column = " " * (column - self._end) + text, self._end
+        end = column + len(text)
+        if end > LINE_MAX:
+            text, end = text[: LINE_MAX - column], LINE_MAX
+        self._text.seek(column)
+        self._text.write(text)
+        if end > self._end:
+            self._end = end
+
+    def freeze(self) -> ConsoleLine:
+        line = ConsoleLine(self.number, self.time, self.stream, self._text.getvalue())
+        self.done = True
+        self._text.close()  # a view may still hold the line
+        return line
 
 
 class Console:
@@ -47,25 +64,20 @@ class Console:
     def write(self, stream: str, time: float | None, text: str) -> Iterator[ConsoleLine]:
         self._terminals[stream].write(time, text)
         while len(self._changing) > VIEW_LINES:
-            yield self._freeze()
+            yield self._changing.popleft().freeze()
 
     def finish(self) -> Iterator[ConsoleLine]:
         """The rest; a last line without a line end is a line, too."""
         for terminal in self._terminals.values():
             terminal.flush()
         while self._changing:
-            yield self._freeze()
+            yield self._changing.popleft().freeze()
 
     def new_line(self, stream: str, time: float | None) -> _Line:
         line = _Line(self.next_number, stream, time)
         self.next_number += 1
         self._changing.append(line)
         return line
-
-    def _freeze(self) -> ConsoleLine:
-        line = self._changing.popleft()
-        line.done = True
-        return ConsoleLine(line.number, line.time, line.stream, line.text)
 
 
 class _Terminal:

@@ -26,20 +26,11 @@ from migrator.records import (
 from migrator.sources.base import Survey
 from migrator.sources.wandb_local_artifacts import LoggedArtifact, ManifestEntry, read_artifact, staged_file
 from migrator.sources.wandb_local_files import local_file, run_files
-from migrator.sources.wandb_local_rows import (
-    PAGE_LINES,
-    console_lines,
-    history_pages,
-    history_rows,
-    output_file_lines,
-    pages,
-    system_rows,
-)
+from migrator.sources.wandb_local_rows import console_lines, history_rows, output_file_lines, pages, system_rows
 from migrator.sources.wandb_local_scan import RunHead, RunScan, merged, scan_run
 from migrator.sources.wandb_local_values import json_object
 
 QUIET_AFTER = timedelta(minutes=10)  # a log without an end that nobody wrote to for so long is a crashed run's
-PAGE_SAMPLES = 1_000
 
 
 def log_of(directory: Path, run_id: str) -> Path:
@@ -130,10 +121,10 @@ class LocalRun:
         return Survey(tuple(scan.series), frozenset(scan.media), scan.rows, scan.rows)
 
     def history(self, after_step: float | None) -> Iterator[list[HistoryRow]]:
-        return history_pages(history_rows(self._scan.logs, after_step))
+        return pages(history_rows(self._scan.logs, after_step))
 
     def system(self, first_row: int) -> Iterator[list[SystemRow]]:
-        return pages(system_rows(self._scan.logs, first_row), PAGE_SAMPLES)
+        return pages(system_rows(self._scan.logs, first_row))
 
     def system_is_sampled(self) -> bool:
         return False
@@ -142,7 +133,7 @@ class LocalRun:
         """Lines count from their first character, as in W&B's own log; see `wandb_local_console`."""
         logged = any(log.pieces for log in self._scan.logs)
         lines = console_lines(self._scan.logs) if logged else output_file_lines(self._output_files)
-        return pages(dropwhile(lambda line: line.number < first_line, lines), PAGE_LINES)
+        return pages(dropwhile(lambda sized: sized[0].number < first_line, lines))
 
     @property
     def _output_files(self) -> list[Path]:

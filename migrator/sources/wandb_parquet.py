@@ -20,8 +20,10 @@ from migrator.records import HistoryRow
 from migrator.sources.wandb_errors import Passing
 from migrator.values import SeriesKey, SeriesKind, leaves
 
-BATCH_VALUES = 100_000  # cells converted at once: enough to make the cost of a batch small
-BATCH_BYTES = 16 << 20  # of a batch, uncompressed, for columns of long values
+BATCH_BYTES = 4 << 20  # converted at once: enough to make the cost of a batch small
+VALUE_BYTES = 40  # at least, of one value in memory; repeated ones take hardly any space in the file
+TEXT_ROWS = 100  # at most in a batch with texts: how long they are is not known where they repeat
+READ_BYTES = 64 << 10  # read at once of one column; without a limit a column is read as a whole
 UNREADABLE = (pa.ArrowException, OSError)
 
 STEP, TIME = "_step", "_timestamp"
@@ -33,7 +35,7 @@ class Table:
     def __init__(self, path: Path, what: str) -> None:
         self.path, self._what = path, what
         try:
-            self._file = pq.ParquetFile(path, pre_buffer=False)
+            self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES)
         except UNREADABLE as error:
             raise self._unreadable(error) from error
         arrow = self._file.schema_arrow  # made anew at each look
@@ -45,17 +47,21 @@ class Table:
 
     def batches(self, columns: list[str] | None = None, groups: list[int] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows in file order, some at a time. May hold more columns than asked for (names with dots)."""
-        meta = self._file.metadata
-        groups = list(range(meta.num_row_groups)) if groups is None else groups
+        groups = list(range(self._file.metadata.num_row_groups)) if groups is None else groups
         if not groups:
             return
-        row_bytes = max(meta.row_group(i).total_byte_size / max(meta.row_group(i).num_rows, 1) for i in groups)
-        cells = len(columns or self.names) or 1
-        size = int(max(1, min(BATCH_VALUES / cells, BATCH_BYTES / max(row_bytes, 1))))
+        size = min(map(self._rows_in_batch, groups))
         try:
             yield from self._file.iter_batches(size, groups, columns, use_threads=False)
         except UNREADABLE as error:
             raise self._unreadable(error) from error
+
+    def _rows_in_batch(self, group: int) -> int:
+        meta = self._file.metadata.row_group(group)
+        parts = [meta.column(i) for i in range(meta.num_columns)]
+        size_bytes = sum(max(part.total_uncompressed_size, VALUE_BYTES * part.num_values) for part in parts)
+        at_most = TEXT_ROWS if any(part.physical_type == "BYTE_ARRAY" for part in parts) else meta.num_rows
+        return max(1, int(min(at_most, BATCH_BYTES * meta.num_rows / max(size_bytes, 1))))
 
     def statistics(self, name: str) -> list[Any]:
         """Of the flat column `name`, one a row group; None where the file has none."""
@@ -189,6 +195,10 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
 Cleaner = Callable[[Any], Any]
 
 
@@ -202,7 +212,7 @@ def _cleaner(kind: pa.DataType) -> Cleaner | None:
     if pa.types.is_map(kind):
         item = _cleaner(kind.item_type) or (lambda value: value)
         return lambda value: {str(key): item(inner) for key, inner in value.items() if inner is not None}
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if _is_list(kind):
         element = _cleaner(kind.value_type)
         return element and (lambda value: [None if inner is None else element(inner) for inner in value])
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
@@ -236,6 +246,8 @@ def _survey_column(name: str, column: pa.Array, found: dict[SeriesKey, None], me
     kind = column.type
     if _is_number(kind):
         found[SeriesKey(name, "", SeriesKind.NUMBER)] = None
+    elif _is_list(kind) and _is_number(kind.value_type):
+        found[SeriesKey(name, "", SeriesKind.TEXT)] = None
     elif pa.types.is_struct(kind) and _all_histograms(column):
         found[SeriesKey(name, "", SeriesKind.HISTOGRAM)] = None
     else:

@@ -137,7 +137,7 @@ class WandbRun:
         if not isinstance(step, (int, float)) or step < 0:
             step = None
         rows = number(self._node.get("historyLineCount")) or 0
-        return HistoryFacts(step, rows, len(keys.get("keys") or ()), self._ended)
+        return HistoryFacts(step, rows, len(str(self._node.get("summaryMetrics") or "")), self._ended)
 
     # ------------------------------------------------------------ files
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import dropwhile
 from typing import Any
 
 from migrator.errors import ErrorClass, Rejected, Retryable, Throttled
@@ -13,11 +14,12 @@ from migrator.sources.wandb_artifacts import RunArtifacts
 from migrator.sources.wandb_client import WandbClient
 from migrator.sources.wandb_errors import retries
 from migrator.sources.wandb_files import RunFiles
+from migrator.sources.wandb_local_rows import output_file_lines, pages
 from migrator.sources.wandb_parquet import Table, as_time, plain_rows
 
 PREFIX = "system."
 SAMPLES = (2**31 - 1, 1_000_000, 100_000, 10_000)  # GraphQL Int; the smaller ones for servers that refuse so many
-PAGE_ROWS = 2_000
+PAGE_VALUES = 20_000  # numbers
 PAGE_LINES = 2_000  # asked for at once; servers may give less
 OUTPUT_LOG = "output.log"
 
@@ -34,13 +36,15 @@ class SystemMetrics:
     def pages(self, first_row: int) -> Iterator[list[SystemRow]]:
         """Rows from number `first_row` on."""
         page: list[SystemRow] = []
+        values_in_page = 0
         for number, (time, values) in enumerate(self._rows()):
             if number >= first_row:
                 kept = {key.removeprefix(PREFIX): value for key, value in values.items() if key.startswith(PREFIX)}
                 page.append(SystemRow(number, as_time(time), kept))
-                if len(page) == PAGE_ROWS:
+                values_in_page += len(kept)
+                if values_in_page >= PAGE_VALUES:
                     yield page
-                    page = []
+                    page, values_in_page = [], 0
         if page:
             yield page
 
@@ -131,18 +135,9 @@ class Console:
         saved = self._files.fetch(OUTPUT_LOG)
         if saved is None:
             return
-        page: list[ConsoleLine] = []
         try:
-            with saved.path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
-                for number, text in enumerate(lines):
-                    if number >= first_line:
-                        line = text.removesuffix("\n").removesuffix("\r")
-                        page.append(ConsoleLine(number, None, "stdout", line))
-                        if len(page) == PAGE_LINES:
-                            yield page
-                            page = []
-            if page:
-                yield page
+            lines = output_file_lines([saved.path])
+            yield from pages(dropwhile(lambda sized: sized[0].number < first_line, lines))
         finally:
             self._files.release(saved)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 import itertools
@@ -26,6 +27,7 @@ import stamina
 
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, RunError, Throttled, UserError
 from migrator.records import HistoryRow, RunRef, SourceProject
+from migrator.sources import wandb_live, wandb_parquet
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb_api import WandbApiSource
 from migrator.sources.wandb_errors import clean, of_message
@@ -218,6 +220,89 @@ def test_long_live_histories_come_in_pages_also_where_steps_are_uneven(make: Mak
     server, source = make(run)
     assert [row.step for row in rows_of(opened(source, "r"))] == steps
     assert 4 <= server.log.count("HistoryPage") <= 20
+
+
+class Weighed(Run):
+    """A run that keeps the length of each answer of live rows."""
+
+    def page(self, *steps: int) -> list[str]:
+        rows = super().page(*steps)
+        self.weights.append(sum(map(len, rows)))
+        return rows
+
+    @functools.cached_property
+    def weights(self) -> list[int]:
+        return []
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_long_rows_of_a_live_history_come_few_at_a_time(announced: bool, make: Make, opened: Opened) -> None:
+    history = logged([{"_step": 3 * n, "text": f"{n}".ljust(80_000)} for n in range(300)])
+    run = Weighed("r", history=history, mode="live", announce_live=announced, summary={})
+    _, source = make(run)
+    assert_same_rows(rows_of(opened(source, "r")), as_logged(run))
+    first, *others = run.weights
+    assert first < 101 * 80_100  # nothing was known of them
+    assert max(others) < 1.2 * wandb_live.PAGE_BYTES
+    assert len(others) < 12
+
+
+def test_the_summary_tells_how_long_rows_are_before_any_is_read(make: Make, opened: Opened) -> None:
+    run = Weighed("r", history=logged([{"text": f"{n}".ljust(200_000)} for n in range(90)]), mode="live")
+    _, source = make(run)
+    assert_same_rows(rows_of(opened(source, "r")), as_logged(run))
+    assert max(run.weights) < 1.2 * wandb_live.PAGE_BYTES
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_long_summary_does_not_make_pages_small_for_ever(announced: bool, make: Make, opened: Opened) -> None:
+    steps = [*range(3_000), *range(3_000, 10**9, 10**8)]
+    run = Run(
+        "r",
+        history=logged([{"_step": step, "x": 0.5} for step in steps]),
+        mode="live",
+        announce_live=announced,
+        summary={"text": "x" * 5_000_000},
+    )
+    server, source = make(run)
+    assert [row.step for row in rows_of(opened(source, "r"))] == steps
+    assert server.log.count("HistoryPage") < 300
+
+
+def test_live_steps_that_lie_far_apart_and_then_close_come_in_pages_of_rows(make: Make, opened: Opened) -> None:
+    steps = [*range(0, 10**9, 10**5), *range(10**9, 10**9 + 8_000)]
+    run = Weighed("r", history=logged([{"_step": step, "text": "x" * 500} for step in steps]), mode="live")
+    _, source = make(run)
+    assert [row.step for row in rows_of(opened(source, "r"))] == steps
+    assert max(run.weights) < 1.2 * wandb_live.PAGE_BYTES
+
+
+def test_batches_of_an_export_are_small_whatever_it_holds(make: Make, opened: Opened) -> None:
+    run = Run("r", history=logged([{"x": 0.0}]))
+    rows = 400
+    run.cache["parquet"] = [
+        parquet(_step=range(rows), same=["x" * 20_000] * rows),  # takes hardly any space in the file
+        parquet(_step=range(rows, 2 * rows), same=[[0.5] * 5_000] * rows),
+        parquet(_step=range(2 * rows, 3 * rows), other=[f"{n}".ljust(60_000) for n in range(rows)]),
+    ]
+    run.cache["parquet"] += [
+        parquet(_step=range(n, 5 * rows, 2), other=["x" * 20_000] * rows) for n in (3 * rows, 3 * rows + 1)
+    ]
+    _, source = make(run)
+    reader = opened(source, "r")
+    pages = list(reader.history(None))
+    assert [row.step for page in pages for row in page] == list(range(5 * rows))
+
+    def weight(row: HistoryRow) -> int:
+        return sum(
+            len(value) * (1 if isinstance(value, str) else wandb_parquet.VALUE_BYTES) for value in row.values.values()
+        )
+
+    assert max(sum(map(weight, page)) for page in pages) <= 2 * wandb_parquet.BATCH_BYTES
+    assert [(series.key, str(series.kind)) for series in reader.survey().series] == [
+        ("same", "text"),
+        ("other", "text"),
+    ]
 
 
 @pytest.mark.parametrize("repeats", [True, False])

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +20,12 @@ from typing import Any
 import pytest
 
 from migrator.errors import ErrorClass, Rejected, UserError
+from migrator.limits import STRING_MAX_BYTES
+from migrator.parts.base import bounded_text
 from migrator.records import Fork, HistoryRow, RunRef, SourceProject
 from migrator.sources.wandb_local import LocalSource
-from migrator.sources.wandb_local_console import Console
-from migrator.sources.wandb_local_rows import PAGE_CHARACTERS, PAGE_VALUES, history_pages
+from migrator.sources.wandb_local_console import LINE_MAX, Console
+from migrator.sources.wandb_local_rows import PAGE_BYTES, pages
 from migrator.values import SeriesKey, SeriesKind
 from tests.contract.local_source import (
     EXIT,
@@ -91,21 +94,22 @@ def test_directories_are_read_in_order_of_start_not_of_name(directories: Directo
     assert attributes.created_at == datetime.fromtimestamp(START_S, UTC)
 
 
-def test_pages_of_long_texts_are_short() -> None:
-    rows = [HistoryRow(step, None, {"text": "x" * (PAGE_CHARACTERS // 2)}) for step in range(5)]
-    assert [len(page) for page in history_pages(iter(rows))] == [2, 2, 1]
+def test_pages_hold_as_much_of_the_log_whatever_the_values_are(directories: Directories) -> None:
+    third = PAGE_BYTES // 3
+    values: list[Any] = ["x" * third, [0.25] * (third // 6), {"a": {"b": ["é"] * (third // 10)}}, [[]] * (third // 4)]
+    directories.add(start(), *(row(i, value=values[i % 4]) for i in range(16)), record(**EXIT))
+    found = list(directories.run().history(None))
+    assert [row.values["value"] for page in found for row in page] == values * 4
+    assert all(2 <= len(page) <= 4 for page in found[:-1])
 
 
 def test_long_histories_come_in_pages_that_end_where_the_step_changes(directories: Directories) -> None:
-    directories.add(start(), *(row(i, **{f"k{k}": k for k in range(20)}) for i in range(3000)), record(**EXIT))
-    run = directories.run()
-    pages = list(run.history(None))
-    assert [row.step for page in pages for row in page] == list(range(3000))
-    assert all(len(page) * 20 <= PAGE_VALUES + 21 for page in pages)
-    assert len(pages) > 2
-    doubled = [HistoryRow(step, None, {"a": 1}) for step in range(PAGE_VALUES) for _ in range(2)]
-    for page in history_pages(iter(doubled)):
-        assert len(page) % 2 == 0
+    directories.add(start(), *(row(i, **{f"k{k}": k for k in range(20)}) for i in range(4000)), record(**EXIT))
+    found = list(directories.run().history(None))
+    assert [row.step for page in found for row in page] == list(range(4000))
+    assert len(found) > 1
+    doubled = [(HistoryRow(step, None, {}), PAGE_BYTES // 5) for step in range(50) for _ in range(2)]
+    assert [len(page) for page in pages(doubled)] == [6] * 16 + [4]
 
 
 def test_history_far_into_a_log_is_found_without_reading_what_lies_before(directories: Directories) -> None:
@@ -253,6 +257,14 @@ def test_samples_count_over_all_directories(directories: Directories) -> None:
         assert [row.number for page in run.system(first) for row in page] == list(range(first, 4))
 
 
+def test_wide_samples_come_in_short_pages(directories: Directories) -> None:
+    wide = {f"gpu.{n}.{'x' * 100}": n / 7 for n in range(PAGE_BYTES // 500)}
+    directories.add(start(), *(stats(second, **wide) for second in range(12)))
+    found = list(directories.run().system(0))
+    assert [row.number for page in found for row in page] == list(range(12))
+    assert all(3 <= len(page) <= 5 for page in found[:-1])
+
+
 # ---------------------------------------------------------------- console
 
 
@@ -293,6 +305,53 @@ def test_streams_do_not_mix_and_no_text_is_dropped() -> None:
     assert lines[0] == ("err", "begun ended")
     assert [text for stream, text in lines if stream == "err"] == ["begun ended", "slow ", "late"]
     assert [text for stream, text in lines if stream == "out"] == [text.strip() for _, text in [*others[:3], *others]]
+
+
+def test_of_an_endless_line_as_much_is_kept_as_says_that_it_is_cut() -> None:
+    lines = shown(*[("out", "ab" * 50_000)] * 40, ("out", "\nnext\n"), ("err", "\N{SNOWMAN}" * LINE_MAX * 2))
+    assert lines == [("out", ("ab" * LINE_MAX)[:LINE_MAX]), ("out", "next"), ("err", "\N{SNOWMAN}" * LINE_MAX)]
+    single = bounded_text(lines[0][1])
+    assert single.note
+    assert len(str(single.value)) == STRING_MAX_BYTES
+
+
+def test_the_start_of_an_endless_line_can_still_be_overwritten() -> None:
+    endless = [("out", "x" * LINE_MAX), ("out", "beyond")]
+    (line,) = shown(*endless, ("out", "\rabc"))
+    assert line[1] == "abc" + "x" * (LINE_MAX - 3)
+    first, second = shown(*endless, ("out", "\x1b[B"), ("out", "far right\rleft"))
+    assert first[1] == "x" * LINE_MAX
+    assert second[1] == "left" + " " * (LINE_MAX - 4)
+
+
+def test_a_long_line_of_small_pieces_takes_no_longer_than_they_do() -> None:
+    def seconds(pieces: int) -> float:
+        began = time.process_time()
+        (line,) = shown(*[("out", "x"), ("out", "\r")] * 9, *[("out", "y")] * pieces)
+        assert line[1] == "y" * pieces
+        return time.process_time() - began
+
+    assert seconds(400_000) < 30 * seconds(40_000)
+
+
+def test_long_lines_come_in_short_pages_and_endless_ones_cut(directories: Directories) -> None:
+    texts = [f"{n} ".ljust(PAGE_BYTES // 3, "x") for n in range(9)]
+    place = directories.add(start(), *(record(output_raw={"line": f"{text}\n"}) for text in texts))
+    found = list(directories.run().console(0))
+    assert [line.text for page in found for line in page] == texts
+    assert max(len(page) for page in found) <= 3
+    shutil.rmtree(place)
+    (directories.add(start()) / "files").mkdir()
+    endless = "z" * 3 * LINE_MAX
+    exact = "w" * STRING_MAX_BYTES
+    (directories.root / "wandb" / "run-20260101_000001-r" / "files" / "output.log").write_text(
+        "\n".join([*texts, endless, exact + "\r", exact + "v", "end"])
+    )
+    found = list(directories.run().console(0))
+    lines = [line.text for page in found for line in page]
+    assert lines == [*texts, endless[:LINE_MAX], exact, exact + "v", "end"]
+    assert [line.number for page in found for line in page] == list(range(len(lines)))
+    assert max(len(page) for page in found) <= 3
 
 
 def test_a_run_without_output_records_has_the_lines_of_output_log(directories: Directories) -> None:
