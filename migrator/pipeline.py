@@ -24,7 +24,7 @@ from migrator.sources.base import SourceRun
 
 DEPTH = 2  # groups sent but not yet confirmed: enough to hide processing delay, little enough to send again
 GROUP_VALUES = 25_000  # batches are gathered up to here: all parts of a small run go in one request
-GROUP_BYTES = 16 * 1024 * 1024
+GROUP_BYTES = 8 * 1024 * 1024
 GROUP_SECONDS = 10.0  # batches do not wait longer than this for company
 
 

@@ -20,7 +20,7 @@ from migrator.sources.base import SourceRun
 from migrator.values import NON_FINITE, compact_json
 
 BATCH_VALUES = 25_000  # points a batch; with those in flight (pipeline) well below 100,000 between two checkpoints
-BATCH_BYTES = 16 * 1024 * 1024  # text and small values held in memory a batch
+BATCH_BYTES = 4 * 1024 * 1024  # text and small values held in memory a batch
 BATCH_FILES = 64  # files a batch
 BATCH_FILE_BYTES = 256 * 1024 * 1024  # scratch space a batch
 BATCH_SECONDS = 10.0  # a slow source still checkpoints well inside 30 s
