@@ -22,7 +22,7 @@ from migrator.errors import Retryable
 from migrator.limits import PATH_MAX_BYTES, STEP_MAX, STRING_MAX_BYTES
 from migrator.naming import clean_text
 from migrator.parts import PARTS
-from migrator.parts.base import BATCH_FILES, BATCH_VALUES, SHORT_TRIES, Ledger, MappingOptions, Times
+from migrator.parts.base import BATCH_BYTES, BATCH_FILES, BATCH_VALUES, SHORT_TRIES, Ledger, MappingOptions, Times
 from migrator.parts.files import file_path
 from migrator.parts.history import histogram_of
 from migrator.parts.layout import Layout
@@ -449,7 +449,7 @@ class TestHistory:
 
     def test_long_texts_fill_a_batch_by_their_bytes(self) -> None:
         rows = [(step, {"t": "x" * STRING_MAX_BYTES}) for step in range(20)]
-        assert next(len(batch.records) for batch in batches("history", history_of(*rows))) == 16
+        assert next(len(batch.records) for batch in batches("history", history_of(*rows))) == BATCH_BYTES // STRING_MAX_BYTES
 
     def test_media_fill_a_batch_by_their_number(self) -> None:
         rows = [(step, {"img": {"_type": "image-file", "path": PRESENT}}) for step in range(BATCH_FILES + 1)]
