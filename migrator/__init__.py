@@ -7,7 +7,7 @@ destinations/   where runs go: base (the contract), Neptune online, Neptune's of
 parts/          one module a kind of metadata: reads batches behind a cursor, converts them (pure)
 copy            one run, part by part;  pipeline  write, flush, checkpoint, with requests in flight
 upload          one run from its offline file to Neptune
-worker          one process: claims runs, copies several at a time, records how each ended
+worker          one process: claims runs, copies several at a time;  outcomes  what an error costs, who has to wait
 supervisor      one command: keeps workers alive, shows progress, ends when nothing is left
 inventory, run, report, demo, guided    what the commands do;  *_command  what they print
 cli, __main__   the command line; errors become messages and exit codes

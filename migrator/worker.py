@@ -33,22 +33,13 @@ import psutil
 from migrations_db import LeaseLost, StateError, open_store
 from migrations_db.states import Phase
 from migrations_db.store import Store
-from migrations_db.types import Activity, Claim, Failure, Retry, WorkerInfo
+from migrations_db.types import Activity, Claim, WorkerInfo
 from migrator.copy import CopyPlan, Workspace, copy_run
 from migrator.destinations.base import Destination
-from migrator.errors import (
-    DiskFull,
-    ErrorClass,
-    ExitCode,
-    Rejected,
-    Retryable,
-    RunError,
-    Throttled,
-    UserError,
-    disk_full,
-)
+from migrator.errors import ExitCode, Retryable, UserError
 from migrator.job import Job, build_api_source, build_destination, build_local_source
 from migrator.log import start_log, without_keys
+from migrator.outcomes import Outcomes, Pings
 from migrator.pipeline import Stopped
 from migrator.processes import host_id, worker_id_of
 from migrator.sources.base import Source
@@ -59,10 +50,7 @@ HEARTBEAT_S = 5.0  # well inside a lease of 60 s
 ORPHAN_STOP_S = 8.0  # for a worker without supervisor to stop cleanly: a call to W&B may block for many minutes
 IDLE_WAIT_S = 1.0  # between two looks for work while others still copy
 FULL_POINTS = 500_000  # a worker with this many expected points in hand takes no further run: they share one core
-UNKNOWN_FAILURES = 2  # a bug of ours seldom passes by itself
 GC_THRESHOLD = 100_000  # objects: a page of rows makes as many, and none of them is in a cycle
-PAUSE_S = 15.0  # a service that asks to wait, but does not say how long
-RETRY_BASE_S, RETRY_MAX_S = 2.0, 300.0  # before a run that failed is tried again: doubling, with jitter
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +134,7 @@ class _Worker:
         self._beat_at = _seconds()
         self._projects: set[str] = set()
         self.worker_id = self._register()
+        self._outcomes = Outcomes(self._store, job.max_failures, self._scratch, stop, self._pings)
         self._plan = CopyPlan(job.workspace, job.parts, job.options, job.tool_version)
 
     def _register(self) -> str:
@@ -279,7 +268,7 @@ class _Worker:
         claim = task.claim
         log.info("run %s: attempt %d begins", claim.ref, claim.attempt)
         try:
-            with self._outcome(claim), self._scratch_of(claim) as scratch:
+            with self._outcomes.recorded(claim), self._scratch_of(claim) as scratch:
                 workspace = Workspace(scratch, self._pool, task)
                 assert self._destination is not None
                 self._ensure_project(claim)
@@ -296,81 +285,12 @@ class _Worker:
             with self._freed:
                 self._freed.notify_all()
 
-    @contextmanager
-    def _outcome(self, claim: Claim) -> Iterator[None]:
-        """Records how the attempt ended. A run's failure never stops another run."""
-        store = self._store
-        try:
-            try:
-                yield
-            except Stopped:
-                store.release(claim)
-            except UserError:
-                store.release(claim)
-                raise
-            except StateError:  # LeaseLost among them: nothing may be written any more
-                raise
-            except Rejected as error:
-                log.error("run %s: %s: %s", claim.ref, error.error_class, error)
-                store.fail(claim, _failure(error.error_class, str(error)))
-            except RunError as error:
-                if self._stop.is_set():  # who stops a whole job also ends the SDK's processes, which then fail
-                    store.release(claim)
-                elif outage := self._outage(claim, error):
-                    self._throttle(claim, outage)
-                else:
-                    self._retry_unless_full(claim, error)
-            except OSError as error:
-                told = Retryable(ErrorClass.UNKNOWN, f"{type(error).__name__}: {error}")
-                self._retry_unless_full(claim, disk_full(error, "scratch files", self._scratch) or told)
-            except Exception as error:
-                log.exception("run %s: unexpected error", claim.ref)
-                self._retry(claim, ErrorClass.UNKNOWN, f"{type(error).__name__}: {error}", UNKNOWN_FAILURES)
-        except LeaseLost:
-            log.warning("run %s: another worker has it now", claim.ref)
-
-    def _outage(self, claim: Claim, error: RunError) -> Throttled | None:
-        """Why all runs have to wait: a service says so, or does not answer a simple question either."""
-        if isinstance(error, Throttled):
-            return error
-        if error.error_class not in (ErrorClass.UNAVAILABLE, ErrorClass.TIMEOUT):
-            return None
+    def _pings(self, claim: Claim) -> Pings:
         assert self._destination is not None
-        pings = {
-            claim.source_service: lambda: self._source(claim.source_service).ping(),
-            self._destination.service: self._destination.ping,
-        }
-        for service, ping in pings.items():
-            try:
-                ping()
-            except Rejected:
-                pass  # it answers
-            except UserError:
-                self._store.release(claim)
-                raise
-            except Retryable as silence:
-                message = f"{error} ({service} does not answer)"
-                return Throttled(error.error_class, message, service, getattr(silence, "retry_after_s", None))
-        return None
-
-    def _throttle(self, claim: Claim, outage: Throttled) -> None:
-        delay_s = outage.retry_after_s or PAUSE_S  # 0 did not help on the spot
-        log.warning("run %s: %s: %s; all workers wait %.0f s", claim.ref, outage.error_class, outage, delay_s)
-        self._store.throttle(claim, outage.service, delay_s, _failure(outage.error_class, str(outage)))
-
-    def _retry_unless_full(self, claim: Claim, error: RunError) -> None:
-        """A full disk would fail run after run: the job stops instead, at no cost."""
-        if isinstance(error, DiskFull) and error.concerns_all():
-            self._store.release(claim)
-            advice = "Free some space (or give another --work-dir for scratch files), then run the same command again"
-            raise UserError(f"{error}. {advice}", ExitCode.UNEXPECTED) from error
-        self._retry(claim, error.error_class, str(error))
-
-    def _retry(self, claim: Claim, error_class: ErrorClass, message: str, max_failures: int | None = None) -> None:
-        delay_s = min(RETRY_BASE_S * 2**claim.failures, RETRY_MAX_S) * random.uniform(0.5, 1.5)
-        retry = Retry(max_failures or self.job.max_failures, delay_s)
-        status = self._store.fail(claim, _failure(error_class, message), retry)
-        log.warning("run %s: %s: %s (now %s)", claim.ref, error_class, message, status)
+        pings = {self._destination.service: self._destination.ping}
+        if self.job.phase is Phase.COPY:  # an upload reads nothing but offline files
+            pings[claim.source_service] = lambda: self._source(claim.source_service).ping()
+        return pings
 
     @contextmanager
     def _scratch_of(self, claim: Claim) -> Iterator[Path]:
@@ -408,8 +328,3 @@ class _Worker:
 def _seconds() -> float:
     """A clock that goes on while the machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-def _failure(error_class: ErrorClass, message: str) -> Failure:
-    """What the state database keeps of an error."""
-    return Failure(error_class, without_keys(message))

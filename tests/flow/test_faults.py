@@ -186,6 +186,19 @@ def meets(scene: Scene, row: ServiceFault) -> tuple[Sequence[int], frozenset[str
     return tuple(exit_codes), ends, len(early), scene.differences()
 
 
+def test_an_outage_while_offline_files_are_uploaded_asks_nothing_of_the_source(set_scene: SetScene) -> None:
+    scene = set_scene(sample_runs(2, steps=4, files=2))
+    scene.migrate.succeed("inventory")
+    scene.migrate.succeed("run", "--mode", "offline")
+    scene.neptune.faults.add(status(".", 502, None, skip=4))
+    nobody = {"WANDB_API_KEY": None, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    started = scene.migrate.start("sync", **nobody)
+    wait_until(lambda: "throttled" in frozenset().union(*outcomes(scene).values()), "a pause", started)
+    scene.neptune.faults.set([])
+    assert started.wait().exit_code == 0
+    assert scene.differences() == []
+
+
 def outcomes(scene: Scene) -> dict[str, frozenset[str]]:
     """How the attempts at each run ended. Lost ones are left out: that is always somebody else's doing."""
     return {one.run_id: frozenset(str(end.outcome) for end in one.attempts) - {"lost"} for one in details(scene)}
