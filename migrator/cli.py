@@ -224,7 +224,7 @@ def run(
         options=MappingOptions(
             include_private=include_private,
             stringify=stringify_config,
-            metrics_namespace=metrics_namespace.strip("/") or None,
+            metrics_namespace=_namespace(metrics_namespace),
             max_file_bytes=s.parse_size(max_file_size, "--max-file-size"),
         ),
         projects=s.comma_separated(projects),
@@ -334,6 +334,15 @@ def _workspace(text: str, mode: str) -> str:
     if not all(char.isalnum() or char in "._-" for char in workspace):
         raise UserError(f"--neptune-workspace: '{workspace}' is no workspace name (letters, digits, '.', '-', '_')")
     return workspace
+
+
+def _namespace(text: str) -> str | None:
+    from migrator.naming import RESERVED_LEVELS
+
+    level = text.strip("/").split("/")[0]
+    if level in RESERVED_LEVELS:
+        raise UserError(f"--metrics-namespace {text}: '{level}' has other things of a run. Choose another name")
+    return text.strip("/") or None
 
 
 def _visibility(text: str) -> str:

@@ -73,6 +73,7 @@ def copy_run(
             downloads=workspace.downloads,
             clock=plan.clock,
             tool_version=plan.tool_version,
+            has_history="history" in plan.parts,
         )
         begun = any(progress.intent is not None for progress in saved.values())
         confirm = workspace.progress.confirm
@@ -110,15 +111,18 @@ def run_target(claim: Claim, attributes: RunAttributes, plan: CopyPlan) -> tuple
     """Which Neptune run the claim's run becomes, and what had to change about its names."""
     run_id, name = neptune_run_id(claim.run_id), neptune_run_name(attributes.name, claim.run_id)
     fork = Fork(neptune_run_id(claim.fork.run_id).name, claim.fork.step or 0) if claim.fork else None
-    created_at = attributes.created_at or claim.created_at or EPOCH
+    created_at, notes = attributes.created_at or claim.created_at, []
+    if created_at is None or not is_neptune_time(created_at):
+        created_at, notes = EPOCH, [Entry(Kind.ESTIMATED, "created_at", "no time that Neptune can hold: 1970")]
     target = RunTarget(
         project=f"{plan.workspace}/{claim.destination_name}",
         run_id=run_id.name,
         name=name.name,
-        created_at=created_at if is_neptune_time(created_at) else EPOCH,
+        created_at=created_at,
         fork=fork,
     )
-    return target, [*_renaming("run id", claim.run_id, run_id), *_renaming("run name", attributes.name or "", name)]
+    notes += [*_renaming("run id", claim.run_id, run_id), *_renaming("run name", attributes.name or "", name)]
+    return target, notes
 
 
 def _renaming(what: str, original: str, renamed: Renamed) -> list[Entry]:

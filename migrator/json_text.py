@@ -16,6 +16,7 @@ _HOLE = "\0JSON text"  # the key of a dict that stands in for a value left as te
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _BRACKETS = re.compile(rf"{_STRING}|[\[\]{{}}]", re.DOTALL)
 _NO_BRACKETS = re.compile(rf'{_STRING}|[^\[\]{{}}"]++', re.DOTALL)
+_MINUS_ZERO = re.compile(r"-0(?![.\deE])")  # how W&B (Go) writes -0.0; to Python an integer
 _BLANKS = re.compile(rf"({_STRING})|\s++", re.DOTALL)
 
 
@@ -35,9 +36,16 @@ def parse_json(text: str) -> Any:
     if is_deep(text):
         return json.loads(_without_depths(text), strict=False, parse_int=_integer, object_hook=_filled)
     try:
-        return json.loads(text, strict=False)
+        if not has_minus_zero(text):
+            return json.loads(text, strict=False)
     except ValueError:  # no JSON, or an integer of thousands of digits in it
-        return json.loads(text, strict=False, parse_int=_integer)
+        pass
+    return json.loads(text, strict=False, parse_int=_integer)
+
+
+def has_minus_zero(text: str) -> bool:
+    """Whether -0.0 may be in JSON text: Python would read a 0."""
+    return _MINUS_ZERO.search(text) is not None
 
 
 def is_deep(text: str) -> bool:
@@ -77,8 +85,8 @@ def _filled(value: dict[str, Any]) -> Any:
     return JsonText(value[_HOLE]) if _HOLE in value else value
 
 
-def _integer(digits: str) -> int | JsonText:
+def _integer(digits: str) -> int | float | JsonText:
     try:
-        return int(digits)
+        return int(digits) if digits != "-0" else -0.0
     except ValueError:
         return JsonText(digits)

@@ -22,6 +22,7 @@ from migrator.job import Job, neptune_api_token
 from migrator.log import log_path, start_log
 from migrator.parts import OPTIONAL_PARTS, PARTS
 from migrator.parts.base import MappingOptions
+from migrator.report.conclusions import counted
 from migrator.scratch import scratch_directory
 from migrator.settings import Globals, Mode, lease_s, tool_version
 from migrator.supervisor import Supervision, Supervisor
@@ -80,8 +81,8 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
         binding.check(store)
         if settings.phase is Phase.UPLOAD:
             check_offline(store)
-        only = selection(store, settings, parts)
-        again = store.start_copy(parts, only) if settings.phase is Phase.COPY else 0
+        only = selection(store, settings)
+        again = store.start_copy(settings.include, only) if settings.include else 0
         command = "run" if settings.phase is Phase.COPY else "sync"
         log_file = log_path(command)
         start_log(log_file, common.verbose)
@@ -110,7 +111,7 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
         left = waiting(store, settings.phase, only)
         display = display_for(quiet=common.quiet)
         if again:
-            display.say(f"{again} runs that are done lack parts that are asked for now: they are copied further")
+            display.say(f"{counted(again, 'run')} done without {' and '.join(settings.include)}: copied further")
         exit_code = ExitCode.UNEXPECTED
         try:
             supervision = replace(settings.supervision, workers=min(settings.supervision.workers, left))
@@ -152,22 +153,22 @@ def check_offline(store: Store) -> None:
         raise UserError(f"there is nothing to upload: the runs of this state database go straight to {bound}")
 
 
-def selection(store: Store, settings: RunSettings, parts: Sequence[str]) -> Selection:
+def selection(store: Store, settings: RunSettings) -> Selection:
     """The runs that this command is about."""
     only = store.select(settings.projects, settings.run_ids)
     if settings.phase is Phase.UPLOAD:
         store.start_upload(only)
     if settings.limit is not None:
-        found = to_do(store, settings.phase, parts, only)
-        only = store.select((), [summary.ref for summary in islice(found, settings.limit)])
+        found = islice(to_do(store, settings.include, only), settings.limit)
+        only = store.select((), [summary.ref for summary in found])
     return only
 
 
-def to_do(store: Store, phase: Phase, parts: Sequence[str], only: Selection) -> Iterator[RunSummary]:
-    """Pending runs; for a copy, also those that are done but lack parts."""
+def to_do(store: Store, include: Sequence[str], only: Selection) -> Iterator[RunSummary]:
+    """Pending runs, and those that are done without a part that is asked for by name."""
     yield from store.reports.runs(RunStatus.PENDING, only)
-    if phase is Phase.COPY:
-        yield from store.reports.lacking(parts, only)
+    if include:
+        yield from store.reports.lacking(include, only)
 
 
 def services(store: Store, phase: Phase) -> frozenset[str]:

@@ -63,7 +63,7 @@ def dry_run_command(settings: RunSettings, common: Globals) -> ExitCode:
         only = store.select(settings.projects, settings.run_ids)
         plan: dict[str, dict[str, int | str]] = {}
         projects = {project.source: project.destination_name for project in store.inventory.projects()}
-        for count, summary in enumerate(to_do(store, settings.phase, parts, only)):
+        for count, summary in enumerate(to_do(store, settings.include, only)):
             if settings.limit is not None and count == settings.limit:
                 break
             source = summary.ref.rsplit("/", 1)[0]

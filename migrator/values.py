@@ -178,4 +178,5 @@ def _finite(number: float) -> float | str:
 
 
 def _whole(number: float) -> float | int:
-    return int(number) if number.is_integer() and abs(number) < 1e15 else number
+    is_minus_zero = number == 0 and math.copysign(1, number) < 0
+    return int(number) if number.is_integer() and abs(number) < 1e15 and not is_minus_zero else number

@@ -53,6 +53,7 @@ class Context:
     downloads: Executor
     clock: Callable[[], float]
     tool_version: str
+    has_history: bool = True  # whether the history is copied, too
 
 
 class Part(Protocol):

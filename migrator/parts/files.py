@@ -34,7 +34,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     listed = run.files()
     short = Shortage.seen(cursor, len(listed), run.file_count())
     yield from short.insist("files", lambda: Batch({**cursor}))
-    files = _without_media(listed, run, context.options)
+    files = _without_media(listed, run, context.options) if context.has_history else listed
     targets = _targets(files, known)
     ledger = Ledger()
 

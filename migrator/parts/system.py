@@ -16,7 +16,8 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     names: dict[str, str] = {name: paths.claim(name, f"system/{name}").name for name in cursor.get("names", ())}
     times = Times(cursor.get("time_us"), context.created_at)
     next_row: int = cursor.get("row", 0)
-    noted: bool = cursor.get("noted_sampled", False)
+    noted: bool = cursor.get("noted_sampled", False)  # that the rows before the cursor are samples, perhaps
+    last_time: float | None = cursor.get("last_time")
     records: list[Points] = []
     read = written = 0
     fill = Fill(context.clock)
@@ -27,7 +28,13 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
             noted = True
             ledger.add(Kind.SAMPLED, "system", "W&B gave samples only")
         batch = Batch(
-            cursor={"row": next_row, "time_us": times.latest_us, "names": list(names), "noted_sampled": noted},
+            cursor={
+                "row": next_row,
+                "time_us": times.latest_us,
+                "names": list(names),
+                "noted_sampled": noted,
+                "last_time": last_time,
+            },
             records=list(records),
             ledger=ledger.take(),
             read=read,
@@ -40,8 +47,12 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
         fill.restart()
         return batch
 
-    for page in run.system(next_row):
+    for page in run.system(next_row - (noted and next_row > 0)):
         for row in page:
+            if row.number < next_row:  # the last of samples, or as it turns out of all rows there were
+                if row.time != last_time:
+                    ledger.add(Kind.KEPT, "system", "samples of when the run went on, where its rows belong", next_row)
+                continue
             time_us, entry = times.next(row.time)
             ledger.extend([entry])
             values: dict[str, float] = {}
@@ -64,7 +75,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
                     ledger.add(Kind.CONVERTED, path, "bool as 0/1")
                 values[path] = double
             written += len(values)
-            next_row = row.number + 1
+            next_row, last_time = row.number + 1, row.time
             if values:
                 records.append(Points(row.number, time_us, values))
         if fill.full(read, 0):

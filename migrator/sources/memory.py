@@ -175,7 +175,7 @@ class MemoryRun:
         return self._data.system_is_sampled
 
     def console(self, first_line: int) -> Iterator[list[ConsoleLine]]:
-        yield from _pages(self._data.console[first_line:], self._page_rows)
+        yield from _pages([line for line in self._data.console if line.number >= first_line], self._page_rows)
 
     def files(self) -> Sequence[SourceFile]:
         return [

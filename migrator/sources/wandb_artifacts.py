@@ -61,13 +61,16 @@ class RunArtifacts:
         return [str(one) for one in self._list(queries.INPUT_ARTIFACTS)]
 
     def events_export(self) -> list[Path] | None:
-        """W&B's unsampled export of the system metrics, downloaded, in order; None if there is none."""
+        """W&B's unsampled export of the system metrics, downloaded, in order; None if there is none.
+
+        `Rejected` when it is listed, but cannot be had.
+        """
         own = [one for one in self._outputs() if one.type == EVENTS_TYPE]
         if not own:
             return None
         newest = max(own, key=lambda one: int(one.version[1:]))
         names = sorted(name for name in self._urls(newest) if name.endswith(".parquet"))
-        return [self._fetch(newest, name, None).path for name in names]
+        return [self._fetch(newest, name, None).path for name in names] or None
 
     def fetch(self, artifact: Artifact, name: str) -> LocalFile:
         file = next((file for file in artifact.files if file.name == name), None)
@@ -142,8 +145,8 @@ class RunArtifacts:
 
         def address(again: bool) -> str | None:
             found = self._client.ask(queries.MANIFEST, {"id": one.id}, f"manifest of {one}").get("artifact") or {}
-            url: str | None = ((found.get("currentManifest") or {}).get("file") or {}).get("directUrl")
-            return url
+            url = ((found.get("currentManifest") or {}).get("file") or {}).get("directUrl")
+            return self._client.absolute(url) if url else None
 
         saved = self._downloads.save(address, self._places.new(), f"manifest of {one}")
         if saved is None:
@@ -185,7 +188,7 @@ class RunArtifacts:
             page = (collection.get("artifactMembership") or {}).get("files") or {}
             for node in nodes(page):
                 if url := node.get("directUrl"):
-                    yield node["name"], self._client.base_url + url if url.startswith("/") else url
+                    yield node["name"], self._client.absolute(url)
             cursor = next_cursor(page, cursor)
             if cursor is None:
                 return

@@ -155,6 +155,10 @@ class WandbClient:
         """The API's address without a slash at the end."""
         return str(self._api._service_api.base_url).rstrip("/")
 
+    def absolute(self, url: str) -> str:
+        """An address as answers give it, which may be a path on the API's host."""
+        return self.base_url + url if url.startswith("/") else url
+
     @property
     def app_url(self) -> str:
         """The address of W&B's pages for people, without a slash at the end."""

@@ -22,10 +22,10 @@ PAGE_FILES = 500  # in one answer: about 300 kB
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """`size_bytes` None: W&B does not tell."""
+    """None: W&B does not tell. Without `url` it is not there, whatever the list says."""
 
     name: str
-    url: str
+    url: str | None
     size_bytes: int | None
     md5: str | None
 
@@ -86,10 +86,13 @@ class RunFiles:
                 return found, number(run.get("fileCount")) or 0
 
     def _file(self, node: dict[str, Any]) -> _File:
-        url = node.get("url") or node.get("directUrl") or ""
-        if url.startswith("/"):
-            url = self._client.base_url + url
-        return _File(node["name"], url, number(node.get("sizeBytes")), md5_hex(node.get("md5")))
+        url = node.get("url") or node.get("directUrl")
+        return _File(
+            node["name"],
+            self._client.absolute(url) if url else None,
+            number(node.get("sizeBytes")),
+            md5_hex(node.get("md5")),
+        )
 
 
 class ScratchNames:

@@ -46,6 +46,7 @@ class RunHistory:
         self._opened: tuple[Sequence[HistoryExport], LiveRows] | None = None
         self._spool: Spool | None = None
         self._survey: Survey | None = None
+        self._repeats = False  # whether there are more rows than W&B counts, so that some must be there twice
 
     def survey(self) -> Survey:
         """Read what tells the kinds of all series: statistics and odd columns of the exports, and all live rows."""
@@ -64,7 +65,9 @@ class RunHistory:
                 spool.add(rows)
                 given += len(rows)
             self._spool = spool
-            counted = max(exported + live.counted, self._facts.row_count if self._facts.ended else 0)
+            counted = self._facts.row_count if self._facts.ended else 0
+            if not self._repeats:
+                counted = max(counted, exported + live.counted)
             self._survey = Survey(tuple(series), frozenset(media), given, counted)
         return self._survey
 
@@ -72,10 +75,8 @@ class RunHistory:
         """Rows with a step above `after_step`, ascending; rows of one step in one page."""
         exports, live = self._open()
         exported, rest = _in_order(exports, after_step), (self._spool or live).chunks(after_step)
-        if live.overlap:
-            yield from _paged(_merged([exported, rest]))
-        else:
-            yield from _paged(itertools.chain(exported, rest))
+        pages = _paged(_merged([exported, rest]) if live.overlap else itertools.chain(exported, rest))
+        yield from map(_without_repeats, pages) if self._repeats else pages
 
     def close(self) -> None:
         for export in self._opened[0] if self._opened else ():
@@ -101,6 +102,7 @@ class RunHistory:
                         done.pop(key).close()
             exports = sorted((one for one in done.values() if one.rows), key=attrgetter("first"))
             extent = Exported(sum(one.rows for one in exports), max((one.last for one in exports), default=-math.inf))
+            self._repeats = self._facts.ended and extent.rows + len(listed) > self._facts.row_count > 0
             self._opened = exports, LiveRows(self._client, self._ref, self._facts, extent, listed)
         return self._opened
 
@@ -182,6 +184,18 @@ def _paged(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         yield from _slices(held)
         held = chunk
     yield from _slices(held)
+
+
+def _without_repeats(page: Chunk) -> Chunk:
+    """Rows that two exports hold, or an export and the live history, once each: all of one step are in a page."""
+    kept: Chunk = []
+    for _, rows in itertools.groupby(page, attrgetter("step")):
+        of_step: Chunk = []
+        for row in rows:
+            if row not in of_step:
+                of_step.append(row)
+        kept += of_step
+    return kept
 
 
 def _slices(rows: Chunk) -> Iterator[Chunk]:

@@ -73,8 +73,8 @@ def row_values(history: Any) -> dict[str, Any]:
 
 def _parsed_together(texts: Sequence[str]) -> list[Any]:
     joined = f"[{','.join(texts)}]"
-    if json_text.is_deep(joined):
-        raise ValueError("one of them is nested too deep")
+    if json_text.is_deep(joined) or json_text.has_minus_zero(joined):
+        raise ValueError("one of them needs a closer look")
     values, end = _decoder.raw_decode(joined)  # json.loads looks for blanks as well
     if end != len(joined) or not isinstance(values, list):
         raise ValueError("one of them is no JSON")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ class Table:
             return
         size = min(map(self._rows_in_batch, groups))
         try:
-            yield from self._file.iter_batches(size, groups, columns, use_threads=False)
+            yield from map(_computable, self._file.iter_batches(size, groups, columns, use_threads=False))
         except UNREADABLE as error:
             raise self._unreadable(error) from error
 
@@ -77,12 +79,28 @@ class Table:
         return Passing(ErrorClass.BAD_DATA, f"{self._what}: unreadable Parquet file ({type(error).__name__})")
 
 
+def _computable(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Views of text (which newer writers use) as texts: pyarrow can do little with them."""
+    if not any(pa.types.is_string_view(kind) or pa.types.is_binary_view(kind) for kind in batch.schema.types):
+        return batch
+    columns = [
+        column.cast(pa.large_string() if pa.types.is_string_view(column.type) else pa.large_binary())
+        if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type)
+        else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
 class HistoryExport:
     """One export file of a run's history; `first` and `last` are its lowest and highest step (rows > 0)."""
 
     def __init__(self, path: Path, what: str) -> None:
         self._table, self._what = Table(path, what), what
         self.rows = self._table.rows
+        self.first, self.last, self._ascending = 0.0, 0.0, True
+        if not self.rows:
+            return  # and no columns, where nobody could tell their types
         if STEP not in self._table.names:
             self.close()
             raise Rejected(ErrorClass.BAD_DATA, f"{what}: an export without the column {STEP}")
@@ -231,7 +249,11 @@ def _whole(step: int | float) -> int | float:
 
 
 def as_time(value: Any) -> float | None:
-    """Seconds since the epoch; None for what is not a finite number."""
+    """Seconds since the epoch; None for what is not a finite number or a time (UTC if it does not say)."""
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, Decimal) and value.is_finite():
+        value = float(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e12:
         return float(value)
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +37,8 @@ from migrator.sources.wandb_history import RunHistory
 from migrator.sources.wandb_http import Downloads
 from migrator.sources.wandb_live import HistoryFacts
 from migrator.sources.wandb_streams import Console, SystemMetrics
+
+log = logging.getLogger(__name__)
 
 WRAPPER = {"value", "desc"}  # what W&B wraps each top-level config value in
 
@@ -189,7 +192,11 @@ class SweepCache:
         key = (ref.entity, ref.project, sweep_id)
         if key not in self._known:
             asked = {"entity": ref.entity, "project": ref.project, "name": sweep_id}
-            project = self._client.ask(queries.SWEEP, asked, f"sweep {sweep_id} of {ref}").get("project") or {}
+            try:
+                project = self._client.ask(queries.SWEEP, asked, f"sweep {sweep_id} of {ref}").get("project") or {}
+            except Rejected as error:  # deleted, perhaps: the run still tells its id
+                log.warning("%s: %s", ref, error)
+                project = {}
             self._known[key] = _sweep(sweep_id, project.get("sweep") or {})
         return self._known[key]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from itertools import dropwhile
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 from migrator.errors import ErrorClass, Rejected, Retryable, Throttled
 from migrator.records import ConsoleLine, RunRef, SystemRow
 from migrator.sources import wandb_queries as queries
-from migrator.sources.wandb_answers import next_cursor, nodes, parse_time, parsed, run_of
+from migrator.sources.wandb_answers import next_cursor, nodes, number, parse_time, parsed, run_of
 from migrator.sources.wandb_artifacts import RunArtifacts
 from migrator.sources.wandb_client import WandbClient
 from migrator.sources.wandb_errors import retries
 from migrator.sources.wandb_files import RunFiles
 from migrator.sources.wandb_local_rows import output_file_lines, pages
 from migrator.sources.wandb_parquet import Table, as_time, plain_rows
+
+log = logging.getLogger(__name__)
 
 PREFIX = "system."
 SAMPLES = (2**31 - 1, 1_000_000, 100_000, 10_000)  # GraphQL Int; the smaller ones for servers that refuse so many
@@ -37,10 +40,10 @@ class SystemMetrics:
         """Rows from number `first_row` on."""
         page: list[SystemRow] = []
         values_in_page = 0
-        for number, (time, values) in enumerate(self._rows()):
-            if number >= first_row:
+        for row, (time, values) in enumerate(self._rows()):
+            if row >= first_row:
                 kept = {key.removeprefix(PREFIX): value for key, value in values.items() if key.startswith(PREFIX)}
-                page.append(SystemRow(number, as_time(time), kept))
+                page.append(SystemRow(row, as_time(time), kept))
                 values_in_page += len(kept)
                 if values_in_page >= PAGE_VALUES:
                     yield page
@@ -69,9 +72,8 @@ class SystemMetrics:
                         if paths is None:
                             return None
                         self._export = [Table(path, f"system metrics of {self._ref}") for path in paths]
-            except Rejected as error:
-                if error.error_class is not ErrorClass.UNKNOWN:
-                    raise  # UNKNOWN: a server without artifacts
+            except Rejected as error:  # a server without artifacts, or one that does not show them: samples have to do
+                log.warning("%s: no export of system metrics: %s", self._ref, error)
         return self._export
 
     def _events(self) -> list[Any]:
@@ -104,12 +106,16 @@ class Console:
 
     def pages(self, first_line: int) -> Iterator[list[ConsoleLine]]:
         """Lines from number `first_line` on."""
-        number, seen = 0, False
+        next_number, seen = 0, False
         try:
             for lines in self._logged():
                 seen = True
-                page = [line._replace(number=number + i) for i, line in enumerate(lines) if number + i >= first_line]
-                number += len(lines)
+                page = []
+                for line in lines:
+                    line = line._replace(number=max(line.number, next_number))
+                    next_number = line.number + 1
+                    if line.number >= first_line:
+                        page.append(line)
                 if page:
                     yield page
         except Rejected as error:
@@ -145,4 +151,6 @@ class Console:
 def _line(node: dict[str, Any]) -> ConsoleLine:
     time = parse_time(node.get("timestamp"))
     stream = "stderr" if node.get("level") == "error" else "stdout"
-    return ConsoleLine(0, time.timestamp() if time else None, stream, node.get("line") or "")
+    return ConsoleLine(
+        number(node.get("number")) or 0, time.timestamp() if time else None, stream, node.get("line") or ""
+    )

@@ -348,6 +348,56 @@ def test_exports_are_put_in_order_and_merged_where_they_overlap(make: Make, open
     assert [row.step for row in rows_of(opened(source, "r"), 3)] == [4, 5, 6, 7, 8]
 
 
+def test_rows_that_two_exports_hold_are_read_once(make: Make, opened: Opened) -> None:
+    run = Run("r", history=logged([{"x": 0.5 * step} for step in range(9)]))
+    run.cache["parquet"] = [
+        parquet(_step=range(6), _timestamp=[EPOCH_S + n for n in range(6)], x=[0.5 * n for n in range(6)]),
+        parquet(_step=range(4, 9), _timestamp=[EPOCH_S + n for n in range(4, 9)], x=[0.5 * n for n in range(4, 9)]),
+    ]
+    _, source = make(run)
+    reader = opened(source, "r")
+    assert [(row.step, row.values["x"]) for row in rows_of(reader)] == [(step, 0.5 * step) for step in range(9)]
+    assert reader.survey().counted == 9
+
+
+def test_an_export_of_nothing_may_have_no_columns(make: Make, opened: Opened) -> None:
+    run = Run("r", history=logged([{"x": 0.5}]))
+    run.cache["parquet"] = [parquet(), parquet(_step=[0], x=[0.5])]
+    _, source = make(run)
+    reader = opened(source, "r")
+    assert reader.survey().rows == 1
+    assert [row.values for row in rows_of(reader)] == [{"x": 0.5}]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [datetime(2026, 1, 2, 3, 4, 5, 250_000, tzinfo=UTC).replace(tzinfo=None)],
+        [datetime(2026, 1, 2, 3, 4, 5, 250_000, tzinfo=UTC)],
+        [Decimal("1767323045.25")],
+    ],
+    ids=["without a zone", "with a zone", "decimal"],
+)
+def test_times_of_other_types_are_times(times: list[Any], make: Make, opened: Opened) -> None:
+    run = Run("r", history=logged([{"x": 0.5}]))
+    run.cache["parquet"] = [parquet(_step=[0], _timestamp=times, x=[0.5])]
+    _, source = make(run)
+    assert [row.time for row in rows_of(opened(source, "r"))] == [1767323045.25]
+
+
+class OfGo(Run):
+    """A run whose live rows are texts as Go writes them."""
+
+    def page(self, *steps: int) -> list[str]:
+        return [text.replace("-0.0", "-0") for text in super().page(*steps)]
+
+
+def test_minus_zero_stays_what_it_is(make: Make, opened: Opened) -> None:
+    _, source = make(OfGo("r", history=logged([{"x": -0.0, "l": [-0.0, -0.5, 0]}]), mode="live"))
+    [row] = rows_of(opened(source, "r"))
+    assert repr((row.values["x"], row.values["l"])) == "(-0.0, [-0.0, -0.5, 0])"
+
+
 def test_an_export_whose_rows_do_not_ascend_is_sorted(make: Make, opened: Opened) -> None:
     run = Run("r", history=logged([{"x": 0.0}] * 4))
     run.cache["parquet"] = [parquet(_step=[2, 0, 3, 1], x=[2.5, 0.5, 3.5, 1.5])]
@@ -373,6 +423,7 @@ def test_odd_columns_come_as_json_values(make: Make, opened: Opened) -> None:
             half=pa.array([0.5, None], pa.float16()),
             map=pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int64())),
             large=pa.array(["text", None], pa.large_string()),
+            view=pa.array(["text", None], pa.string_view()),
             coded=pa.array(["a", "NaN"]).dictionary_encode(),
             none=pa.nulls(2),
             deep=[{"a": {"b": None, "c": [1, None]}, "d": [{"e": None, "f": 1}]}, None],
@@ -388,6 +439,7 @@ def test_odd_columns_come_as_json_values(make: Make, opened: Opened) -> None:
         "half": 0.5,
         "map": {"a": 1},
         "large": "text",
+        "view": "text",
         "coded": "a",
         "deep": {"a": {"c": [1, None]}, "d": [{"f": 1}]},
     }
@@ -608,6 +660,15 @@ def test_what_a_run_does_not_have_is_left_out(make: Make, opened: Opened) -> Non
     assert (found.sweep.id, found.sweep.config) == ("gone", None)
 
 
+def test_a_sweep_that_cannot_be_had_leaves_its_id(make: Make, opened: Opened) -> None:
+    server, source = make(Run("r", sweep="gone"))
+    gone = json.dumps({"errors": [{"message": "could not find sweep gone"}]})
+    server.faults.set([Fault("GetSweep", "status", None, status=200, body=gone)])
+    found = opened(source, "r").attributes().sweep
+    assert found
+    assert (found.id, found.method) == ("gone", None)
+
+
 def test_the_config_loses_its_outer_wrappers_only(make: Make, opened: Opened) -> None:
     own = {"value": 42, "desc": "mine"}
     config = {
@@ -702,6 +763,34 @@ def test_a_resumed_run_does_not_get_the_old_export_of_its_system_metrics(make: M
     assert reader.system_is_sampled()
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("GET /artifact-files/", "status", None, status=404),
+        Fault("GetArtifactMembershipFileUrls", "status", None, status=200, body='{"data": {"project": null}}'),
+        Fault("RunOutputArtifacts", "status", None, status=403, body="{}"),
+    ],
+    ids=["a file is gone", "no addresses", "not allowed"],
+)
+def test_system_metrics_whose_export_cannot_be_had_are_samples(fault: Fault, make: Make, opened: Opened) -> None:
+    events = [{"_timestamp": EPOCH_S + n, "system.cpu": 1.5} for n in range(3)]
+    server, source = make(Run("r", events=events))
+    server.faults.set([fault])
+    reader = opened(source, "r")
+    assert [row.number for page in reader.system(0) for row in page] == [0, 1, 2]
+    assert reader.system_is_sampled()
+
+
+def test_console_lines_have_the_numbers_that_the_server_gives(make: Make, opened: Opened) -> None:
+    lines = [{"number": number, "line": f"line {number}"} for number in (7, 8, 12)]
+    page = {"edges": [{"node": line} for line in lines], "pageInfo": {"hasNextPage": False, "endCursor": None}}
+    body = json.dumps({"data": {"project": {"run": {"logLines": page}}}})
+    server, source = make(Run("r"))
+    server.faults.set([Fault("RunConsoleLogPage", "status", None, status=200, body=body)])
+    reader = opened(source, "r")
+    assert [(line.number, line.text) for page in reader.console(8) for line in page] == [(8, "line 8"), (12, "line 12")]
+
+
 def test_console_lines_keep_their_times_streams_and_order(
     server: WandbServer, source: WandbApiSource, opened: Opened
 ) -> None:
@@ -769,6 +858,17 @@ def test_files_are_listed_by_name_and_fetched_whole(
             reader.release(local)
             assert not local.path.exists()
     assert reader.fetch("no such file") is None
+
+
+def test_a_file_without_an_address_is_none(make: Make, opened: Opened) -> None:
+    nodes = [{"node": {"id": "1", "name": "a", "url": None, "directUrl": None, "sizeBytes": 1}}]
+    files = {"edges": nodes, "pageInfo": {"hasNextPage": False, "endCursor": None}}
+    body = json.dumps({"data": {"project": {"internalId": "1", "run": {"fileCount": 1, "files": files}}}})
+    server, source = make(Run("r"))
+    server.faults.set([Fault("RunFiles", "status", None, status=200, body=body)])
+    reader = opened(source, "r")
+    assert [file.name for file in reader.files()] == ["a"]
+    assert reader.fetch("a") is None
 
 
 def test_a_file_of_the_list_that_is_not_there_is_none(make: Make, opened: Opened) -> None:

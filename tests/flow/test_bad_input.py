@@ -56,6 +56,7 @@ def assert_complains(ended: Ended, exit_code: int, *words: str) -> None:
         ("run --mode offline --include frobs", ["frobs", "history", "artifacts"]),
         ("run --mode offline " + " ".join(f"--exclude {part}" for part in ALL_PARTS), ["nothing is left", "--exclude"]),
         ("run --mode offline --max-file-size huge", ["--max-file-size", "huge", "500MB"]),
+        ("run --mode offline --metrics-namespace /summary/x", ["--metrics-namespace", "summary", "another name"]),
         ("run --mode offline --visibility secret", ["--visibility", "secret", "private"]),
         ("run --mode offline --neptune-workspace a/b", ["--neptune-workspace", "a/b"]),
         ("run --mode online", ["--neptune-workspace", "NEPTUNE_PROJECT"]),

@@ -240,10 +240,11 @@ def test_parts_that_are_asked_for_later_are_copied_then(set_scene: SetScene, com
     for command in (["inventory"], [*first, "--exclude", "config", "--exclude", "console"], *others):
         scene.migrate.succeed(*command)
     assert scene.migrate.status()["runs"] == done(3)
+    assert scene.migrate.succeed(*first, "--dry-run", "--json").json["projects"] == {}
     plan = scene.migrate.succeed(*first, "--include", "artifacts", "--dry-run", "--json").json["projects"]
     assert [entry["runs"] for entry in plan.values()] == [3]
     ended = scene.migrate.succeed(*first, "--include", "artifacts")
-    assert "3 runs that are done lack parts" in ended.stderr
+    assert "3 runs done without artifacts" in ended.stderr
     if first != ["run"]:
         scene.migrate.succeed("sync")
     assert scene.differences(Options(artifacts=True)) == []

@@ -771,6 +771,29 @@ class TestOthers:
         assert outcome.ledger == {("skipped", "tags", "string_set_too_large"): len(tags)}
         assert outcome.read == outcome.written + outcome.skipped
 
+    def test_samples_that_turn_out_to_be_all_rows_are_gone_on_from(self) -> None:
+        rows = [SystemRow(n, 1.7e9 + n, {"cpu": n}) for n in range(6)]
+        outcome = convert("system", MemoryData("r", system=rows[:4], system_is_sampled=True))
+        whole = convert("system", MemoryData("r", system=rows), outcome)
+        assert [step for step, _, _ in whole.series["system/cpu"]] == list(range(6))
+        assert not [line for line in whole.ledger if line[0] == "kept"]
+
+    def test_samples_of_a_run_that_went_on_are_told_of(self) -> None:
+        rows = [SystemRow(n, 1.7e9 + n, {"cpu": n}) for n in range(6)]
+        samples = [row._replace(number=n) for n, row in enumerate(rows[:6:2])]
+        outcome = convert("system", MemoryData("r", system=samples, system_is_sampled=True))
+        outcome = convert("system", MemoryData("r", system=rows), outcome)
+        assert outcome.ledger["kept", "system", "samples of when the run went on, where its rows belong"] == 3
+
+    @pytest.mark.parametrize("number", [0, 1])
+    def test_a_line_that_was_written_into_after_it_was_copied_is_told_of(self, number: int) -> None:
+        lines = [ConsoleLine(n, 1.7e9, "stdout", text) for n, text in ((4, "step"), (9, "1%"), (10, "end"))]
+        outcome = convert("console", MemoryData("r", console=lines[:2]))
+        lines[number] = lines[number]._replace(text="100%")
+        outcome = convert("console", MemoryData("r", console=lines), outcome)
+        assert [step for step, _, _ in outcome.series["runtime/stdout"]] == [4, 9, 10]
+        assert outcome.ledger == {("kept", "runtime/stdout", "a line that has changed since it was copied"): 1}
+
     def test_one_note_says_that_system_metrics_are_samples(self) -> None:
         data = MemoryData("r", system=[SystemRow(n, 1.7e9, {"cpu": 1}) for n in range(5)], system_is_sampled=True)
         outcome = convert_in_pieces("system", data, slow=[True], page_rows=1)
