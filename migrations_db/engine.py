@@ -62,17 +62,22 @@ def open_store(url_or_path: str | Path, *, create: bool = True) -> Store:
 
 def _parse(url_or_path: str | Path) -> URL:
     text = str(url_or_path)
+    if ("://" not in text and "password=" in text) or text.partition("://")[2].count("@") > 1:
+        raise _no_url()  # shown as a file name, or cut at the wrong `@`, it would tell the password
     if "://" not in text:
         return URL.create("sqlite", database=text)
     try:
         url = make_url(text.replace("postgres://", "postgresql://", 1) if text.startswith("postgres:") else text)
     except (ArgumentError, ValueError):
-        # The text may hold a password, and so may the error.
-        raise StateUnsupported(
-            "--db is not a valid URL. Expected postgresql+psycopg://user:password@host:port/name, with special "
-            "characters of the password percent-encoded (`/` is %2F, `@` is %40)."
-        ) from None
+        raise _no_url() from None  # the text may hold a password, and so may the error
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+
+
+def _no_url() -> StateUnsupported:
+    return StateUnsupported(
+        "--db is not a valid URL. Expected postgresql+psycopg://user:password@host:port/name, with special "
+        "characters of the password percent-encoded (`/` is %2F, `@` is %40)."
+    )
 
 
 def _address(url: URL) -> str:

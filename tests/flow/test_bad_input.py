@@ -46,6 +46,12 @@ def assert_complains(ended: Ended, exit_code: int, *words: str) -> None:
 # ---------------------------------------------------------------- options
 
 
+@pytest.mark.parametrize("db", ["postgresql://me:s3cr3t@part@host/db", "host=here password=s3cr3t@part"])
+def test_a_database_that_cannot_be_read_is_not_shown_with_its_password(migrate: Migrate, db: str) -> None:
+    migrate.secrets.append("part")
+    assert_complains(migrate.run("status", "--db", db), 7, "--db", "%40")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
