@@ -45,7 +45,7 @@ def default_workers() -> int:
 
 def lease_s() -> float:
     """MIGRATE_LEASE_S is for tests: shorter than three heartbeats, a busy machine loses claims of live workers."""
-    return float(os.environ.get("MIGRATE_LEASE_S", LEASE_S))
+    return float(os.environ.get("MIGRATE_LEASE_S") or LEASE_S)
 
 
 def token_is_set() -> bool:
@@ -82,8 +82,11 @@ def parse_size(text: str | None, option: str) -> int | None:
     units |= {f"{unit}ib": 1024**power for power, unit in enumerate("kmgt", 1)}
     digits = text.strip().lower().rstrip("bikmgt ")
     try:
-        return int(float(digits) * units[text.strip().lower()[len(digits) :].strip()])
-    except (ValueError, KeyError) as error:
+        size = int(float(digits) * units[text.strip().lower()[len(digits) :].strip()])
+        if size < 0:
+            raise ValueError(size)
+        return size
+    except (ValueError, KeyError, OverflowError) as error:
         raise UserError(f"{option} takes a size such as 500MB or 2GiB, not '{text}'") from error
 
 
