@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from migrator.errors import ExitCode, MigratorError, Retryable, RunError, UserError, disk_full
@@ -33,7 +36,17 @@ def global_options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def main() -> NoReturn:
+    if sys.stderr is None:  # closed by who started us
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the end
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(number, _terminated)
     sys.exit(int(_exit_code(sys.argv[1:])))
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    """As after Ctrl-C, everything is given back on the way out."""
+    raise SystemExit(ExitCode.TERMINATED)
 
 
 def _exit_code(arguments: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from hashlib import sha256
 from pathlib import Path
@@ -23,15 +24,32 @@ def host_id() -> str:
     return sha256(repr(facts).encode()).hexdigest()[:12]
 
 
-def worker_id_of(process: psutil.Process) -> str:
+def heard() -> list[signal.Signals]:
+    """The signals that end a command: Ctrl-C, a service manager's, and a terminal's that closes, but for `nohup`."""
+    hangs_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *hangs_up]
+
+
+def started_s(pid: int) -> float:
+    """When the process started, in seconds since the boot: unlike psutil's time, no correction of the clock moves it.
+
+    Raises `psutil.NoSuchProcess`.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()  # behind the name, which may be odd
+        return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return float(psutil.Process(pid).create_time())  # gone, or not Linux
+
+
+def worker_id_of(pid: int) -> str:
     """Names a process of this host for ever, "host:pid:token": pids are used again, start times tell them apart."""
-    return f"{socket.gethostname()}:{process.pid}:{host_id()}{int(process.create_time() * 1000):x}"
+    return f"{socket.gethostname()}:{pid}:{host_id()}{int(started_s(pid) * 1000):x}"
 
 
 def is_alive(pid: int, started: float) -> bool:
     """Whether that very process still runs; pids are used again, start times tell. A zombie does nothing any more."""
     try:
-        process = psutil.Process(pid)
-        return bool(abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE)
+        return abs(started_s(pid) - started) < 1.0 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from migrator.errors import ExitCode, UserError
-from migrator.processes import host_id, is_alive
+from migrator.processes import host_id, is_alive, started_s
 
 PREFIX = "wandb-to-neptune"
 
@@ -26,7 +26,7 @@ def scratch_directory(parent: Path) -> Iterator[Path]:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         remove_stale(parent)
-        directory = parent.absolute() / f"{_prefix()}{os.getpid()}-{int(psutil.Process().create_time())}"
+        directory = parent.absolute() / f"{_prefix()}{os.getpid()}-{int(started_s(os.getpid()))}"
         directory.mkdir(mode=0o700)
     except OSError as error:
         raise UserError(

@@ -31,7 +31,7 @@ from migrations_db.store import Store
 from migrations_db.types import Failure
 from migrator.errors import ErrorClass, ExitCode
 from migrator.job import Job
-from migrator.processes import host_id, is_alive, worker_id_of
+from migrator.processes import heard, host_id, is_alive, worker_id_of
 from migrator.worker import Ended, run_worker
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class _Signals:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self.handle) for number in heard()}
         try:
             yield
         finally:
@@ -228,7 +228,7 @@ class Supervisor:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         theirs.close()
-        return _Child(number, process, worker_id_of(psutil.Process(process.pid)), ours)
+        return _Child(number, process, worker_id_of(process.pid or 0), ours)
 
     def _replace(self, dead: _Child, culprits: list[int] | None, error: ErrorClass, outcome: Outcome) -> _Child:
         """Account for a worker that died (its runs are suspects) or was killed, and start another."""
@@ -248,7 +248,7 @@ class Supervisor:
         self._display.say("Stopping: finishing what is in hand (Ctrl-C again stops at once)")
         self._terminate()
         self._display.say("Stopped. Nothing is lost: the same command goes on from here")
-        return ExitCode.TERMINATED if self._signals.first == signal.SIGTERM else ExitCode.INTERRUPTED
+        return ExitCode.INTERRUPTED if self._signals.first == signal.SIGINT else ExitCode.TERMINATED
 
     def _terminate(self) -> None:
         """Ask all workers to stop; wait a little; then kill. A second Ctrl-C shortens the wait."""
