@@ -177,6 +177,14 @@ class Store:
                 self._save_part(connection, claim, update_)
                 self._save_ledger(connection, claim.run, update_)
 
+    def forget_copy(self, claim: Claim) -> None:
+        """Nothing of the run is at the destination any more: cursors, counts and ledger go. Fenced."""
+        nothing = {"position": None, "part": None, "points_read": 0, "points_written": 0, "size_bytes": 0}
+        with self._database.write() as connection:
+            _fenced_update(connection, claim, nothing)
+            connection.execute(delete(Part).where(Part.run == claim.run))
+            connection.execute(delete(Ledger).where(Ledger.run == claim.run))
+
     def complete(self, claim: Claim, selected: Collection[str]) -> None:
         """The run is done. Fenced. `CountsDisagree` (and nothing changes) unless every selected part is done and
         its read == written + skipped.

@@ -5,6 +5,7 @@
     `- RunError                   this run stops, the others go on; stored with the run
        |- Retryable               may work later, unchanged
        |  |- Throttled            a service asks to wait: costs no attempt, all workers of that service pause
+       |  |- Vanished             the destination has lost the run: what was copied of it counts no more
        |  `- DiskFull             no space left: stops the whole job where every other run would meet it, too
        `- Rejected                will not work unchanged
 
@@ -102,6 +103,13 @@ class Throttled(Retryable):
         super().__init__(error_class, message)
         self.service = service
         self.retry_after_s = retry_after_s
+
+
+class Vanished(Retryable):
+    """The run was copied in part, or in full, but is not at the destination any more."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(ErrorClass.NOT_FOUND, f"{what} was copied already, but is gone: it is copied from its start")
 
 
 class DiskFull(Retryable):

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
 from migrations_db import LeaseLost, StateError
+from migrations_db.errors import CountsDisagree
 from migrations_db.store import Store
 from migrations_db.types import Claim, Failure, Retry
 from migrator.errors import (
@@ -28,6 +30,7 @@ from migrator.errors import (
     RunError,
     Throttled,
     UserError,
+    Vanished,
     disk_full,
 )
 from migrator.log import without_keys
@@ -35,9 +38,12 @@ from migrator.pipeline import Stopped
 
 log = logging.getLogger(__name__)
 
+STUCK_RUNS = 6  # so many runs that fail one after the other, and none that succeeds, are not to blame themselves
+STUCK_S = 600.0  # but after so long they are: nothing else is left
 UNKNOWN_FAILURES = 2  # a bug of ours seldom passes by itself
 PAUSE_S = 15.0  # a service that asks to wait, but does not say how long
 RETRY_BASE_S, RETRY_MAX_S = 2.0, 300.0  # before a run that failed is tried again: doubling, with jitter
+OTHER_PLACE = "Run the same command again, with scratch files where nobody removes them (--work-dir)"
 MAKE_ROOM = "Free some space (or give another --work-dir for scratch files), then run the same command again"
 
 #: of each service by its name, a question that raises `Retryable` if it does not answer
@@ -52,6 +58,7 @@ class Outcomes:
     ) -> None:
         self._store, self._max_failures = store, max_failures
         self._scratch, self._stop, self._pings = scratch, stop, pings
+        self._stuck: dict[int, float] = {}  # runs that have failed since one succeeded, and when first
 
     @contextmanager
     def recorded(self, claim: Claim) -> Iterator[None]:
@@ -59,8 +66,11 @@ class Outcomes:
         try:
             try:
                 yield
+                self._stuck.clear()
             except Stopped:
                 self._store.release(claim)
+            except CountsDisagree as error:
+                self._retry(claim, ErrorClass.BAD_DATA, str(error), UNKNOWN_FAILURES)
             except StateError:  # LeaseLost among them: nothing may be written any more
                 raise
             except UserError:
@@ -72,6 +82,9 @@ class Outcomes:
             except RunError as error:
                 self._not_now(claim, error)
             except OSError as error:
+                if not self._scratch.exists():
+                    self._store.release(claim)
+                    raise UserError(f"{self._scratch} is gone. {OTHER_PLACE}", ExitCode.UNEXPECTED) from error
                 told = Retryable(ErrorClass.UNKNOWN, f"{type(error).__name__}: {error}")
                 self._not_now(claim, disk_full(error, "scratch files", self._scratch) or told)
             except Exception as error:
@@ -84,6 +97,9 @@ class Outcomes:
         try:
             if self._stop.is_set():  # who stops a whole job also ends the SDK's processes, which then fail
                 self._store.release(claim)
+            elif isinstance(error, Vanished):
+                self._store.forget_copy(claim)
+                self._retry(claim, error.error_class, str(error), self._max_failures)
             elif outage := self._outage(claim, error):
                 self._throttle(claim, outage)
             elif isinstance(error, DiskFull) and error.concerns_all():  # it would fail run after run
@@ -111,6 +127,11 @@ class Outcomes:
             except Retryable as silence:
                 retry_after_s = silence.retry_after_s if isinstance(silence, Throttled) else None
                 return Throttled(error.error_class, f"{error} ({service} does not answer)", service, retry_after_s)
+        now = time.monotonic()
+        self._stuck.setdefault(claim.run, now)
+        if len(self._stuck) >= STUCK_RUNS and now - min(self._stuck.values()) < STUCK_S:
+            message = f"{error} (as {len(self._stuck) - 1} other runs, and none succeeds)"
+            return Throttled(error.error_class, message, claim.source_service)
         return None
 
     def _throttle(self, claim: Claim, outage: Throttled) -> None:

@@ -25,7 +25,7 @@ from migrator.parts.base import MappingOptions
 from migrator.report.conclusions import counted
 from migrator.scratch import scratch_directory
 from migrator.settings import Globals, Mode, lease_s, tool_version
-from migrator.supervisor import Supervision, Supervisor
+from migrator.supervisor import Display, Supervision, Supervisor
 
 SAFE_LANES = 2  # of a worker with the safe client: each has a process of its own, which keeps a core busy
 
@@ -82,7 +82,6 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
         if settings.phase is Phase.UPLOAD:
             check_offline(store)
         only = selection(store, settings)
-        again = store.start_copy(settings.include, only) if settings.include else 0
         command = "run" if settings.phase is Phase.COPY else "sync"
         log_file = log_path(command)
         start_log(log_file, common.verbose)
@@ -108,14 +107,10 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
         )
         if settings.safe_client:
             job = replace(job, safe_client=True, lanes=SAFE_LANES)
-        left = waiting(store, settings.phase, only)
         display = display_for(quiet=common.quiet)
-        if again:
-            display.say(f"{counted(again, 'run')} done without {' and '.join(settings.include)}: copied further")
         exit_code = ExitCode.UNEXPECTED
         try:
-            supervision = replace(settings.supervision, workers=min(settings.supervision.workers, left))
-            exit_code = Supervisor(job, supervision, store, display).run() if left else ExitCode.OK
+            exit_code = _finish(job, settings, store, display)
             progress = store.reports.progress(settings.phase, only)
             skipped = sum(part.skipped for part in store.reports.overview().parts)
             if exit_code is ExitCode.OK and (progress.runs[RunStatus.FAILED] or (settings.strict and skipped)):
@@ -124,6 +119,21 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
             display.close()
             store.end_invocation(invocation_id, exit_code)
         return RunResult(exit_code, progress, skipped)
+
+
+def _finish(job: Job, settings: RunSettings, store: Store, display: Display) -> ExitCode:
+    """Let workers do what there is to do. Another command may end runs without what this one asks for: then again."""
+    while True:
+        again = store.start_copy(settings.include, job.only) if settings.include else 0
+        if again:
+            display.say(f"{counted(again, 'run')} done without {' and '.join(settings.include)}: copied further")
+        left = waiting(store, settings.phase, job.only)
+        if not left:
+            return ExitCode.OK
+        supervision = replace(settings.supervision, workers=min(settings.supervision.workers, left))
+        exit_code = Supervisor(job, supervision, store, display).run()
+        if exit_code is not ExitCode.OK or not settings.include:
+            return exit_code
 
 
 @contextmanager

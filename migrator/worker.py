@@ -28,8 +28,6 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from migrations_db import LeaseLost, StateError, open_store
 from migrations_db.states import Phase
 from migrations_db.store import Store
@@ -41,13 +39,15 @@ from migrator.job import Job, build_api_source, build_destination, build_local_s
 from migrator.log import start_log, without_keys
 from migrator.outcomes import Outcomes, Pings
 from migrator.pipeline import Stopped
-from migrator.processes import host_id, worker_id_of
+from migrator.processes import host_id, started_s, worker_id_of
 from migrator.sources.base import Source
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0  # well inside a lease of 60 s
-ORPHAN_STOP_S = 8.0  # for a worker without supervisor to stop cleanly: a call to W&B may block for many minutes
+ORPHAN_STOP_S = 8.0  # for a worker without supervisor to stop cleanly
+STOP_S = 6.0  # for lanes to finish what is in hand: a call to W&B may block for many minutes
+JOIN_S = 0.2  # between two looks whether lanes are at their end
 IDLE_WAIT_S = 1.0  # between two looks for work while others still copy
 FULL_POINTS = 500_000  # a worker with this many expected points in hand takes no further run: they share one core
 GC_THRESHOLD = 100_000  # objects: a page of rows makes as many, and none of them is in a cycle
@@ -86,6 +86,8 @@ def run_worker(job: Job, number: int, supervisor_pid: int, pipe: Pipe) -> None:
         pipe.send(replace(ended, message=ended.message and without_keys(ended.message)))
     except OSError:
         pass  # the supervisor is gone
+    logging.shutdown()
+    os._exit(ExitCode.OK)  # threads that wait for an answer would keep the process
 
 
 @dataclass(slots=True)
@@ -138,9 +140,9 @@ class _Worker:
         self._plan = CopyPlan(job.workspace, job.parts, job.options, job.tool_version)
 
     def _register(self) -> str:
-        process = psutil.Process()
-        worker_id = worker_id_of(process)
-        info = WorkerInfo(worker_id, host_id(), process.pid, process.create_time(), self.job.invocation_id)
+        pid = os.getpid()
+        worker_id = worker_id_of(pid)
+        info = WorkerInfo(worker_id, host_id(), pid, started_s(pid), self.job.invocation_id)
         self._store.workers.register(info)
         return worker_id
 
@@ -149,9 +151,9 @@ class _Worker:
 
     def __exit__(self, *exc: Any) -> None:
         self._stop.set()
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)  # a download may go on for ever, with nobody to take it
         for source in self._sources.values():
-            if not source.cancelled() and source.exception() is None:
+            if source.done() and not source.cancelled() and source.exception() is None:
                 source.result().close()
         if self._destination is not None:
             self._destination.close()
@@ -173,14 +175,28 @@ class _Worker:
         ]
         for thread in (heartbeat, *lanes):
             thread.start()
-        for lane in lanes:
-            lane.join()
+        while not self._stop.is_set() and (working := [lane for lane in lanes if lane.is_alive()]):
+            working[0].join(JOIN_S)
         finished = not self._stop.is_set()
         self._stop.set()
+        give_up = time.monotonic() + STOP_S
+        for lane in lanes:
+            lane.join(max(0.0, give_up - time.monotonic()))
+        self._hand_back()
         heartbeat.join()
         if self._error is not None:
             raise self._error
         return finished
+
+    def _hand_back(self) -> None:
+        """Release what lanes still have in hand that did not stop in time: their threads end with this process."""
+        for run, task in list(self._tasks.items()):
+            task.lost = True
+            self._tasks.pop(run, None)
+            try:
+                self._store.release(task.claim)
+            except LeaseLost:
+                pass  # it ended just now
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """A thread's errors end the worker."""
@@ -242,10 +258,15 @@ class _Worker:
                 self._freed.wait(min(max(wait, IDLE_WAIT_S / 4), IDLE_WAIT_S))
 
     def _claim(self) -> _Task | None:
+        self._renew()  # after a long sleep, our own runs' leases would look like those of others
         claim = self._store.claim(
             self.worker_id, self.job.phase, self.job.lease_s, self.job.only, suspects=not self._tasks
         )
         if claim is None:
+            return None
+        if before := self._tasks.get(claim.run):  # its lease ended all the same: its lane has to see that first
+            before.lost = True
+            self._store.release(claim, delay_s=IDLE_WAIT_S)
             return None
         task = self._tasks[claim.run] = _Task(claim, self._stop, self._renew)
         return task
@@ -281,7 +302,7 @@ class _Worker:
                     copy_run(claim, source, self._destination, self._store, self._plan, workspace)
                 log.info("run %s: done", claim.ref)
         finally:
-            del self._tasks[claim.run]
+            self._tasks.pop(claim.run, None)
             with self._freed:
                 self._freed.notify_all()
 

@@ -23,11 +23,11 @@ from typing import Any, NamedTuple, Self
 from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
 
 from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
-from migrator.destinations.neptune_answers import UNKNOWN_PATH, Past
+from migrator.destinations.neptune_answers import THERE, UNKNOWN_PATH, Past
 from migrator.destinations.neptune_errors import SERVICE, patiently
 from migrator.destinations.neptune_sdk import Answer, Connection
 from migrator.destinations.neptune_wire import OperationBuilder, Upload, create_operation
-from migrator.errors import ErrorClass, MigratorError, Retryable
+from migrator.errors import ErrorClass, MigratorError, Retryable, Vanished
 from migrator.limits import STATUS_BATCH
 from migrator.records import Record
 
@@ -65,7 +65,7 @@ class NeptuneDestination:
         self, target: RunTarget, position: str | None, *, begun: bool = False, confirm: Confirm = unfenced
     ) -> NeptuneRun:
         run = self.resend(target.project, target.run_id, Past.of(position, begun=begun), confirm)
-        run.send_operation(create_operation(target), replayed=False)
+        run.create(create_operation(target), is_there=position is not None)
         return run
 
     def resend(self, project: str, run_id: str, past: Past, confirm: Confirm = unfenced) -> NeptuneRun:
@@ -140,6 +140,21 @@ class NeptuneRun:
         for operation in operations:
             self.send_operation(operation, replayed=self._replayed)
         self.send_files(uploads)
+
+    def create(self, operation: RunOperation, *, is_there: bool) -> None:
+        """Make the run. `Vanished` where it should be there, but has to be made anew.
+
+        A second try tells whether this server would have said that it is there.
+        """
+        self.send_operation(operation, replayed=False)
+        if is_there and not THERE & self._answer().keys():
+            self.send_operation(operation, replayed=False)
+            if THERE & self._answer().keys():
+                raise Vanished(f"{operation.project}:{operation.run_id}")
+
+    def _answer(self) -> Mapping[str, int]:
+        """What became of the last request."""
+        return self._sent.requests[-1].answer.result().codes or {}
 
     def send_operation(self, operation: RunOperation, *, replayed: bool) -> None:
         """Submit a ready operation; its answer is awaited with the next barrier."""

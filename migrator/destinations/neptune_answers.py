@@ -21,6 +21,8 @@ CONFLICT = "RUN_CONFLICTING"
 FORK_KEPT = "the run keeps the fork point, or none, that it was created with"
 #: the path of refusals of which the server, or the client, does not tell it
 UNKNOWN_PATH = "(path unknown)"
+#: answers to a creation that say that the run is there
+THERE = frozenset({"RUN_DUPLICATE", CONFLICT})
 #: the run is there already, as it should be
 BENIGN = frozenset({"RUN_DUPLICATE"})
 #: changes the run, and is told, but loses nothing

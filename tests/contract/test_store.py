@@ -858,6 +858,20 @@ def test_copied_runs_wait_for_their_upload_and_are_claimed_for_it(store: Store, 
     assert [a.phase for a in detail(store, claim.run_id).attempts] == [Phase.COPY, Phase.UPLOAD]
 
 
+def test_what_is_copied_of_a_run_can_be_forgotten(store: Store, worker: str) -> None:
+    add(store, "a")
+    claim = take(store)
+    update = PartUpdate("history", {"at": 3}, read=3, written=2, skipped=1, ledger=[LedgerEntry("skipped", "p", "r")])
+    store.checkpoint(claim, [update], "here")
+    store.forget_copy(claim)
+    assert (store.parts(claim), list(store.reports.ledger(claim.run))) == ({}, [])
+    found = detail(store, "a")
+    assert (found.position, found.points_read, found.status) == (None, 0, RunStatus.RUNNING)
+    store.release(claim)
+    with pytest.raises(LeaseLost):
+        store.forget_copy(claim)
+
+
 def test_runs_that_are_done_without_a_part_are_copied_further_when_it_is_asked_for(store: Store, worker: str) -> None:
     project_id = add(store, "a", "b", "gone", "pending")
     for _ in range(3):

@@ -14,6 +14,8 @@ from datetime import timedelta
 from email.utils import formatdate
 from typing import Literal, NamedTuple
 
+import pytest
+
 from migrations_db import RunStatus, open_store
 from migrations_db.report_types import RunDetail
 from tests.flow.conftest import Scene, SetScene, wait_until
@@ -184,6 +186,21 @@ def meets(scene: Scene, row: ServiceFault) -> tuple[Sequence[int], frozenset[str
         if timedelta(seconds=1) < attempt.started_at - pause < timedelta(seconds=LONG_S - 1)
     ]
     return tuple(exit_codes), ends, len(early), scene.differences()
+
+
+@pytest.mark.parametrize(("side", "match"), [("neptune", "^submit"), ("wandb", "ParquetHistory|HistoryPage")])
+def test_what_fails_for_all_runs_fails_none_although_the_service_answers(
+    set_scene: SetScene, side: Side, match: str
+) -> None:
+    scene = set_scene(sample_runs(12, steps=4, files=2))
+    scene.migrate.succeed("inventory")
+    server = scene.wandb if side == "wandb" else scene.neptune
+    server.faults.add(status(match, 502, None))
+    started = scene.migrate.start("run")
+    wait_until(lambda: "throttled" in frozenset().union(*outcomes(scene).values()), "a pause", started)
+    server.faults.set([])
+    assert started.wait().exit_code == 0
+    assert scene.differences() == []
 
 
 def test_an_outage_while_offline_files_are_uploaded_asks_nothing_of_the_source(set_scene: SetScene) -> None:

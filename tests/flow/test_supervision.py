@@ -164,7 +164,7 @@ def test_ctrl_c_does_not_reach_a_worker_that_has_yet_to_start(set_scene: SetScen
     assert (ended.exit_code, "Traceback" in ended.stderr) == (0, False), ended.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_a_command_leaves_no_process_although_its_worker_waits_for_an_answer(
     set_scene: SetScene, number: signal.Signals
 ) -> None:
@@ -178,6 +178,34 @@ def test_a_command_leaves_no_process_although_its_worker_waits_for_an_answer(
     wait_until(lambda: not scene.migrate.processes(), "all processes to end")
     scene.wandb.faults.set([])
     scene.migrate.succeed("run")
+    assert scene.differences() == []
+
+
+def test_a_refused_key_ends_the_job_although_a_run_waits_for_an_answer(set_scene: SetScene) -> None:
+    scene = set_scene(sample_runs(3))
+    scene.migrate.succeed("inventory")
+    scene.wandb.faults.set(
+        [Fault("GET /files/", "slow", times=1, delay_s=HANGS), Fault("RunFiles", "status", status=401)]
+    )
+    began_at = time.monotonic()
+    assert scene.migrate.run("run").exit_code == 4
+    assert time.monotonic() - began_at < HANGS / 2
+    assert ask(scene, "SELECT DISTINCT outcome FROM attempt WHERE outcome NOT IN ('done', 'released')") == []
+
+
+def test_a_command_that_sleeps_beyond_its_leases_goes_on_with_its_own_runs(set_scene: SetScene) -> None:
+    scene = set_scene(sample_runs(2), processing_delay_s=(4.0, 4.0))
+    scene.migrate.environment["MIGRATE_LEASE_S"] = "6"
+    scene.migrate.succeed("inventory")
+    running = scene.migrate.start("run")
+    wait_until(lambda: scene.neptune.log.count("submit") >= 2, "both runs to be sent", running)
+    for process in scene.migrate.processes():
+        process.suspend()
+    expired = "SELECT 1 FROM run WHERE julianday(lease_until) < julianday('now')"
+    wait_until(lambda: len(ask(scene, expired)) == 2, "both leases to end")
+    for process in scene.migrate.processes():
+        process.resume()
+    assert running.wait().exit_code == 0
     assert scene.differences() == []
 
 
@@ -224,7 +252,7 @@ def test_a_worker_that_cannot_connect_tries_again_and_at_last_says_to_come_back(
 
 
 def test_scratch_space_of_a_killed_command_stays_while_a_worker_of_it_still_uses_it(tmp_path: Path) -> None:
-    of_dead = tmp_path / f"{PREFIX}-{host_id()}-1-1"  # no process of that number began at that time
+    of_dead = tmp_path / f"{PREFIX}-{host_id()}-1-1000000000"  # no process of that number began at that time
     of_worker = of_dead / f"worker-0-{os.getpid()}"
     of_worker.mkdir(parents=True)
     sleep = [sys.executable, "-c", f"import time; time.sleep({HANGS})"]
