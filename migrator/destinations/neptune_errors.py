@@ -56,6 +56,7 @@ def check(response: Any, what: str) -> None:
     """Raise for every status but success. The client's own retries do not know Retry-After; ours do."""
     status = int(response.status_code)
     message = f"{what}: HTTP {status}"
+    wait_s = retry_after_s(response.headers.get("retry-after"))
     match status:
         case _ if 200 <= status < 300:
             return
@@ -63,9 +64,10 @@ def check(response: Any, what: str) -> None:
             raise UserError(f"{message}: Neptune refused NEPTUNE_API_TOKEN; create a new one", ExitCode.CREDENTIALS)
         case 403:
             raise Rejected(ErrorClass.PERMISSION, f"{message}: you may not write there")
-        case 429 | 503:
-            error_class = ErrorClass.RATE_LIMITED if status == 429 else ErrorClass.UNAVAILABLE
-            raise Throttled(error_class, message, SERVICE, retry_after_s(response.headers.get("retry-after")))
+        case 429:
+            raise Throttled(ErrorClass.RATE_LIMITED, message, SERVICE, wait_s)
+        case 503 if wait_s is not None:
+            raise Throttled(ErrorClass.UNAVAILABLE, message, SERVICE, wait_s)
         case 408:
             raise Retryable(ErrorClass.TIMEOUT, message)
         case _ if status >= 500:
@@ -105,7 +107,7 @@ def translated(what: str) -> Iterator[None]:
         UnableToParseResponse,
         ValueError,  # among others an HTTP status that Python does not know
     ) as error:
-        message = f"{what}: Neptune's answer makes no sense ({type(error).__name__})"
+        message = f"{what}: not an answer that Neptune gives when all is well ({type(error).__name__})"
         raise Retryable(ErrorClass.UNAVAILABLE, message) from error
 
 

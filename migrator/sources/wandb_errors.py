@@ -37,7 +37,7 @@ class Passing(Retryable):
 def retries(on: type[Exception] | Callable[[Exception], bool | float] = Passing) -> Iterator[Any]:
     """`for attempt in retries(): with attempt: ...` repeats the block on `Passing`, or on what `on` says.
 
-    The last try's `Passing` comes out as `Retryable`: who repeats a block with other retries in it starts no new round.
+    The last try's `Passing` comes out as `Retryable`: so nested retries do not multiply.
     """
     try:
         yield from stamina.retry_context(
@@ -82,7 +82,7 @@ def of_status(status: int, what: str, message: str = "", retry_after_s: float | 
             return Retryable(ErrorClass.TIMEOUT, text)
         case 429:
             return Throttled(ErrorClass.RATE_LIMITED, text, SERVICE, retry_after_s)
-        case 503:
+        case 503 if retry_after_s is not None:
             return Throttled(ErrorClass.UNAVAILABLE, text, SERVICE, retry_after_s)
         case _ if status >= 500:
             return Retryable(ErrorClass.UNAVAILABLE, text)

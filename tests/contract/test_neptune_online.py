@@ -256,7 +256,7 @@ def write_and_wait(run: Any, *records: Any) -> Sequence[Refused]:
     ("code", "error", "error_class", "tries"),
     [
         (500, Retryable, ErrorClass.UNAVAILABLE, TRIES),
-        (503, Throttled, ErrorClass.UNAVAILABLE, TRIES),
+        (503, Retryable, ErrorClass.UNAVAILABLE, TRIES),
         (429, Throttled, ErrorClass.RATE_LIMITED, TRIES),
         (408, Retryable, ErrorClass.TIMEOUT, TRIES),
     ],

@@ -1126,7 +1126,7 @@ def test_a_listing_that_is_too_short_is_made_again(make: Make) -> None:
         (Fault("", "status", status=404), Rejected, ErrorClass.NOT_FOUND),
         (Fault("", "status", status=400), Rejected, ErrorClass.UNKNOWN),
         (Fault("", "status", status=429, headers={"Retry-After": "0"}), Throttled, ErrorClass.RATE_LIMITED),
-        (Fault("", "status", status=503, headers={"Retry-After": "0"}), Throttled, ErrorClass.UNAVAILABLE),
+        (Fault("", "status", status=503, headers={"Retry-After": "0"}), Retryable, ErrorClass.UNAVAILABLE),
         (Fault("", "status", status=500, headers={"Retry-After": "0"}), Retryable, ErrorClass.UNAVAILABLE),
         (Fault("", "status", status=200), Retryable, ErrorClass.UNAVAILABLE),
         (Fault("", "truncate"), Retryable, ErrorClass.UNAVAILABLE),

@@ -327,8 +327,8 @@ def test_services_that_are_down_end_a_command_with_5_and_lose_nothing(set_scene:
     scene = set_scene(sample_runs(2, steps=2))
     assert_complains(scene.migrate.run("inventory", WANDB_BASE_URL=NOBODY), 5, "127.0.0.1:9")
     scene.migrate.succeed("inventory")
-    for server in (scene.wandb, scene.neptune):
-        server.faults.add(Fault("Run$|submit", "status", None, status=503))
+    for server, everything in ((scene.wandb, "."), (scene.neptune, "submit|list_projects")):
+        server.faults.add(Fault(everything, "status", None, status=503))
         ended = scene.migrate.run("run", "--give-up-after", "1")
         assert_complains(ended, 5, "let nothing through", "same command", "503")
         server.faults.set([])
