@@ -26,6 +26,7 @@ class Layout:
         self._paths = Paths()
         self._by_series: dict[SeriesKey, str] = {}
         self._primary: set[str] = set()
+        self._told: set[str] = set()  # keys that are noted as moved out of a reserved place
         unheard = Ledger()
         for key, slot, kind in known:
             self.path(SeriesKey(key, slot, SeriesKind(kind)), unheard)
@@ -53,13 +54,15 @@ class Layout:
         if series.slot:
             wanted, source_key = f"{wanted}/{series.slot}", f"{series.key}/{series.slot}"
             name = source_key
-            reason = None  # the value itself is noted at slot 0, or not at all
+            reason = None if series.key in self._told else reason
         elif series.key in self._primary:
             wanted = f"{wanted}/{_SUFFIX[series.kind]}"
             source_key = f"{series.key}/{_SUFFIX[series.kind]}"
             reason = "another kind of value has the key's path"
         else:
             self._primary.add(series.key)
+        if reason:
+            self._told.add(series.key)
         path, changed = self._paths.claim(source_key, wanted)
         if changed or reason:
             ledger.add(Kind.RENAMED, f"{name} → {path}", changed or reason or "")

@@ -265,6 +265,19 @@ def test_a_metric_keeps_its_key_as_its_path_where_neptune_takes_it(
     assert outcome.ledger == {("renamed", f"{key} → {targets[key]}", why): 1 for key, why in renamed.items()}
 
 
+IMAGES = [{"_type": "image-file", "path": f"media/images/{name}.png", "caption": name} for name in "ab"]
+
+
+@pytest.mark.parametrize(
+    ("value", "moved"),
+    [row("one", IMAGES[0], "config/k → metrics/config/k"), row("a list", IMAGES, "config/k/0 → metrics/config/k/0")],
+)
+def test_media_in_a_reserved_place_are_noted_once(value: Any, moved: str) -> None:
+    outcome = convert("history", logged(value, value, key="config/k"))
+    assert {path.partition("/k")[0] for path in outcome.series} == {"metrics/config"}
+    assert outcome.ledger == {("renamed", moved, "first level is reserved"): 1}
+
+
 def test_a_namespace_for_metrics_holds_them_all_and_needs_no_note() -> None:
     data = MemoryData("r", history=[HistoryRow(0, 1.0, {"loss": 1.0, "config/lr": 2.0})])
     outcome = convert("history", data, options=MappingOptions(metrics_namespace="train"))
