@@ -69,7 +69,7 @@ def give_back(
     delay_s: float = 0.0,
     failure: Failure | None = None,
 ) -> None:
-    """The claims end at no cost. Those that said nothing, neither by progress nor at their end, are suspects."""
+    """The claims end at no cost. Those without progress or a word at their end become suspects."""
     values: dict[str, Any] = {
         "status": RunStatus.PENDING,
         "not_before": now_plus(delay_s) if delay_s > 0 else None,

@@ -67,7 +67,7 @@ class Invocation(Base):
 
     #: number; also the id of an inventory
     id: Mapped[int] = mapped_column(RowNumber, primary_key=True)
-    #: the command, as typed
+    #: inventory, run or sync
     command: Mapped[str]
     #: machine
     host: Mapped[str]
@@ -94,7 +94,7 @@ class Worker(Base):
     host: Mapped[str]
     #: process
     pid: Mapped[int]
-    #: create time of the process, by the host's clock: survives reuse of pids
+    #: when the process started, s since the boot (Linux) or the epoch: tells it from others with the same pid
     pid_started: Mapped[float]
     #: the invocation that started it
     invocation_id: Mapped[int | None] = mapped_column(ForeignKey("invocation.id"))
@@ -113,7 +113,7 @@ class Service(Base):
 
     __tablename__ = "service"
 
-    #: "wandb", "neptune"
+    #: "wandb", "local", "neptune"
     name: Mapped[str] = mapped_column(primary_key=True)
     #: leave it alone until then
     not_before: Mapped[datetime]
@@ -138,7 +138,7 @@ class Project(Base):
     url: Mapped[str]
     #: where its runs go; null: not decided
     destination_name: Mapped[str | None]
-    #: how a collision of names was resolved; null: there was none
+    #: why it is not the source's name; null: it is
     name_note: Mapped[str | None]
 
     __table_args__ = (UniqueConstraint("source_service", "entity", "name", name="project_source"),)
@@ -196,7 +196,7 @@ class Run(Base):
     attempt: Mapped[int]
     #: failures in a row that count; 0 after progress
     failures: Mapped[int]
-    #: attempts in a row that began and made no progress nor said why they ended: such runs may kill; claimed last
+    #: attempts in a row without progress or a word how they ended: such runs may kill their worker; claimed last
     silent_attempts: Mapped[int]
     #: not to be claimed earlier; null: at once
     not_before: Mapped[datetime | None]
@@ -211,7 +211,7 @@ class Run(Base):
     points_read: Mapped[int]
     #: values written, sum over the parts
     points_written: Mapped[int]
-    #: bytes of files and media written, sum over the parts
+    #: about how many bytes the values and files written take, sum over the parts
     size_bytes: Mapped[int]
     #: the part being copied; null: none
     part: Mapped[str | None]
@@ -267,7 +267,7 @@ class Part(Base):
     written: Mapped[int]
     #: values not written, each with a line in the ledger
     skipped: Mapped[int]
-    #: bytes of files and media written
+    #: about how many bytes the values and files written take
     size_bytes: Mapped[int]
     #: last change
     updated_at: Mapped[datetime]

@@ -65,10 +65,11 @@ class Reports:
             return _copy_progress(counted, running)
         return _upload_progress([row for row in counted if row.phase is Phase.UPLOAD], running)
 
-    def workers(self) -> list[WorkerRow]:
-        """Workers that have not stopped, one row a claim."""
+    def skipped(self, only: Selection = EVERYTHING) -> int:
+        """How many values of these runs could not be written."""
+        skipped = select(func.coalesce(func.sum(Part.skipped), 0)).join(Run, Run.id == Part.run)
         with self._database.read() as connection:
-            return _workers(connection)
+            return int(connection.execute(skipped.where(*in_selection(Run, only))).scalar_one())
 
     def runs(self, status: RunStatus, only: Selection = EVERYTHING) -> Iterator[RunSummary]:
         """Runs of one status, one by one, in the order of the inventory."""

@@ -33,7 +33,7 @@ class ProjectRow:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A stored project. `name_note` says how a collision of names was resolved (None: there was none)."""
+    """A stored project. `name_note`: why it is not the source's name (None: it is)."""
 
     id: int
     entity: str
@@ -96,7 +96,7 @@ EVERYTHING = Selection()
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker process. `id` is "host:pid:token"; `pid_started` (process create time) survives reuse of pids."""
+    """A worker process. `id` is "host:pid:token"; `pid_started` (s) tells it from others with its pid."""
 
     id: str
     host: str

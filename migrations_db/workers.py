@@ -66,8 +66,8 @@ class Workers:
     def recover(self, host: str, is_alive: Callable[[int, float], bool]) -> int:
         """Release, at no cost, the claims of this host's workers whose process is gone; returns how many claims.
 
-        `is_alive(pid, pid_started)` is asked outside of any transaction. Of workers of other hosts nobody knows: they
-        keep their claims until the leases end, and are forgotten when they are silent and hold none any more.
+        `is_alive(pid, pid_started)` is asked outside of any transaction. Workers of other hosts
+        keep their claims until the leases end, and are removed when they are silent and hold none.
         """
         idle = ~exists().where(Run.claimed_by == Worker.id)
         query = select(Worker.id, Worker.host, Worker.pid, Worker.pid_started).where(

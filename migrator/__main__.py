@@ -79,13 +79,23 @@ def _unexpected(error: Exception) -> int:
         return _say(str(error), ExitCode.STATE)
     if full := disk_full(error, "this command", Path(getattr(error, "filename", None) or ".").parent):
         return _say(f"{full}. Free some space, then run the same command again", ExitCode.UNEXPECTED)
+    return _say(f"unexpected error: {type(error).__name__}: {error}. {_logged(error)}", ExitCode.UNEXPECTED)
+
+
+def _logged(error: Exception) -> str:
+    """What to do with the traceback, which is in the log of the command, or else in one of its own."""
     import logging
 
-    logging.getLogger("migrator").exception("unexpected error")
-    return _say(
-        f"unexpected error: {type(error).__name__}: {error}. Please report it with the newest file of migration-logs/",
-        ExitCode.UNEXPECTED,
-    )
+    from migrator.log import log_path, start_log
+
+    log = logging.getLogger("migrator")
+    try:
+        if not log.handlers:
+            start_log(log_path("error"), verbose=False)
+    except UserError as no_log:
+        return str(no_log)
+    log.error("unexpected error", exc_info=error)
+    return "Please report it with the newest file of migration-logs/"
 
 
 def _say(message: str, exit_code: ExitCode) -> ExitCode:

@@ -217,7 +217,7 @@ def run(
     settings = RunSettings(
         phase=Phase.COPY,
         mode=chosen,
-        workspace=_workspace(neptune_workspace, chosen),
+        workspace=s.workspace(neptune_workspace, chosen),
         offline_dir=offline_dir,
         work_dir=s.work_directory(work_dir),
         supervision=Supervision(workers or s.default_workers(), stall_timeout, give_up_after),
@@ -264,7 +264,7 @@ def sync(
     settings = RunSettings(
         phase=Phase.UPLOAD,
         mode="online",
-        workspace=_workspace(neptune_workspace, "online"),
+        workspace=s.workspace(neptune_workspace, "online"),
         offline_dir=offline_dir,
         work_dir=s.work_directory(work_dir),
         supervision=Supervision(workers or s.default_workers(), stall_timeout, give_up_after),
@@ -325,15 +325,6 @@ def _mode(text: str) -> s.Mode:
         case "offline":
             return "offline"
     raise UserError(f"--mode is online or offline, not '{text}'")
-
-
-def _workspace(text: str, mode: str) -> str:
-    workspace = text or s.workspace_from_environment() or (s.OFFLINE_WORKSPACE if mode == "offline" else None)
-    if workspace is None:
-        raise UserError("which Neptune workspace? Give --neptune-workspace W, or set NEPTUNE_PROJECT=workspace/project")
-    if not all(char.isalnum() or char in "._-" for char in workspace):
-        raise UserError(f"--neptune-workspace: '{workspace}' is no workspace name (letters, digits, '.', '-', '_')")
-    return workspace
 
 
 def _namespace(text: str) -> str | None:

@@ -36,7 +36,7 @@ class ExitCode(IntEnum):
     TRY_LATER = 5  #: stopped on a condition that may pass: service down, throttled out
     STATE = 7  #: state database locked, too new or damaged
     INTERRUPTED = 130  #: Ctrl-C
-    TERMINATED = 143  #: SIGTERM
+    TERMINATED = 143  #: SIGTERM, SIGHUP
 
 
 class ErrorClass(StrEnum):

@@ -6,7 +6,7 @@ import typer
 
 from migrations_db.states import Phase
 from migrator import settings as s
-from migrator.errors import ExitCode
+from migrator.errors import ExitCode, UserError
 from migrator.inventory import Scope
 from migrator.inventory_command import inventory_command
 from migrator.parts.base import MappingOptions
@@ -24,10 +24,7 @@ def guide(common: s.Globals) -> ExitCode:
     mode: s.Mode = "online" if s.token_is_set() else "offline"
     if mode == "offline":
         typer.echo(f"NEPTUNE_API_TOKEN is not set: runs go to Neptune offline files in {s.OFFLINE_DIR}/")
-    known = s.workspace_from_environment() or (s.OFFLINE_WORKSPACE if mode == "offline" else None)
-    workspace = _ask(f"Neptune workspace (blank: {known})" if known else "Neptune workspace") or known
-    while workspace is None:
-        workspace = _ask("Neptune workspace (there is no default: NEPTUNE_PROJECT is not set)") or None
+    workspace = _workspace(mode)
     automatic = s.default_workers()
     answer = _ask(f"Workers (blank: automatic, {automatic})")
     while answer and not (answer.isdigit() and int(answer) > 0):
@@ -51,6 +48,16 @@ def guide(common: s.Globals) -> ExitCode:
         typer.echo("Nothing was copied. `migrate run` does it later.")
         return ExitCode.OK
     return run_command(settings, common)
+
+
+def _workspace(mode: s.Mode) -> str:
+    known = s.default_workspace(mode)
+    default = f"blank: {known}" if known else "there is no default: NEPTUNE_PROJECT is not set"
+    while True:
+        try:
+            return s.workspace(_ask(f"Neptune workspace ({default})"), mode)
+        except UserError as error:
+            typer.echo(str(error))
 
 
 def _ask(question: str) -> str:

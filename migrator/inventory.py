@@ -31,7 +31,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class ProjectResult:
-    """What was found in one project. `gone` runs are in the database, but not at the source any more."""
+    """What was found in one project. `unseen` runs are in the database, but were not listed this time."""
 
     project: Project
     listed: int

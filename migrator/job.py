@@ -47,6 +47,11 @@ class Job:
     max_failures: int = 5
     verbose: bool = False
 
+    @property
+    def awaited(self) -> Collection[str]:
+        """The services whose pauses concern this job."""
+        return {*self.services, "neptune"}
+
 
 def wandb_api_key() -> str | None:
     return os.environ.get("WANDB_API_KEY") or None

@@ -19,7 +19,7 @@ import stamina.instrumentation
 from migrator.errors import ExitCode, UserError
 from migrator.settings import LOG_DIR
 
-PIECE = 12  # characters of a key in a row that do not show: servers cut what they repeat
+PIECE = 12  # so many characters of a key in a row are hidden: servers repeat parts of it
 #: a JSON web token, such as Neptune gives in exchange for the API token: each part is JSON in base64
 ACCESS_TOKEN = re.compile(r"\beyJ[\w-]{9,}(\.[\w-]+)*")
 

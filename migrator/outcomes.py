@@ -38,8 +38,8 @@ from migrator.pipeline import Stopped
 
 log = logging.getLogger(__name__)
 
-STUCK_RUNS = 6  # so many runs that fail one after the other, and none that succeeds, are not to blame themselves
-STUCK_S = 600.0  # but after so long they are: nothing else is left
+STUCK_RUNS = 6  # so many runs that fail one after the other, and none that succeeds: the service is to blame
+STUCK_S = 600.0  # for so long: after that, the runs are
 UNKNOWN_FAILURES = 2  # a bug of ours seldom passes by itself
 PAUSE_S = 15.0  # a service that asks to wait, but does not say how long
 RETRY_BASE_S, RETRY_MAX_S = 2.0, 300.0  # before a run that failed is tried again: doubling, with jitter
@@ -103,10 +103,7 @@ class Outcomes:
             elif outage := self._outage(claim, error):
                 self._throttle(claim, outage)
             elif isinstance(error, DiskFull) and error.concerns_all():  # it would fail run after run
-                advice = (
-                    "Free some space (or give another --work-dir for scratch files), then run the same command again"
-                )
-                raise UserError(f"{error}. {advice}", ExitCode.UNEXPECTED) from error
+                raise UserError(f"{error}. {MAKE_ROOM}", ExitCode.UNEXPECTED) from error
             else:
                 self._retry(claim, error.error_class, str(error), self._max_failures)
         except UserError:
@@ -119,7 +116,8 @@ class Outcomes:
             return error
         if error.error_class not in (ErrorClass.UNAVAILABLE, ErrorClass.TIMEOUT):
             return None
-        for service, ping in self._pings(claim).items():
+        pings = self._pings(claim)
+        for service, ping in pings.items():
             try:
                 ping()
             except Rejected:
@@ -131,7 +129,7 @@ class Outcomes:
         self._stuck.setdefault(claim.run, now)
         if len(self._stuck) >= STUCK_RUNS and now - min(self._stuck.values()) < STUCK_S:
             message = f"{error} (as {len(self._stuck) - 1} other runs, and none succeeds)"
-            return Throttled(error.error_class, message, claim.source_service)
+            return Throttled(error.error_class, message, [*pings][-1])  # who is to blame is not known
         return None
 
     def _throttle(self, claim: Claim, outage: Throttled) -> None:

@@ -112,7 +112,7 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
         try:
             exit_code = _finish(job, settings, store, display)
             progress = store.reports.progress(settings.phase, only)
-            skipped = sum(part.skipped for part in store.reports.overview().parts)
+            skipped = store.reports.skipped(only)
             if exit_code is ExitCode.OK and (progress.runs[RunStatus.FAILED] or (settings.strict and skipped)):
                 exit_code = ExitCode.SOME_FAILED
         finally:

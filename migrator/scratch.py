@@ -76,7 +76,7 @@ def _end_processes(directory: Path) -> None:
 
 
 def _prefix() -> str:
-    """Short: wandb-core puts a socket below, whose path may have 107 bytes, or else into /tmp."""
+    """Short: wandb-core puts a socket below, and its path may have 107 bytes at most (else it goes to /tmp)."""
     return f"{PREFIX}-{host_id()}-"
 
 

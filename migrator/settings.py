@@ -1,4 +1,4 @@
-"""Settings that commands share, and the only place (with job.py, for keys) that reads the environment."""
+"""Settings that commands share, from options and the environment. Keys are in job.py."""
 
 from __future__ import annotations
 
@@ -52,17 +52,27 @@ def token_is_set() -> bool:
     return bool(os.environ.get("NEPTUNE_API_TOKEN"))
 
 
-def workspace_from_environment() -> str | None:
-    """The workspace of NEPTUNE_PROJECT ("workspace/project")."""
+def default_workspace(mode: Mode) -> str | None:
+    """The workspace of NEPTUNE_PROJECT ("workspace/project"); offline files need one, too, but any will do."""
     workspace, _, _ = os.environ.get("NEPTUNE_PROJECT", "").partition("/")
-    return workspace or None
+    return workspace or (OFFLINE_WORKSPACE if mode == "offline" else None)
 
 
-def comma_separated(text: str | None) -> tuple[str, ...]:
-    return tuple(word for word in (part.strip() for part in (text or "").split(",")) if word)
+def workspace(chosen: str, mode: Mode) -> str:
+    """The chosen Neptune workspace (empty: the default), or a `UserError`."""
+    name = chosen or default_workspace(mode)
+    if name is None:
+        raise UserError("which Neptune workspace? Give --neptune-workspace W, or set NEPTUNE_PROJECT=workspace/project")
+    if not all(char.isalnum() or char in "._-" for char in name):
+        raise UserError(f"--neptune-workspace: '{name}' is no workspace name (letters, digits, '.', '-', '_')")
+    return name
 
 
-def parse_time(text: str | None, option: str) -> datetime | None:
+def comma_separated(text: str) -> tuple[str, ...]:
+    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
+
+
+def parse_time(text: str, option: str) -> datetime | None:
     """An ISO date or time; without a zone it is UTC."""
     if not text:
         return None
@@ -73,7 +83,7 @@ def parse_time(text: str | None, option: str) -> datetime | None:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def parse_size(text: str | None, option: str) -> int | None:
+def parse_size(text: str, option: str) -> int | None:
     """Bytes, with an optional unit: 500, 10kB, 2.5MB, 1GiB."""
     if not text:
         return None

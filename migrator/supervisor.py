@@ -2,7 +2,7 @@
 
     start: free the claims and scratch space of dead processes of this host -> spawn workers
     every tick: draw progress from the database; restart workers that died; kill one that makes no progress
-    end: all workers ended | Ctrl-C or SIGTERM (clean; twice: at once) | a worker's UserError | a service stays down
+    end: all workers ended | Ctrl-C, SIGTERM, SIGHUP (clean; twice: at once) | a worker's UserError | a service is down
 
 The supervisor never touches W&B or Neptune. All it knows of the work is in the state database.
 """
@@ -73,7 +73,7 @@ class _Child:
 
 @dataclass(slots=True)
 class _Signals:
-    """Counts Ctrl-C and SIGTERM while the job runs."""
+    """Counts Ctrl-C, SIGTERM and SIGHUP while the job runs."""
 
     first: int | None = None
     count: int = 0
@@ -203,7 +203,7 @@ class Supervisor:
         """Whether a service has let nothing through for so long that it is better to come back later."""
         if time.monotonic() - self._moved_at < self._supervision.give_up_s:
             return False
-        for service in ("wandb", "neptune"):
+        for service in self._job.awaited:
             pause = self._store.paused(service)
             if pause:
                 minutes = self._supervision.give_up_s / 60

@@ -5,8 +5,8 @@
 
 The part is called `upload`. Its cursor holds the ids, in the offline file, of the last file that is stored and of the
 last operation that Neptune has processed. The offline file stays as it is until all of it is in Neptune; then it is
-removed. A run that has changed since is copied to a new file, whose ids begin anew; intents, which never go back, count
-the operations of all files: `before` of them are those of earlier ones.
+removed. A run that has changed since is copied to a new file, whose ids begin anew; an intent can
+only grow, so it counts the operations of all files, the earlier ones (`before`) included.
 Everything goes to the workspace of the upload: the one in the file may stand for one that was not known yet.
 """
 
@@ -48,7 +48,7 @@ def upload_run(claim: Claim, destination: Destination, claims: Claims, job: Job,
             upload.send_files()  # first, so that `migration/complete`, the last operation, is true when it arrives
             upload.send_operations()
         claims.checkpoint(claim, [PartUpdate(PART, {"before": upload.announced}, done=True)], position=UPLOADED)
-    shutil.rmtree(directory, ignore_errors=True)  # before the run is done: nobody comes back for what a crash left
+    shutil.rmtree(directory, ignore_errors=True)  # before `complete`: nobody claims a done run to clean up
     claims.complete(claim, [PART])
 
 

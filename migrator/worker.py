@@ -272,7 +272,7 @@ class _Worker:
         return task
 
     def _wait_for_pauses(self) -> bool:
-        for service in ("wandb", "neptune"):
+        for service in self.job.awaited:
             pause = self._store.paused(service)
             if pause is not None:
                 self._stop.wait(min(pause.seconds_left + random.random(), 5.0))

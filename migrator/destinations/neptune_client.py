@@ -1,7 +1,7 @@
 """One client of Neptune: the public `Run(mode="async")`, its process and its log. Nothing of it stays behind.
 
-It is not to be trusted: it drops values with a line in its log, is for ever busy with large ones, computes in doubles,
-goes on trying for ever, and calls everything processed that was refused. What of that can be seen is found here.
+The client drops values with a line in its log, hangs on large ones, computes times and steps in doubles, retries for
+ever, and calls refused operations processed. What of that can be detected is detected here.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     write -> a client: one Run(mode="async"), whose own process sends what we log
     flush -> all is processed, the client is closed -> what it told -> a barrier, which is passed already
 
-A client, so a process, serves one barrier: its errors do not say what they are about.
+Each barrier has a client, so a process, of its own: a client's errors do not say which operation they concern.
 """
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ class Fill:
         )
 
 
-SHORT_TRIES = 3  # equal answers in a row, and what a source counts but does not give is taken for lost
+SHORT_TRIES = 3  # equal answers in a row, then what a source counts but does not give is lost
 
 
 class Shortage(NamedTuple):

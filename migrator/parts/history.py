@@ -115,6 +115,7 @@ class _Converter:
         for values, path, name, future in pending.fetching:
             if (file := future.result()) is not None:
                 values[path] = file
+                pending.size_bytes += file.size_bytes
             else:
                 del values[path]
                 pending.written -= 1

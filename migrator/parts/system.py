@@ -16,7 +16,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     names: dict[str, str] = {name: paths.claim(name, f"system/{name}").name for name in cursor.get("names", ())}
     times = Times(cursor.get("time_us"), context.created_at)
     next_row: int = cursor.get("row", 0)
-    noted: bool = cursor.get("noted_sampled", False)  # that the rows before the cursor are samples, perhaps
+    noted: bool = cursor.get("noted_sampled", False)  # the ledger has SAMPLED already
     last_time: float | None = cursor.get("last_time")
     records: list[Points] = []
     read = written = 0
@@ -49,9 +49,9 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
 
     for page in run.system(next_row - (noted and next_row > 0)):
         for row in page:
-            if row.number < next_row:  # the last of samples, or as it turns out of all rows there were
+            if row.number < next_row:  # read again for its time alone
                 if row.time != last_time:
-                    ledger.add(Kind.KEPT, "system", "samples of when the run went on, where its rows belong", next_row)
+                    ledger.add(Kind.KEPT, "system", "samples taken while the run was going on", next_row)
                 continue
             time_us, entry = times.next(row.time)
             ledger.extend([entry])

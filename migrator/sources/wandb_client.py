@@ -41,7 +41,7 @@ UNSET = ("WANDB_SERVICE", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_MODE")
 
 
 class _Environment:
-    """This process's wandb settings while clients are open. wandb-core and `os.environ` are the process's, not ours."""
+    """This process's wandb settings while clients are open. The process has them once: clients are counted."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -2,7 +2,7 @@
 
 A page is a range of steps, not a number of rows, and steps may lie far apart (0, 10, 1e9), and a row may be long: an
 answer is held in memory as a whole. `LiveRows` asks for all that is left where that is little, begins with few rows,
-and makes each page as wide as the one before it lets hope to be right. Rows come as JSON text, where NaN and infinities
+and sizes each page by the rows and bytes of the one before. Rows come as JSON text, where NaN and infinities
 are the strings "NaN", "Infinity" and "-Infinity" (as summaries have them), or bare.
 """
 

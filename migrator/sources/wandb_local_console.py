@@ -19,7 +19,7 @@ from migrator.limits import STRING_MAX_BYTES
 from migrator.records import ConsoleLine
 
 VIEW_LINES = 32  # W&B: height of the terminal, and lines that can still change (maxTerminalLines)
-LINE_MAX = STRING_MAX_BYTES + 2  # characters kept: with "\r" for the last still too long for Neptune, so it is noted
+LINE_MAX = STRING_MAX_BYTES + 2  # characters kept: over Neptune's limit even without a last "\r": the cut is noted
 _CONTROL = re.compile("[\r\n]|\x1b\\[[AB]")
 _CONTROL_BEGUN = re.compile("\x1b\\[?$")
 

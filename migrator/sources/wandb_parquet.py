@@ -140,7 +140,7 @@ class HistoryExport:
                 if after_step is None or known is None or not known.has_min_max or known.max > after_step
             ]
             return self._table.batches(groups=groups)
-        table = pa.Table.from_batches(self._table.batches())  # never seen; sorting needs it whole
+        table = pa.Table.from_batches(self._table.batches())  # W&B writes rising steps; sorting needs all in memory
         return iter(table.sort_by(STEP).to_batches(max_chunksize=1000))
 
     def survey(self, series: dict[SeriesKey, None], media: set[tuple[str, str]]) -> None:

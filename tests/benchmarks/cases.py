@@ -20,7 +20,7 @@ def help_text(scale: float) -> Iterator[Figure]:
 
 
 def start(scale: float) -> Iterator[Figure]:
-    """From the start of `migrate run` to the first run done."""
+    """`migrate run` of one run, from its start to its exit."""
     with services("sample:1", latency_s=0.03) as at, directory() as cwd:
         measured = _copied(at, cwd, workers=1)
     yield Figure("one run, from start to exit", measured.wall_s, "s", "promised: first copied run under 3 s")

@@ -693,7 +693,7 @@ def test_a_worker_that_stops_gives_back_what_it_holds(store: Store, worker: str)
     take(store)
     store.workers.stop(worker)
     assert outcomes(store, "a") == [Outcome.RELEASED]
-    assert store.reports.workers() == []
+    assert store.reports.overview().workers == []
 
 
 def test_claims_of_dead_processes_of_this_host_are_free_at_once(store: Store) -> None:
@@ -725,7 +725,7 @@ def test_workers_of_other_hosts_are_forgotten_when_they_are_silent_and_hold_noth
         connection.execute(text("UPDATE worker SET heartbeat_at = '2024-01-01 00:00:00' WHERE id <> 'speaks'"))
     engine.dispose()
     assert store.workers.recover("here", lambda pid, started: False) == 0
-    assert [worker.id for worker in store.reports.workers()] == ["holds", "speaks"]
+    assert [worker.id for worker in store.reports.overview().workers] == ["holds", "speaks"]
     assert outcomes(store, "held") == [None]
 
 
@@ -818,9 +818,9 @@ def test_a_claim_without_progress_is_reported(store: Store, worker: str) -> None
 
 def test_a_worker_believed_dead_that_speaks_is_alive(store: Store, worker: str) -> None:
     store.workers.recover("here", lambda pid, started: False)
-    assert store.reports.workers() == []
+    assert store.reports.overview().workers == []
     assert store.workers.heartbeat(worker, LEASE_S, {}) == {}
-    assert [w.id for w in store.reports.workers()] == [worker]
+    assert [w.id for w in store.reports.overview().workers] == [worker]
 
 
 # ---------------------------------------------------------------- moves by command
@@ -856,6 +856,15 @@ def test_copied_runs_wait_for_their_upload_and_are_claimed_for_it(store: Store, 
     assert detail(store, claim.run_id).points_read == 3  # the copy's
     assert store.claim(worker, Phase.UPLOAD, LEASE_S) is None
     assert [a.phase for a in detail(store, claim.run_id).attempts] == [Phase.COPY, Phase.UPLOAD]
+
+
+def test_skipped_values_are_counted_of_the_runs_that_are_asked_for(store: Store, worker: str) -> None:
+    add(store, "a", "b", "c")
+    for skipped in (1, 20):
+        claim = take(store)
+        store.checkpoint(claim, [PartUpdate(p, {}, read=skipped, skipped=skipped) for p in ("config", "history")])
+    asked = [store.reports.skipped(store.select((), ids)) for ids in (["a"], ["a", "b"], ["c"], [])]
+    assert [*asked, store.reports.skipped()] == [2, 42, 0, 42, 42]
 
 
 def test_what_is_copied_of_a_run_can_be_forgotten(store: Store, worker: str) -> None:

@@ -783,7 +783,7 @@ class TestOthers:
         samples = [row._replace(number=n) for n, row in enumerate(rows[:6:2])]
         outcome = convert("system", MemoryData("r", system=samples, system_is_sampled=True))
         outcome = convert("system", MemoryData("r", system=rows), outcome)
-        assert outcome.ledger["kept", "system", "samples of when the run went on, where its rows belong"] == 3
+        assert outcome.ledger["kept", "system", "samples taken while the run was going on"] == 3
 
     @pytest.mark.parametrize("number", [0, 1])
     def test_a_line_that_was_written_into_after_it_was_copied_is_told_of(self, number: int) -> None:
