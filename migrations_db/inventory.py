@@ -89,12 +89,6 @@ class Inventory:
             connection.execute(copied.values(reason=GONE_REASON))
             return count
 
-    def skip_runs(self, runs: Iterable[int], reason: str) -> int:
-        """Pending runs become skipped; returns how many."""
-        pending = update(Run).where(one_of(Run.id, list(runs)), Run.status == RunStatus.PENDING)
-        with self._database.write() as connection:
-            return connection.execute(pending.values(status=RunStatus.SKIPPED, reason=reason)).rowcount
-
     def _save_project(self, connection: Connection, row: ProjectRow) -> int:
         new = self._database.insert(Project).values(
             entity=row.entity,

@@ -87,11 +87,6 @@ def may_move(old: RunStatus, new: RunStatus) -> bool:
     return new in MOVES[old]
 
 
-def sources_of(new: RunStatus) -> frozenset[RunStatus]:
-    """The states from which a run may go to `new`."""
-    return frozenset(old for old in RunStatus if may_move(old, new))
-
-
 def listed(status: RunStatus, *, changed: bool) -> RunStatus:
     """The status after an inventory has listed the run again; `changed`: since the copy began.
 

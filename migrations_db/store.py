@@ -196,18 +196,27 @@ class Store:
                 _check_part(claim, name, parts.get(name, PartProgress()))
             attempts.succeed(connection, run.run)
 
-    def release(self, claim: Claim, outcome: Outcome = Outcome.RELEASED, delay_s: float = 0.0) -> None:
+    def release(self, claim: Claim, delay_s: float = 0.0) -> None:
         """Back to pending at no cost, not to be claimed for `delay_s`. Fenced."""
         with self._database.write() as connection:
             run = _hold(connection, claim)
-            attempts.give_back(connection, [run.run], outcome, delay_s=delay_s)
+            attempts.give_back(connection, [run.run], Outcome.RELEASED, delay_s=delay_s)
 
     def throttle(self, claim: Claim, service: str, delay_s: float, failure: Failure) -> None:
-        """Back to pending at no cost; `service` is paused for all workers for `delay_s`. Fenced."""
+        """Back to pending at no cost; `service` is left alone by all for `delay_s` (a longer pause stays). Fenced."""
         with self._database.write() as connection:
             run = _hold(connection, claim)
             attempts.give_back(connection, [run.run], Outcome.THROTTLED, delay_s=delay_s, failure=failure)
-            self._pause(connection, service, delay_s, failure.message)
+            row = self._database.insert(Service).values(
+                name=service, not_before=now_plus(delay_s), reason=failure.message
+            )
+            connection.execute(
+                row.on_conflict_do_update(
+                    index_elements=[Service.name],
+                    set_={"not_before": row.excluded.not_before, "reason": row.excluded.reason},
+                    where=Service.not_before < row.excluded.not_before,
+                )
+            )
 
     def fail(self, claim: Claim, failure: Failure, retry: Retry | None = None) -> RunStatus:
         """The attempt failed; returns pending (it will be tried again) or failed. `retry` None: never again. Fenced."""
@@ -223,11 +232,6 @@ class Store:
             )
 
     # ------------------------------------------------------------ pauses of services
-
-    def pause(self, service: str, delay_s: float, reason: str) -> None:
-        """Ask all workers to leave `service` alone for `delay_s`; a longer pause stays."""
-        with self._database.write() as connection:
-            self._pause(connection, service, delay_s, reason)
 
     def paused(self, service: str) -> Pause | None:
         """The pause of `service`; None: go on."""
@@ -305,16 +309,6 @@ class Store:
             index_elements=[Ledger.run, Ledger.digest], set_={"count": Ledger.count + row.excluded.count}
         )
         connection.execute(row, list(lines.values()))
-
-    def _pause(self, connection: Connection, service: str, delay_s: float, reason: str) -> None:
-        row = self._database.insert(Service).values(name=service, not_before=now_plus(delay_s), reason=reason)
-        connection.execute(
-            row.on_conflict_do_update(
-                index_elements=[Service.name],
-                set_={"not_before": row.excluded.not_before, "reason": row.excluded.reason},
-                where=Service.not_before < row.excluded.not_before,
-            )
-        )
 
 
 def _start_anew(connection: Connection, run: int, new: PartUpdate) -> PartUpdate:

@@ -23,7 +23,7 @@ from migrations_db import open_store
 from migrations_db.report_types import Progress
 from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
-from migrator.demo_processes import started, terminated_like_ctrl_c
+from migrator.demo_processes import started
 from migrator.errors import ExitCode, UserError
 from migrator.settings import DEFAULT_DB, LOG_DIR, OFFLINE_DIR
 
@@ -56,15 +56,14 @@ def run_demo(
     """
     demo = _Demo(_prepared(directory), echo, command, processes)
     started_at = time.monotonic()
-    with terminated_like_ctrl_c():
-        try:
-            demo.tell()
-        except _StepFailed as failed:
-            echo(f"\nThe demo ends here: {failed}. What it made so far is in {demo.directory}")
-            return failed.exit_code
-        except (KeyboardInterrupt, SystemExit):
-            echo(f"\nInterrupted. What the demo made so far is in {demo.directory}")
-            raise
+    try:
+        demo.tell()
+    except _StepFailed as failed:
+        echo(f"\nThe demo ends here: {failed}. What it made so far is in {demo.directory}")
+        return failed.exit_code
+    except (KeyboardInterrupt, SystemExit):
+        echo(f"\nInterrupted. What the demo made so far is in {demo.directory}")
+        raise
     echo(demo.ending(time.monotonic() - started_at))
     return ExitCode.OK
 

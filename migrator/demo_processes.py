@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,8 +9,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import psutil
-
-from migrator.errors import ExitCode
 
 END_WAIT_S = 12.0  # for a command that was asked to end; a clean stop takes 10 s at most
 
@@ -52,17 +49,3 @@ def _ends(process: subprocess.Popen[bytes], within_s: float) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
-
-
-@contextmanager
-def terminated_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM unwinds the block, so that its processes are ended; exit code 143."""
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(int(ExitCode.TERMINATED))
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -167,9 +167,6 @@ PROCESSES: dict[str, tuple[Make, ...]] = {
     "crash": (crashed,),
 }
 
-RUNS = 12
-DIRECTORIES = 13  # one run was started twice
-
 
 def main(process: str) -> None:
     for make in PROCESSES[process]:

@@ -98,7 +98,5 @@ def build_destination(job: Job, uploads: Executor, now: Callable[[], datetime]) 
         return SafeDestination(neptune_api_token(), job.visibility)
     from migrator.destinations.neptune import NeptuneDestination
     from migrator.destinations.neptune_sdk import Connection
-    from migrator.destinations.neptune_token import address_of
 
-    token = neptune_api_token()
-    return NeptuneDestination(Connection(token), address_of(token), uploads, job.visibility, now)
+    return NeptuneDestination(Connection(neptune_api_token()), uploads, job.visibility, now)

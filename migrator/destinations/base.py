@@ -66,8 +66,6 @@ class Destination(Protocol):
 
     #: "neptune" or "offline": names the service in messages and in shared pauses
     service: str
-    #: what is written in the state database: a database belongs to one destination
-    address: str
 
     def ensure_project(self, project: str, description: str) -> None:
         """Create `workspace/name` unless it is there (then it is left alone). `UserError` if that may not be."""

@@ -43,7 +43,6 @@ class MemoryDestination:
     """
 
     service = "memory"
-    address = "memory:"
 
     def __init__(self, chance: random.Random | None = None) -> None:
         self.projects: dict[str, str] = {}

@@ -44,13 +44,11 @@ class NeptuneDestination:
     def __init__(
         self,
         connection: Connection,
-        address: str,
         uploads: Executor,
         visibility: str,
         now: Callable[[], datetime],
         processing_timeout_s: float = PROCESSING_TIMEOUT_S,
     ) -> None:
-        self.address = f"neptune:{address}"
         self._connection = connection
         self._uploads = uploads
         self._visibility = visibility

@@ -57,7 +57,6 @@ class OfflineDestination:
     def __init__(self, directory: Path, now: Callable[[], datetime]) -> None:
         check_version()
         self.directory = directory.absolute()
-        self.address = f"offline:{self.directory}"
         self._now = now
 
     def ensure_project(self, project: str, description: str) -> None:

@@ -34,7 +34,7 @@ class SafeDestination:
     service = SERVICE
 
     def __init__(self, api_token: str, visibility: str, processing_timeout_s: float = PROCESSING_TIMEOUT_S) -> None:
-        self.address = f"neptune:{address_of(api_token)}"
+        address_of(api_token)  # a token that is none is told at once
         self._api_token = api_token
         self._visibility = visibility
         self._processing_timeout_s = processing_timeout_s

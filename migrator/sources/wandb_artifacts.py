@@ -13,14 +13,13 @@ from typing import Any
 from migrator.errors import ErrorClass, Rejected
 from migrator.records import Artifact, LocalFile, RunRef, SourceFile
 from migrator.sources import wandb_queries as queries
-from migrator.sources.wandb_answers import next_cursor, nodes, parse_time, run_of
+from migrator.sources.wandb_answers import EVENTS_TYPE, OWN_TYPES, md5_hex, next_cursor, nodes, parse_time, run_of
 from migrator.sources.wandb_client import WandbClient
-from migrator.sources.wandb_files import ScratchNames, md5_hex
+from migrator.sources.wandb_files import ScratchNames
 from migrator.sources.wandb_http import Downloads
 
 PAGE_ARTIFACTS = 100
 PAGE_URLS = 5_000  # as wandb 0.31 asks for
-HISTORY_TYPE, EVENTS_TYPE = "wandb-history", "wandb-events"  # W&B's exports of a run, listed as its artifacts
 VERSION_ALIAS = re.compile(r"v\d+")  # listed among the aliases by some servers; the version says it
 
 
@@ -53,7 +52,7 @@ class RunArtifacts:
     def logged(self) -> Iterator[Artifact]:
         """Logged artifacts but W&B's own, in W&B's order, each with what its manifest lists."""
         for one in self._outputs():
-            if one.type not in (HISTORY_TYPE, EVENTS_TYPE):
+            if one.type not in OWN_TYPES:
                 yield self._artifact(one)
 
     def used(self) -> Sequence[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import itertools
 import threading
 from collections.abc import Sequence
@@ -13,7 +11,7 @@ from typing import Any
 
 from migrator.records import LocalFile, RunRef, SourceFile
 from migrator.sources import wandb_queries as queries
-from migrator.sources.wandb_answers import next_cursor, nodes, number, run_of
+from migrator.sources.wandb_answers import md5_hex, next_cursor, nodes, number, run_of
 from migrator.sources.wandb_client import WandbClient
 from migrator.sources.wandb_http import Downloads
 
@@ -108,12 +106,3 @@ class ScratchNames:
 
     def owns(self, path: Path) -> bool:
         return path.parent == self._directory
-
-
-def md5_hex(text: str | None) -> str | None:
-    """W&B's base64 as hex; None for what is no md5."""
-    try:
-        digest = base64.b64decode(text or "", validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return digest.hex() if len(digest) == 16 else None

@@ -7,8 +7,6 @@ the run used, the entity, project and version.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import gzip
 import json
 from collections.abc import Iterator
@@ -18,10 +16,10 @@ from typing import Any
 
 from migrator.errors import ErrorClass, Rejected
 from migrator.records import Artifact, LocalFile, SourceFile
+from migrator.sources.wandb_answers import OWN_TYPES, md5_hex
 from migrator.sources.wandb_local_files import local_file
 from migrator.sources.wandb_log import WandbLog
 
-WANDB_OWN_TYPES = frozenset({"wandb-history", "wandb-events"})
 MANIFEST_NAME = "wandb_manifest.json"  # W&B's own name for it
 MD5_ALGORITHMS = frozenset({"", "MANIFEST_MD5"})  # ArtifactRecord.digest_algorithm; "" before wandb 0.31
 
@@ -57,7 +55,7 @@ class ArtifactIndex:
 
     def add(self, record: Any, log: Path, offset: int) -> None:
         """Note a record. Equal content under one name is one version; an alias goes to the last that takes it."""
-        if record.type in WANDB_OWN_TYPES:
+        if record.type in OWN_TYPES:
             return
         versions = self._by_digest.setdefault(record.name, {})
         artifact = versions.get(record.digest)
@@ -123,7 +121,7 @@ def _entries(record: Any) -> Iterator[ManifestEntry]:
     if manifest.manifest_file_path:
         yield from _entries_of_file(Path(manifest.manifest_file_path), with_md5)
     for entry in manifest.contents:
-        md5 = _md5_hex(entry.digest) if with_md5 else None
+        md5 = md5_hex(entry.digest) if with_md5 else None
         yield ManifestEntry(entry.path, entry.size, md5, entry.ref, entry.local_path)
 
 
@@ -136,18 +134,9 @@ def _entries_of_file(path: Path, with_md5: bool) -> Iterator[ManifestEntry]:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for line in lines:
                 entry = json.loads(line)
-                md5 = _md5_hex(entry["digest"]) if with_md5 else None
+                md5 = md5_hex(entry["digest"]) if with_md5 else None
                 yield ManifestEntry(
                     entry["path"], entry.get("size") or 0, md5, entry.get("ref") or "", entry.get("local_path") or ""
                 )
     except (OSError, EOFError, ValueError, LookupError, AttributeError):
         yield ManifestEntry(MANIFEST_NAME, 0, None, "", str(path))
-
-
-def _md5_hex(digest: str) -> str | None:
-    """W&B's digests of files are base64 of the md5; anything else (an ETag, an address) is none."""
-    try:
-        raw = base64.b64decode(digest, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return raw.hex() if len(raw) == 16 else None

@@ -153,7 +153,7 @@ class OnlinePlace:
         self.pool = ThreadPoolExecutor(threads)
         self.connection = Connection(self.server.api_token)
         self.neptune = self.destination = NeptuneDestination(
-            self.connection, self.server.url, self.pool, "priv", lambda: NOW, processing_timeout_s
+            self.connection, self.pool, "priv", lambda: NOW, processing_timeout_s
         )
 
     def read(self, run_id: str = "r1") -> Seen:

@@ -280,13 +280,6 @@ def test_another_projects_runs_are_not_touched_by_an_inventory(store: Store) -> 
     assert detail(store, "other").status is RunStatus.PENDING
 
 
-def test_only_pending_runs_can_be_skipped_by_hand(store: Store, worker: str) -> None:
-    add(store, "a", "b")
-    claim = take(store)
-    assert store.inventory.skip_runs([1, 2], "too big") == 1
-    store.checkpoint(claim, [])
-
-
 # ---------------------------------------------------------------- claims
 
 
@@ -421,13 +414,15 @@ def test_a_fork_waits_for_its_parent(store: Store, worker: str) -> None:
 
 @pytest.mark.parametrize("parent", ["failed", "skipped", "absent", "itself"])
 def test_a_fork_does_not_wait_for_a_parent_that_will_not_come(store: Store, worker: str, parent: str) -> None:
-    add(store, row("child", fork_run_id="child" if parent == "itself" else "parent"))
+    child = row("child", fork_run_id="child" if parent == "itself" else "parent")
+    project_id = add(store, child)
     if parent in ("failed", "skipped"):
         add(store, row("parent", size_hint=9))
         if parent == "failed":
             store.fail(take(store), BROKEN)
         else:
-            store.inventory.skip_runs([2], "not wanted")
+            store.inventory.save_runs(project_id, [child], 2)
+            assert store.inventory.finish_inventory(project_id, 2, Unseen.EXCLUDED) == 1
     assert take(store).run_id == "child"
 
 
@@ -600,9 +595,11 @@ def test_a_throttled_run_costs_nothing_and_pauses_the_service(store: Store, work
     eventually(lambda: store.paused("wandb") is None)
 
 
-def test_a_longer_pause_stays(store: Store) -> None:
-    store.pause("neptune", 100, "down")
-    store.pause("neptune", 1, "busy")
+def test_a_longer_pause_stays(store: Store, worker: str) -> None:
+    add(store, "a", "b")
+    claims = take(store), take(store)
+    store.throttle(claims[0], "neptune", 100, Failure("unavailable", "down"))
+    store.throttle(claims[1], "neptune", 1, Failure("unavailable", "busy"))
     pause = store.paused("neptune")
     assert pause is not None
     assert pause.reason == "down"
@@ -931,7 +928,8 @@ def busy_store(store: Store, worker: str) -> Store:
     store.checkpoint(runs, [PartUpdate("history", {"s": 1}, read=4, written=3, skipped=1, size_bytes=6, ledger=[nan])])
     store.fail(fails, Failure("auth", "no key"))
     store.fail(breaks, Failure("auth", "no key either"))
-    store.pause("neptune", 100, "down")
+    waits = take(store, store.select(run_ids=["waits"]))
+    store.throttle(waits, "neptune", 100, Failure("unavailable", "down"))
     return store
 
 

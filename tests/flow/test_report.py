@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from migrations_db import Phase, RunStatus, Store, open_store
+from migrations_db import Phase, RunStatus, Store, Unseen, open_store
 from migrations_db.report_types import Overview
 from migrations_db.types import (
     Claim,
@@ -112,9 +112,9 @@ def filled(store: Store) -> Filled:
         store.fail(filled.claim(run_id), Failure("unavailable", f"GET {SIGNED}\nanswered 502"))
     store.fail(filled.claim("[bold]odd"), Failure("bad_data", "[red]3 of 4 rows"))
     project = filled.store.inventory.projects()[0]
-    other = filled.store.reports.find_runs("my_[red]text/good")[0]
     assert project.name == "my_[red]text"
-    store.inventory.skip_runs([other.run], "excluded by a filter")
+    store.inventory.save_runs(project.id, [run_row("[bold]odd")], filled.inventory_id + 1)
+    store.inventory.finish_inventory(project.id, filled.inventory_id + 1, Unseen.EXCLUDED)
     return filled
 
 
@@ -205,7 +205,7 @@ def test_the_overview_document_has_the_documented_shape(filled: Filled) -> None:
         "reasons": [
             {
                 "status": "skipped",
-                "reason": "excluded by a filter",
+                "reason": "excluded by the filter of the last inventory",
                 "count": 1,
                 "example": {"run": "team/my_[red]text/good"},
             }
@@ -220,7 +220,7 @@ def test_an_unknown_workspace_leaves_the_name_alone(filled: Filled) -> None:
 
 
 def test_a_pause_is_in_the_document_and_in_the_text(filled: Filled) -> None:
-    filled.store.pause("wandb", 300, f"429 at {SIGNED}")
+    filled.store.throttle(filled.claim("waits"), "wandb", 300, Failure("rate_limited", f"429 at {SIGNED}"))
     overview = filled.store.reports.overview()
     [pause] = overview_json(overview, None)["pauses"]
     assert pause["service"] == "wandb"
@@ -327,7 +327,7 @@ def test_the_overview_says_it_all_at_80_columns(filled: Filled) -> None:
     assert "12 1 history missing_file: the source names it, but does not have it" in words
     assert "team/vision/good: media/[red]a.png" in words
     assert "2 1 history renamed: first level is reserved" in words
-    assert "1 run skipped: excluded by a filter; for example" in " ".join(words)
+    assert "1 run skipped: excluded by the filter of the last inventory; for example" in " ".join(words)
     assert "reports, workspaces, custom panels" in text
     assert lines[-1] == "Next: nothing to do: it is running."
 
