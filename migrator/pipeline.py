@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -197,10 +197,13 @@ def _updates(items: Sequence[_Item], refused: Sequence[Refused]) -> Iterator[Par
             written=written - lost,
             skipped=sum(entry.count for entry in ledger if entry.kind is Kind.SKIPPED) + lost,
             size_bytes=sum(batch.size_bytes for batch in batches),
-            ledger=[
-                LedgerEntry(entry.kind, entry.path, entry.reason, entry.count) for entry in ledger + refusals[part]
-            ],
+            ledger=ledger_entries(ledger + refusals[part]),
         )
+
+
+def ledger_entries(entries: Iterable[Entry]) -> list[LedgerEntry]:
+    """As the state database keeps them."""
+    return [LedgerEntry(entry.kind, entry.path, entry.reason, entry.count) for entry in entries]
 
 
 def _by_part(by_part: Mapping[str, Sequence[Batch]], refused: Sequence[Refused]) -> dict[str, list[Entry]]:
@@ -217,9 +220,7 @@ def _by_part(by_part: Mapping[str, Sequence[Batch]], refused: Sequence[Refused])
     }
     largest = max(by_part, key=lambda part: sum(batch.written for batch in by_part[part]))
     for one in refused:
-        kind = Kind.SKIPPED if one.count else Kind.CONVERTED
-        reason = f"refused: {one.reason}" if one.count else one.reason
-        entries[owners.get(one.path, largest)].append(Entry(kind, one.path or "run", reason, one.count or 1))
+        entries[owners.get(one.path, largest)].append(one.entry())
     return entries
 
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
-from migrations_db.types import Claim, LedgerEntry, PartProgress, PartUpdate
+from migrations_db.types import Claim, PartProgress, PartUpdate
 from migrator.copy import Workspace
-from migrator.destinations.base import Destination, Refused
+from migrator.destinations.base import Destination
 from migrator.destinations.neptune import NeptuneDestination, NeptuneRun
 from migrator.destinations.neptune_answers import CREATED, Past
 from migrator.destinations.neptune_log import OfflineLog
@@ -25,8 +25,7 @@ from migrator.destinations.neptune_offline import UPLOADED, run_directory
 from migrator.errors import ErrorClass, Rejected
 from migrator.job import Job
 from migrator.naming import neptune_run_id
-from migrator.pipeline import Claims, Progress
-from migrator.records import Kind
+from migrator.pipeline import Claims, Progress, ledger_entries
 
 PART = "upload"
 FILES_AT_A_TIME = 64  # stored between two checkpoints
@@ -88,7 +87,7 @@ class _Upload:
                 read=logged.values,
                 skipped=min(logged.values, sum(refusal.count for refusal in refused)),
                 size_bytes=logged.operation.ByteSize(),
-                ledger=[_ledger_entry(refusal) for refusal in refused],
+                ledger=ledger_entries(refusal.entry() for refusal in refused),
             )
             self._save("operation", after, update)
         self._out.flush().wait()
@@ -101,9 +100,3 @@ class _Upload:
         self._cursor = self._cursor | {kind: id_}
         written = update.read - update.skipped
         self._claims.checkpoint(self._claim, [replace(update, cursor=self._cursor, written=written)])
-
-
-def _ledger_entry(refused: Refused) -> LedgerEntry:
-    if refused.count:
-        return LedgerEntry(Kind.SKIPPED, refused.path, f"refused: {refused.reason}", refused.count)
-    return LedgerEntry(Kind.CONVERTED, refused.path or "run", refused.reason)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, Self
 
-from migrator.records import Fork, Record
+from migrator.records import Entry, Fork, Kind, Record
 
 Confirm = Callable[[], None]
 
@@ -28,6 +28,12 @@ class Refused:
     path: str
     reason: str
     count: int
+
+    def entry(self) -> Entry:
+        """As the ledger tells it. Without a count nothing is lost, only changed."""
+        if self.count:
+            return Entry(Kind.SKIPPED, self.path or "run", f"refused: {self.reason}", self.count)
+        return Entry(Kind.CONVERTED, self.path or "run", self.reason)
 
 
 @dataclass(frozen=True, slots=True)

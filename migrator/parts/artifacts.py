@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrator.errors import ErrorClass, Rejected
-from migrator.naming import Paths, Renamed, clean_text
+from migrator.naming import Paths, clean_text
 from migrator.parts.base import BATCH_FILE_BYTES, BATCH_FILES, Context, Cursor, Ledger, single_value
 from migrator.records import Artifact, Assign, AssignFile, Batch, Kind, LocalFile, Scalar, SourceFile
 from migrator.sources.base import SourceRun
@@ -42,7 +42,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
         batch = Batch(cursor={})
         if not done:
             batch.records.append(Assign({info_paths[name]: value for name, value in info.items()}))
-            _note_renamed(key, base, ledger)
+            ledger.renamed(key, base)
             batch.read = batch.written = len(info)
         if done > len(artifact.files):  # the list is gone since, and nobody knows what else was in it
             ledger.add(Kind.SKIPPED, key, "missing_file")
@@ -59,7 +59,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
                 batch.records.append(AssignFile(targets[file.name].name, local))
                 batch.size_bytes += local.size_bytes
                 batch.written += 1
-                _note_renamed(f"{key}/{file.name}", targets[file.name], ledger)
+                ledger.renamed(f"{key}/{file.name}", targets[file.name])
         copied[key] = aliases
         batch.cursor = {"copied": {**copied}, "used": used_counted}
         batch.ledger = ledger.take()
@@ -93,11 +93,6 @@ def _fetch(run: SourceRun, artifact: Artifact, file: SourceFile, context: Contex
         return None
 
 
-def _note_renamed(name: str, target: Renamed, ledger: Ledger) -> None:
-    if target.reason:
-        ledger.add(Kind.RENAMED, f"{name} → {target.name}", target.reason)
-
-
 def _info(artifact: Artifact, ledger: Ledger) -> dict[str, Scalar | frozenset[str]]:
     """What W&B says of the artifact, by the last level of its path."""
     told: dict[str, Scalar | None] = {
@@ -112,8 +107,7 @@ def _info(artifact: Artifact, ledger: Ledger) -> dict[str, Scalar | frozenset[st
     for name, value in told.items():
         if value is not None:
             info[name], note = single_value(value)
-            if note:
-                ledger.add(note[0], f"{artifact.name}:{artifact.version} {name}", note[1])
+            ledger.note(f"{artifact.name}:{artifact.version} {name}", note)
     if artifact.aliases:
         info["aliases"] = frozenset(map(clean_text, artifact.aliases))
     return info

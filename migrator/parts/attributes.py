@@ -25,13 +25,10 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     values: dict[str, Scalar | frozenset[str]] = {}
 
     def assign(name: str, wanted: str, value: Scalar) -> None:
-        path, reason = paths.claim(name, wanted)
-        single = single_value(value)
-        if reason:
-            ledger.add(Kind.RENAMED, f"{name} → {path}", reason)
-        if single.note:
-            ledger.add(single.note[0], path, single.note[1])
-        values[path] = single.value
+        place, single = paths.claim(name, wanted), single_value(value)
+        ledger.renamed(name, place)
+        ledger.note(place.name, single.note)
+        values[place.name] = single.value
 
     if attributes.notes:
         assign("notes", "sys/description", attributes.notes)

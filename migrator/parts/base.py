@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from migrator.errors import ErrorClass, Retryable
 from migrator.json_text import JsonText
 from migrator.limits import DATETIME_MAX_YEAR, DATETIME_MIN_YEAR, INT_MAX, INT_MIN, STRING_MAX_BYTES
-from migrator.naming import clean_text, cut_utf8
+from migrator.naming import Renamed, clean_text, cut_utf8
 from migrator.records import Batch, Entry, Kind, LocalFile, Scalar
 from migrator.sources.base import SourceRun
 from migrator.values import NON_FINITE, compact_json
@@ -135,20 +135,19 @@ class Times:
         self.latest_us = latest_us
         self._created_us = round(created_at.timestamp() * 1_000_000)
 
-    def next(self, time: float | None) -> tuple[int, Entry | None]:
-        """`time` (seconds since the epoch) in whole microseconds, and what had to be changed about it."""
+    def next(self, time: float | None, ledger: Ledger, path: str = "_timestamp") -> int:
+        """`time` (seconds since the epoch) in whole microseconds; `ledger` hears what had to be changed about it."""
         latest = self.latest_us
         if time is None or not _MIN_S <= time < _MAX_S:
             time_us = self._created_us if latest is None else latest
-            entry = Entry(Kind.ESTIMATED, "_timestamp", "no time: the latest so far")
+            ledger.add(Kind.ESTIMATED, path, "no time: the latest so far")
         else:
             time_us = round(time * 1_000_000)
-            entry = None
             if latest is not None and time_us < latest:
                 time_us = latest
-                entry = Entry(Kind.CLAMPED, "_timestamp", "time went backwards: the latest so far")
+                ledger.add(Kind.CLAMPED, path, "time went backwards: the latest so far")
         self.latest_us = time_us
-        return time_us, entry
+        return time_us
 
 
 def is_neptune_time(time: datetime) -> bool:
@@ -173,10 +172,15 @@ class Ledger:
         key = (kind, path, reason)
         self._counts[key] = self._counts.get(key, 0) + count
 
-    def extend(self, entries: Iterable[Entry | None]) -> None:
-        for entry in entries:
-            if entry is not None:
-                self.add(entry.kind, entry.path, entry.reason, entry.count)
+    def note(self, path: str, note: tuple[Kind, str] | None) -> None:
+        """What changed about a value, if anything."""
+        if note:
+            self.add(note[0], path, note[1])
+
+    def renamed(self, name: str, to: Renamed) -> None:
+        """What changed about a name, if anything."""
+        if to.reason:
+            self.add(Kind.RENAMED, f"{name} → {to.name}", to.reason)
 
     def take(self) -> list[Entry]:
         """What was added since the last call."""

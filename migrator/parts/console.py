@@ -7,61 +7,78 @@ from collections.abc import Iterator
 
 from migrator.naming import hex_digest
 from migrator.parts.base import Context, Cursor, Fill, Ledger, Times, bounded_text
-from migrator.records import Batch, Kind, Points
+from migrator.records import Batch, ConsoleLine, Kind, Points
 from migrator.sources.base import SourceRun
 
 CHANGING_LINES = 32  # the last ones of a run that goes on: W&B's terminal has so many
 
 
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
-    """All lines behind the cursor. The step is the line's number over both streams.
+    """All lines behind the cursor. The step is the line's number over both streams."""
+    converter = _Converter(cursor, context)
+    for page in run.console(converter.first_line):
+        for line in page:
+            converter.add(line)
+        if converter.is_full():
+            yield converter.take(done=False)
+    yield converter.take(done=True)
+
+
+class _Converter:
+    """Turns lines into a batch at a time.
 
     The cursor knows the last lines by their hashes: a run that goes on may write into them (progress bars do).
     """
-    ledger = Ledger()
-    times = Times(cursor.get("time_us"), context.created_at)
-    next_line: int = cursor.get("line", 0)
-    known: dict[int, str] = dict(cursor.get("last", ()))
-    last = deque(known.items(), CHANGING_LINES)
-    records: list[Points] = []
-    size_bytes = 0
-    fill = Fill(context.clock)
 
-    def take(*, done: bool) -> Batch:
-        nonlocal records, size_bytes
+    def __init__(self, cursor: Cursor, context: Context) -> None:
+        self._ledger = Ledger()
+        self._times = Times(cursor.get("time_us"), context.created_at)
+        self._next_line: int = cursor.get("line", 0)
+        self._known: dict[int, str] = dict(cursor.get("last", ()))
+        self._last = deque(self._known.items(), CHANGING_LINES)
+        self._fill = Fill(context.clock)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._records: list[Points] = []
+        self._size_bytes = 0
+        self._fill.restart()
+
+    @property
+    def first_line(self) -> int:
+        """The line to read from: the oldest that may have changed."""
+        return min(self._known, default=self._next_line)
+
+    def is_full(self) -> bool:
+        return self._fill.full(len(self._records), self._size_bytes)
+
+    def add(self, line: ConsoleLine) -> None:
+        path = f"runtime/{line.stream}"
+        text_hash = hex_digest(line.text, 12)
+        if line.number < self._next_line:
+            if self._known.get(line.number) != text_hash:
+                self._ledger.add(Kind.KEPT, path, "a line that has changed since it was copied")
+            return
+        self._last.append((line.number, text_hash))
+        time_us = self._times.next(line.time, self._ledger, path)
+        single = bounded_text(line.text)
+        self._ledger.note(path, single.note)
+        text = str(single.value)
+        self._records.append(Points(line.number, time_us, {path: text}))
+        self._size_bytes += len(text)
+        self._next_line = line.number + 1
+
+    def take(self, *, done: bool) -> Batch:
+        """The batch so far; a new one begins."""
         batch = Batch(
-            cursor={"line": next_line, "time_us": times.latest_us, "last": [*last]},
-            records=list(records),
-            ledger=ledger.take(),
-            read=len(records),
-            written=len(records),
-            size_bytes=size_bytes,
-            until_step=next_line - 1 if records else None,
+            cursor={"line": self._next_line, "time_us": self._times.latest_us, "last": [*self._last]},
+            records=[*self._records],
+            ledger=self._ledger.take(),
+            read=len(self._records),
+            written=len(self._records),
+            size_bytes=self._size_bytes,
+            until_step=self._next_line - 1 if self._records else None,
             done=done,
         )
-        records, size_bytes = [], 0
-        fill.restart()
+        self._begin()
         return batch
-
-    for page in run.console(min(known, default=next_line)):
-        for line in page:
-            path = f"runtime/{line.stream}"
-            text_hash = hex_digest(line.text, 12)
-            if line.number < next_line:
-                if known.get(line.number) != text_hash:
-                    ledger.add(Kind.KEPT, path, "a line that has changed since it was copied")
-                continue
-            last.append((line.number, text_hash))
-            time_us, entry = times.next(line.time)
-            if entry:
-                ledger.add(entry.kind, path, entry.reason)
-            single = bounded_text(line.text)
-            if single.note:
-                ledger.add(single.note[0], path, single.note[1])
-            text = str(single.value)
-            records.append(Points(line.number, time_us, {path: text}))
-            size_bytes += len(text)
-            next_line = line.number + 1
-        if fill.full(len(records), size_bytes):
-            yield take(done=False)
-    yield take(done=True)

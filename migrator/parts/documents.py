@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from migrator.naming import Paths, source_key
+from migrator.naming import Paths, Renamed, source_key
 from migrator.parts.base import Context, Cursor, Ledger, leaves_of, non_finite, scratch_file, single_value
 from migrator.records import Assign, AssignFile, Batch, Document, Kind, Scalar
 from migrator.sources.base import SourceRun
@@ -61,15 +61,14 @@ def _batch(
             continue
         single = convert(non_finite(value) if namespace == "summary" else value)
         kind = type(single.value).__name__
-        path, reason = paths.claim(source_key(keys), name)
-        if types.setdefault(path, kind) != kind:
-            path, reason = paths.claim(source_key(keys), f"{path}/{kind}")[0], "an earlier copy has another type there"
-            types[path] = kind
-        if reason:
-            ledger.add(Kind.RENAMED, f"{name} → {path}", reason)
-        if single.note:
-            ledger.add(single.note[0], path, single.note[1])
-        values[path] = single.value
+        place = paths.claim(source_key(keys), name)
+        if types.setdefault(place.name, kind) != kind:
+            beside = paths.claim(source_key(keys), f"{place.name}/{kind}")
+            place = Renamed(beside.name, "an earlier copy has another type there")
+            types[place.name] = kind
+        ledger.renamed(name, place)
+        ledger.note(place.name, single.note)
+        values[place.name] = single.value
     for path in sorted(types.keys() - values.keys()):
         ledger.add(Kind.KEPT, path, "the source has this value no more")
     raw = scratch_file(context, f"raw-{namespace}.json", document.raw)

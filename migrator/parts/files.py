@@ -46,7 +46,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
         outcomes = [known]
         kept = [file for file in files if known.get(file.name) == _version(file)]
         for file in kept:
-            _note_renamed(file, targets[file.name], ledger)
+            ledger.renamed(file.name, targets[file.name])
         yield Batch(
             cursor=reached(),
             ledger=ledger.take(),
@@ -101,17 +101,12 @@ def _copy(
         if local is None:
             ledger.add(Kind.SKIPPED, file.name, "missing_file")
             continue
-        _note_renamed(file, targets[file.name], ledger)
+        ledger.renamed(file.name, targets[file.name])
         batch.records.append(AssignFile(targets[file.name].name, local))
         batch.size_bytes += local.size_bytes
         batch.written += 1
     batch.ledger = ledger.take()
     return batch
-
-
-def _note_renamed(file: SourceFile, target: Renamed, ledger: Ledger) -> None:
-    if target.reason:
-        ledger.add(Kind.RENAMED, f"{file.name} → {target.name}", target.reason)
 
 
 def _version(file: SourceFile) -> str:

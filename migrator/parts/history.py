@@ -163,9 +163,7 @@ class _Converter:
 
     def add(self, row: HistoryRow) -> None:
         self.rows += 1
-        time_us, entry = self._times.next(row.time)
-        if entry:
-            self.ledger.extend([entry])
+        time_us = self._times.next(row.time, self.ledger)
         if self.step is not None and row.step < self.step:
             self._skip(row.values, "step_not_increasing")
             return
@@ -252,8 +250,7 @@ class _Converter:
                 return double
             case SeriesKind.TEXT:
                 single = bounded_text(str(payload))
-                if single.note:
-                    self.ledger.add(single.note[0], path, single.note[1])
+                self.ledger.note(path, single.note)
                 return single.value
             case SeriesKind.HISTOGRAM:
                 assert isinstance(payload, Mapping)

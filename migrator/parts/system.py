@@ -6,78 +6,102 @@ from collections.abc import Iterator
 
 from migrator.naming import Paths
 from migrator.parts.base import Context, Cursor, Fill, Ledger, Times, as_double, is_number, non_finite
-from migrator.records import Batch, Kind, Points
+from migrator.records import Batch, Kind, Points, SystemRow
 from migrator.sources.base import SourceRun
 
 
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
     """All samples behind the cursor, numbered from 0 over the whole run."""
-    ledger, paths = Ledger(), Paths()
-    names: dict[str, str] = {name: paths.claim(name, f"system/{name}").name for name in cursor.get("names", ())}
-    times = Times(cursor.get("time_us"), context.created_at)
-    next_row: int = cursor.get("row", 0)
-    noted: bool = cursor.get("noted_sampled", False)  # the ledger has SAMPLED already
-    last_time: float | None = cursor.get("last_time")
-    records: list[Points] = []
-    read = written = 0
-    fill = Fill(context.clock)
+    converter = _Converter(run, cursor, context)
+    for page in run.system(converter.first_row):
+        for row in page:
+            converter.add(row)
+        if converter.is_full():
+            yield converter.take(done=False)
+    yield converter.take(done=True)
 
-    def take(*, done: bool) -> Batch:
-        nonlocal records, read, written, noted
-        if next_row and run.system_is_sampled() and not noted:
-            noted = True
-            ledger.add(Kind.SAMPLED, "system", "W&B gave samples only")
+
+class _Converter:
+    """Turns rows into a batch at a time. The cursor knows the last sample's time: the next may be of other rows."""
+
+    def __init__(self, run: SourceRun, cursor: Cursor, context: Context) -> None:
+        self._run = run
+        self._ledger, self._paths = Ledger(), Paths()
+        self._names = {name: self._paths.claim(name, f"system/{name}").name for name in cursor.get("names", ())}
+        self._times = Times(cursor.get("time_us"), context.created_at)
+        self._next_row: int = cursor.get("row", 0)
+        self._last_time: float | None = cursor.get("last_time")
+        self._noted: bool = cursor.get("noted_sampled", False)  # the ledger has SAMPLED already
+        self._fill = Fill(context.clock)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._records: list[Points] = []
+        self._read = self._written = 0
+        self._fill.restart()
+
+    @property
+    def first_row(self) -> int:
+        """The row to read from: after samples, the last of them again, to compare its time."""
+        return self._next_row - (self._noted and self._next_row > 0)
+
+    def is_full(self) -> bool:
+        return self._fill.full(self._read, 0)
+
+    def add(self, row: SystemRow) -> None:
+        if row.number < self._next_row:
+            if row.time != self._last_time:
+                self._ledger.add(Kind.KEPT, "system", "samples taken while the run was going on", self._next_row)
+            return
+        time_us = self._times.next(row.time, self._ledger)
+        values = {self._path(name): double for name, double in self._numbers(row)}
+        self._written += len(values)
+        self._next_row, self._last_time = row.number + 1, row.time
+        if values:
+            self._records.append(Points(row.number, time_us, values))
+
+    def _numbers(self, row: SystemRow) -> Iterator[tuple[str, float]]:
+        for name, raw in row.values.items():
+            if raw is None:
+                continue
+            self._read += 1
+            value = non_finite(raw)
+            double = as_double(value) if is_number(value) else None
+            if double is None:
+                self._ledger.add(Kind.SKIPPED, f"system/{name}", "not_a_number")
+                continue
+            if isinstance(value, bool):
+                self._ledger.add(Kind.CONVERTED, self._path(name), "bool as 0/1")
+            yield name, double
+
+    def _path(self, name: str) -> str:
+        path = self._names.get(name)
+        if path is None:
+            place = self._paths.claim(name, f"system/{name}")
+            self._ledger.renamed(f"system.{name}", place)
+            path = self._names[name] = place.name
+        return path
+
+    def take(self, *, done: bool) -> Batch:
+        """The batch so far; a new one begins."""
+        if self._next_row and self._run.system_is_sampled() and not self._noted:
+            self._noted = True
+            self._ledger.add(Kind.SAMPLED, "system", "W&B gave samples only")
         batch = Batch(
             cursor={
-                "row": next_row,
-                "time_us": times.latest_us,
-                "names": list(names),
-                "noted_sampled": noted,
-                "last_time": last_time,
+                "row": self._next_row,
+                "time_us": self._times.latest_us,
+                "names": list(self._names),
+                "noted_sampled": self._noted,
+                "last_time": self._last_time,
             },
-            records=list(records),
-            ledger=ledger.take(),
-            read=read,
-            written=written,
-            size_bytes=16 * written,
-            until_step=next_row - 1 if records else None,
+            records=[*self._records],
+            ledger=self._ledger.take(),
+            read=self._read,
+            written=self._written,
+            size_bytes=16 * self._written,
+            until_step=self._next_row - 1 if self._records else None,
             done=done,
         )
-        records, read, written = [], 0, 0
-        fill.restart()
+        self._begin()
         return batch
-
-    for page in run.system(next_row - (noted and next_row > 0)):
-        for row in page:
-            if row.number < next_row:  # read again for its time alone
-                if row.time != last_time:
-                    ledger.add(Kind.KEPT, "system", "samples taken while the run was going on", next_row)
-                continue
-            time_us, entry = times.next(row.time)
-            ledger.extend([entry])
-            values: dict[str, float] = {}
-            for name, raw in row.values.items():
-                if raw is None:
-                    continue
-                read += 1
-                value = non_finite(raw)
-                double = as_double(value) if is_number(value) else None
-                if double is None:
-                    ledger.add(Kind.SKIPPED, f"system/{name}", "not_a_number")
-                    continue
-                path = names.get(name)
-                if path is None:
-                    path, reason = paths.claim(name, f"system/{name}")
-                    names[name] = path
-                    if reason:
-                        ledger.add(Kind.RENAMED, f"system.{name} → {path}", reason)
-                if isinstance(value, bool):
-                    ledger.add(Kind.CONVERTED, path, "bool as 0/1")
-                values[path] = double
-            written += len(values)
-            next_row, last_time = row.number + 1, row.time
-            if values:
-                records.append(Points(row.number, time_us, values))
-        if fill.full(read, 0):
-            yield take(done=False)
-    yield take(done=True)

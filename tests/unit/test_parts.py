@@ -596,20 +596,20 @@ class TestTimes:
     @settings(deadline=None)
     @given(st.lists(times))
     def test_times_never_go_backwards_and_each_change_is_noted(self, given_times: list[float | None]) -> None:
-        clock = Times(None, self.created_at)
+        clock, ledger = Times(None, self.created_at), Ledger()
         latest = -math.inf
         for time in given_times:
-            time_us, entry = clock.next(time)
+            time_us = clock.next(time, ledger)
             assert time_us >= latest
-            assert entry is not None or (time is not None and time_us == round(time * 1_000_000))
+            assert ledger.take() or (time is not None and time_us == round(time * 1_000_000))
             latest = time_us
 
     def test_the_creation_time_stands_in_before_the_first(self) -> None:
         clock = Times(None, self.created_at)
-        assert clock.next(None)[0] == self.created_at.timestamp() * 1_000_000
+        assert clock.next(None, Ledger()) == self.created_at.timestamp() * 1_000_000
 
     def test_microseconds_are_exact(self) -> None:
-        assert Times(None, self.created_at).next(1_700_000_000.123457)[0] == 1_700_000_000_123_457
+        assert Times(None, self.created_at).next(1_700_000_000.123457, Ledger()) == 1_700_000_000_123_457
 
 
 class TestFiles:
