@@ -53,7 +53,7 @@ def copy_run(
     destination: Destination,
     claims: Claims,
     plan: CopyPlan,
-    workspace: Workspace,
+    lane: Lane,
 ) -> None:
     """Copy all that is missing of a claimed run and mark it done.
 
@@ -61,30 +61,30 @@ def copy_run(
     """
     saved = claims.parts(claim)
     ref = RunRef(claim.entity, claim.project, claim.run_id, claim.location)
-    workspace.progress.at("open")
-    with source.open_run(ref, workspace.scratch) as run:
+    lane.progress.at("open")
+    with source.open_run(ref, lane.scratch) as run:
         attributes = run.attributes()
         target, notes = run_target(claim, attributes, plan)
         context = Context(
             options=plan.options,
             created_at=target.created_at,
             fingerprint=claim.fingerprint,
-            scratch=workspace.scratch,
-            downloads=workspace.downloads,
+            scratch=lane.scratch,
+            downloads=lane.downloads,
             clock=plan.clock,
             tool_version=plan.tool_version,
             has_history="history" in plan.parts,
         )
         begun = any(progress.intent is not None for progress in saved.values())
-        confirm = workspace.progress.confirm
+        confirm = lane.progress.confirm
         with destination.open_run(target, claim.position, begun=begun, confirm=confirm) as out:
-            pipeline = Pipeline(claim, claims, run, out, workspace.progress, plan.clock)
+            pipeline = Pipeline(claim, claims, run, out, lane.progress, plan.clock)
             try:
                 for name in plan.parts:
                     progress = saved.get(name, PartProgress())
                     if progress.status is PartStatus.DONE:
                         continue
-                    workspace.progress.at(name)
+                    lane.progress.at(name)
                     for batch in PARTS[name](run, progress.cursor or {}, context):
                         if notes and name == "attributes":
                             batch.ledger.extend(notes)
@@ -99,7 +99,7 @@ def copy_run(
 
 
 @dataclass(frozen=True, slots=True)
-class Workspace:
+class Lane:
     """What one lane of a worker has for one run."""
 
     scratch: Path

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,9 +158,15 @@ When you have seen enough, delete the directory; there is nothing of the demo el
             if exit_code := process.wait():
                 raise _StepFailed(f"`migrate {arguments[0]}`", exit_code)
 
+    def _store(self) -> closing[Store]:
+        return closing(open_store(self.directory / DEFAULT_DB, create=False))
+
     def _migrate_and_stop(self, *arguments: str) -> None:
         """SIGTERM as soon as some runs are done, while another is in its middle."""
-        with self._migrate_started(*arguments) as process, _opened(self.directory / DEFAULT_DB) as store:
+        with (
+            self._migrate_started(*arguments) as process,
+            closing(open_store(self.directory / DEFAULT_DB, create=False)) as store,
+        ):
             while process.poll() is None:
                 progress = store.reports.progress(Phase.COPY)
                 if _is_half_way(progress):
@@ -178,7 +184,7 @@ When you have seen enough, delete the directory; there is nothing of the demo el
             raise _StepFailed(f"`migrate {arguments[0]}`", exit_code)
 
     def _say_who_went_on(self) -> None:
-        with _opened(self.directory / DEFAULT_DB) as store:
+        with self._store() as store:
             for run in store.reports.runs(RunStatus.DONE):
                 detail = store.reports.run_detail(run.run)
                 if detail and len(detail.attempts) > 1:
@@ -210,12 +216,3 @@ When you have seen enough, delete the directory; there is nothing of the demo el
 def _is_half_way(progress: Progress) -> bool:
     """Some runs are done, and one is in its middle."""
     return progress.runs[RunStatus.DONE] > 0 and any(run.points_read > HALF_WAY_POINTS for run in progress.running)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Store]:
-    store = open_store(path, create=False)
-    try:
-        yield store
-    finally:
-        store.close()

@@ -19,6 +19,7 @@ from migrator.errors import ExitCode
 from migrator.inventory import ProjectResult, Scope, find_projects, take_inventory
 from migrator.job import build_api_source, build_local_source
 from migrator.log import log_path, start_log
+from migrator.naming import NOT_ALLOWED
 from migrator.report.conclusions import counted
 from migrator.report.text import add_row, new_table, print_table, say
 from migrator.scratch import scratch_directory
@@ -46,7 +47,7 @@ def inventory_command(scope: Scope, local: Sequence[Path], work_dir: Path, commo
             finally:
                 bar.close()
                 store.end_invocation(inventory_id, exit_code)
-        for problem in getattr(source, "problems", ()):
+        for problem in source.problems:
             print(f"Warning: {problem}", file=sys.stderr)
     if common.json:
         print(json.dumps({"schema_version": 1, "projects": [_as_json(result) for result in results]}))
@@ -106,7 +107,7 @@ def _print(results: Sequence[ProjectResult], *, filtered: bool, quiet: bool) -> 
         )
     print_table(console, table)
     for result in results:
-        if result.project.name_note and result.project.name_note != "not allowed in Neptune":
+        if result.project.name_note and result.project.name_note != NOT_ALLOWED:
             name = f"{result.project.source} → {result.project.destination_name}"
             say(console, f"{name}: {result.project.name_note}")
     unseen = sum(result.unseen for result in results)

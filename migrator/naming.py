@@ -31,6 +31,7 @@ RESERVED_LEVELS = frozenset(
     ]
 )
 METRICS_NAMESPACE = "metrics"
+NOT_ALLOWED = "not allowed in Neptune"  # why most projects are renamed
 
 
 class Renamed(NamedTuple):
@@ -75,7 +76,7 @@ def project_names(names: Iterable[str], chosen: Mapping[str, str]) -> dict[str, 
     for name in sorted(plain, key=lambda name: (plain[name] != name, name)):
         wanted = plain[name]
         if wanted not in taken:
-            result[name] = Renamed(wanted, None if wanted == name else "not allowed in Neptune")
+            result[name] = Renamed(wanted, None if wanted == name else NOT_ALLOWED)
         else:
             digits = next(n for n in (6, 16, 64) if f"{wanted}-{hex_digest(name, n)}" not in taken)
             unique = f"{wanted}-{hex_digest(name, digits)}"

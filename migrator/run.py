@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -136,14 +136,9 @@ def _finish(job: Job, settings: RunSettings, store: Store, display: Display) -> 
             return exit_code
 
 
-@contextmanager
-def opened(db: str) -> Iterator[Store]:
+def opened(db: str | Path) -> closing[Store]:
     """The state database of an earlier inventory."""
-    store = open_store(db, create=False)
-    try:
-        yield store
-    finally:
-        store.close()
+    return closing(open_store(db, create=False))
 
 
 def binding_of(settings: RunSettings) -> Binding:

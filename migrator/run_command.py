@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import islice
 
 from rich.console import Console
 
@@ -63,9 +64,7 @@ def dry_run_command(settings: RunSettings, common: Globals) -> ExitCode:
         only = store.select(settings.projects, settings.run_ids)
         plan: dict[str, dict[str, int | str]] = {}
         projects = {project.source: project.destination_name for project in store.inventory.projects()}
-        for count, summary in enumerate(to_do(store, settings.include, only)):
-            if settings.limit is not None and count == settings.limit:
-                break
+        for summary in islice(to_do(store, settings.include, only), settings.limit):
             source = summary.ref.rsplit("/", 1)[0]
             entry = plan.setdefault(source, {"destination": f"{settings.workspace}/{projects[source]}", "runs": 0})
             entry["runs"] = int(entry["runs"]) + 1

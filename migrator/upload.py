@@ -16,7 +16,7 @@ import shutil
 from dataclasses import replace
 
 from migrations_db.types import Claim, PartProgress, PartUpdate
-from migrator.copy import Workspace
+from migrator.copy import Lane
 from migrator.destinations.base import Destination
 from migrator.destinations.neptune import NeptuneDestination, NeptuneRun
 from migrator.destinations.neptune_answers import CREATED, Past
@@ -31,7 +31,7 @@ PART = "upload"
 FILES_AT_A_TIME = 64  # stored between two checkpoints
 
 
-def upload_run(claim: Claim, destination: Destination, claims: Claims, job: Job, workspace: Workspace) -> None:
+def upload_run(claim: Claim, destination: Destination, claims: Claims, job: Job, lane: Lane) -> None:
     """Send all files and operations behind the cursor, then remove the offline file."""
     assert isinstance(destination, NeptuneDestination)
     project, run_id = f"{job.workspace}/{claim.destination_name}", neptune_run_id(claim.run_id).name
@@ -41,7 +41,7 @@ def upload_run(claim: Claim, destination: Destination, claims: Claims, job: Job,
         if not log.path.exists():
             raise Rejected(ErrorClass.NOT_FOUND, f"offline file {log.path} is gone")
         saved = claims.parts(claim).get(PART, PartProgress())
-        past, progress = Past(CREATED, begun=saved.intent is not None), workspace.progress
+        past, progress = Past(CREATED, begun=saved.intent is not None), lane.progress
         with log, destination.resend(project, run_id, past, progress.confirm) as out:
             upload = _Upload(claim, claims, saved, log, out, progress)
             upload.send_files()  # first, so that `migration/complete`, the last operation, is true when it arrives

@@ -32,7 +32,7 @@ from migrations_db import LeaseLost, StateError, open_store
 from migrations_db.states import Phase
 from migrations_db.store import Store
 from migrations_db.types import Activity, Claim, WorkerInfo
-from migrator.copy import CopyPlan, Workspace, copy_run
+from migrator.copy import CopyPlan, Lane, copy_run
 from migrator.destinations.base import Destination
 from migrator.errors import ExitCode, Retryable, UserError
 from migrator.job import Job, build_api_source, build_destination, build_local_source
@@ -91,7 +91,7 @@ def run_worker(job: Job, number: int, supervisor_pid: int, pipe: Pipe) -> None:
 
 
 @dataclass(slots=True)
-class _Task:
+class _InHand:
     """What a lane has in hand. The lane writes it, but for `lost`, which the heartbeat sets; both read it."""
 
     claim: Claim
@@ -129,7 +129,7 @@ class _Worker:
         self._sources: dict[str, Future[Source]] = {}
         self._sources_lock = threading.Lock()
         self._destination: Destination | None = None
-        self._tasks: dict[int, _Task] = {}
+        self._in_hand: dict[int, _InHand] = {}
         self._claiming = threading.Lock()
         self._freed = threading.Condition()  # notified when a lane has ended a run
         self._beating = threading.Lock()
@@ -190,11 +190,11 @@ class _Worker:
 
     def _hand_back(self) -> None:
         """Release what lanes still have in hand that did not stop in time: their threads end with this process."""
-        for run, task in list(self._tasks.items()):
-            task.lost = True
-            self._tasks.pop(run, None)
+        for run, held in list(self._in_hand.items()):
+            held.lost = True
+            self._in_hand.pop(run, None)
             try:
-                self._store.release(task.claim)
+                self._store.release(held.claim)
             except LeaseLost:
                 pass  # it ended just now
 
@@ -208,7 +208,7 @@ class _Worker:
 
     def _heartbeat(self) -> None:
         orphaned = False
-        while not self._stop.wait(HEARTBEAT_S) or self._tasks:
+        while not self._stop.wait(HEARTBEAT_S) or self._in_hand:
             if not orphaned and os.getppid() != self._supervisor_pid:
                 orphaned = True
                 log.warning("the supervisor is gone: stopping")
@@ -223,12 +223,12 @@ class _Worker:
 
     def _beat(self) -> None:
         began_at, now = _seconds(), time.monotonic()
-        tasks = dict(self._tasks)
-        active = {run: Activity(task.part, now - task.active_at) for run, task in tasks.items()}
-        held = self._store.workers.heartbeat(self.worker_id, self.job.lease_s, active)
-        for run, task in tasks.items():
-            if held.get(run) != task.claim.attempt:
-                task.lost = True
+        in_hand = dict(self._in_hand)
+        active = {run: Activity(held.part, now - held.active_at) for run, held in in_hand.items()}
+        leases = self._store.workers.heartbeat(self.worker_id, self.job.lease_s, active)
+        for run, held in in_hand.items():
+            if leases.get(run) != held.claim.attempt:
+                held.lost = True
         self._beat_at = began_at
 
     def _renew(self) -> None:
@@ -247,9 +247,9 @@ class _Worker:
                 if self._stop.is_set():
                     return
                 full = self._is_full()
-                task = None if full else self._claim()
-            if task is not None:
-                self._copy(task)
+                held = None if full else self._claim()
+            if held is not None:
+                self._copy(held)
                 continue
             wait = IDLE_WAIT_S if full else self._store.next_wait(self.job.phase, self.job.only)
             if wait is None:
@@ -257,19 +257,19 @@ class _Worker:
             with self._freed:
                 self._freed.wait(min(max(wait, IDLE_WAIT_S / 4), IDLE_WAIT_S))
 
-    def _claim(self) -> _Task | None:
+    def _claim(self) -> _InHand | None:
         self._renew()  # after a long sleep, our own runs' leases would look like those of others
         claim = self._store.claim(
-            self.worker_id, self.job.phase, self.job.lease_s, self.job.only, suspects=not self._tasks
+            self.worker_id, self.job.phase, self.job.lease_s, self.job.only, suspects=not self._in_hand
         )
         if claim is None:
             return None
-        if before := self._tasks.get(claim.run):  # its lease ended all the same: its lane has to see that first
+        if before := self._in_hand.get(claim.run):  # its lease ended all the same: its lane has to see that first
             before.lost = True
             self._store.release(claim, delay_s=IDLE_WAIT_S)
             return None
-        task = self._tasks[claim.run] = _Task(claim, self._stop, self._renew)
-        return task
+        held = self._in_hand[claim.run] = _InHand(claim, self._stop, self._renew)
+        return held
 
     def _wait_for_pauses(self) -> bool:
         for service in self.job.awaited:
@@ -280,29 +280,29 @@ class _Worker:
         return False
 
     def _is_full(self) -> bool:
-        claims = [task.claim for task in list(self._tasks.values())]
+        claims = [held.claim for held in list(self._in_hand.values())]
         return any(claim.suspect for claim in claims) or sum(claim.size_hint for claim in claims) >= FULL_POINTS
 
     # ------------------------------------------------------------ one run
 
-    def _copy(self, task: _Task) -> None:
-        claim = task.claim
+    def _copy(self, held: _InHand) -> None:
+        claim = held.claim
         log.info("run %s: attempt %d begins", claim.ref, claim.attempt)
         try:
             with self._outcomes.recorded(claim), self._scratch_of(claim) as scratch:
-                workspace = Workspace(scratch, self._pool, task)
+                lane = Lane(scratch, self._pool, held)
                 assert self._destination is not None
                 self._ensure_project(claim)
                 if self.job.phase is Phase.UPLOAD:
                     from migrator.upload import upload_run  # brings the Neptune SDK, which a copy may not need
 
-                    upload_run(claim, self._destination, self._store, self.job, workspace)
+                    upload_run(claim, self._destination, self._store, self.job, lane)
                 else:
                     source = self._source(claim.source_service)
-                    copy_run(claim, source, self._destination, self._store, self._plan, workspace)
+                    copy_run(claim, source, self._destination, self._store, self._plan, lane)
                 log.info("run %s: done", claim.ref)
         finally:
-            self._tasks.pop(claim.run, None)
+            self._in_hand.pop(claim.run, None)
             with self._freed:
                 self._freed.notify_all()
 

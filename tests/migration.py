@@ -14,7 +14,7 @@ from typing import Any
 from migrations_db import Phase, Store, open_store
 from migrations_db.report_types import RunDetail
 from migrations_db.types import Claim, Counts, Selection, WorkerInfo
-from migrator.copy import CopyPlan, Workspace, copy_run
+from migrator.copy import CopyPlan, Lane, copy_run
 from migrator.destinations.memory import MemoryDestination, StoredRun
 from migrator.inventory import Scope, find_projects, take_inventory
 from migrator.parts import OPTIONAL_PARTS, PARTS
@@ -118,8 +118,8 @@ class Migration:
         """What a worker does with a claim; errors come out as they are."""
         plan = CopyPlan("workspace", self.parts, self.options, "1.0", Ticks(slow))
         scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=self.directory))
-        workspace = Workspace(scratch, Inline(), progress or Undisturbed())
-        copy_run(claim, self.source, self.destination, self.store, plan, workspace)
+        lane = Lane(scratch, Inline(), progress or Undisturbed())
+        copy_run(claim, self.source, self.destination, self.store, plan, lane)
 
     def run(self, slow: Iterable[bool] = (False,)) -> None:
         """`migrate inventory` and `migrate run` until nothing is left, with nobody in the way."""

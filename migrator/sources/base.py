@@ -71,6 +71,11 @@ class Source(Protocol):
     #: "wandb" or "local": names the service in messages and in shared pauses
     service: str
 
+    @property
+    def problems(self) -> Sequence[str]:
+        """What the listing had to leave out so far, or found damaged: a line each, for people."""
+        ...
+
     def projects(self, entity: str | None) -> Iterator[SourceProject]:
         """The projects of `entity` (None: the account's own), by name. Unknown entity: `UserError`."""
         ...

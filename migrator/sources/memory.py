@@ -72,6 +72,7 @@ class MemorySource:
     """Projects of one entity: name -> runs. `page_rows`: how many rows of series come at a time."""
 
     service = "memory"
+    problems: Sequence[str] = ()
 
     def __init__(
         self, projects: Mapping[str, list[MemoryData]], entity: str = "team", page_rows: int = PAGE_ROWS

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,7 @@ class WandbApiSource:
     """Implements `Source` for api.wandb.ai or a server of one's own. May be used by several threads."""
 
     service = "wandb"
+    problems: Sequence[str] = ()  # W&B's answers are whole, or an error
 
     def __init__(self, base_url: str | None, api_key: str | None, scratch: Path) -> None:
         """Log in. None: WANDB_BASE_URL (else W&B's own service); WANDB_API_KEY, else ~/.netrc.

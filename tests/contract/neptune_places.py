@@ -20,7 +20,7 @@ import pytest
 from migrations_db import Phase, RunStatus, Store, open_store
 from migrations_db.report_types import RunDetail
 from migrations_db.types import Claim, ProjectRow, RunRow, WorkerInfo
-from migrator.copy import Workspace
+from migrator.copy import Lane
 from migrator.destinations.base import Destination, RunTarget
 from migrator.destinations.memory import MemoryDestination
 from migrator.destinations.neptune import NeptuneDestination
@@ -220,8 +220,8 @@ class OfflinePlace:
 
     def upload(self, claim: Claim, store: Any = None, progress: Progress | None = None) -> None:
         """As `migrate sync` does it; `store` and `progress` stand in for those of a worker."""
-        workspace = Workspace(Path(), self.online.pool, progress or Quiet())
-        upload_run(claim, self.online.destination, store or self.runs.store, job(self.offline.directory), workspace)
+        lane = Lane(Path(), self.online.pool, progress or Quiet())
+        upload_run(claim, self.online.destination, store or self.runs.store, job(self.offline.directory), lane)
 
     def refuse(self, path: str) -> None:
         self.online.refuse(path)
