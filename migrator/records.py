@@ -230,7 +230,7 @@ class Kind(StrEnum):
     TRUNCATED = "truncated"  #: cut to Neptune's limit
     CLAMPED = "clamped"  #: a time that went backwards
     ESTIMATED = "estimated"  #: a time that the source does not have
-    SAMPLED = "sampled"  #: only samples could be had
+    SAMPLED = "sampled"  #: there may be more than could be had
     KEPT = "kept"  #: of an earlier copy: the source has it no more
 
 

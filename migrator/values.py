@@ -102,8 +102,7 @@ def _object_leaves(key: str, value: Mapping[str, Any]) -> Iterator[Leaf]:
         yield Leaf(SeriesKey(key, "", SeriesKind.HISTOGRAM), value)
     elif is_media(value):
         yield Leaf(SeriesKey(key, "", SeriesKind.FILE), value)
-        if isinstance(caption := value.get("caption"), str) and caption:
-            yield Leaf(SeriesKey(key, "caption", SeriesKind.TEXT), caption)
+        yield from _caption_leaves(key, "caption", value.get("caption"))
     elif items := _several(value):
         yield from _media_leaves(key, items)
     else:
@@ -125,14 +124,31 @@ def _several(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if not isinstance(captions, list):
         captions = []
     captioned = zip_longest(items, captions[: len(items)])
-    return [{**item, "caption": item.get("caption") or caption} for item, caption in captioned]
+    return [{"caption": caption, **_captioned(item)} for item, caption in captioned]
+
+
+def _captioned(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Without a caption that is none, so that the object's list of captions may tell it."""
+    return {name: value for name, value in item.items() if name != "caption" or not _is_none(value)}
 
 
 def _media_leaves(key: str, items: Any) -> Iterator[Leaf]:
     for i, item in enumerate(items):
         yield Leaf(SeriesKey(key, str(i), SeriesKind.FILE), item)
-        if isinstance(caption := item.get("caption"), str) and caption:
-            yield Leaf(SeriesKey(key, f"{i}/caption", SeriesKind.TEXT), caption)
+        yield from _caption_leaves(key, f"{i}/caption", item.get("caption"))
+
+
+def _caption_leaves(key: str, slot: str, caption: Any) -> Iterator[Leaf]:
+    """People write numbers, too (`caption=label`)."""
+    if _is_none(caption):
+        return
+    series = SeriesKey(key, slot, SeriesKind.TEXT)
+    yield Leaf(series, caption) if isinstance(caption, str) else Leaf(series, history_json(caption), "caption as text")
+
+
+def _is_none(caption: Any) -> bool:
+    """W&B writes False where there is none, in a list of captions."""
+    return caption is None or caption is False or caption == ""
 
 
 def is_media(value: Any) -> bool:

@@ -68,9 +68,12 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     if used:
         sets["artifacts/used"] = used
     values = 1 if used and not used_counted else 0
+    if why := run.partial("artifacts"):
+        ledger.add(Kind.SAMPLED, "artifacts", why)
     yield Batch(
         cursor={"copied": copied, "used": bool(used) or used_counted},
         records=[Assign(sets)] if sets else [],
+        ledger=ledger.take(),
         read=values,
         written=values,
         done=True,

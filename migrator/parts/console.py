@@ -15,7 +15,7 @@ CHANGING_LINES = 32  # the last ones of a run that goes on: W&B's terminal has s
 
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
     """All lines behind the cursor. The step is the line's number over both streams."""
-    converter = _Converter(cursor, context)
+    converter = _Converter(run, cursor, context)
     for page in run.console(converter.first_line):
         for line in page:
             converter.add(line)
@@ -30,7 +30,8 @@ class _Converter:
     The cursor knows the last lines by their hashes: a run that goes on may write into them (progress bars do).
     """
 
-    def __init__(self, cursor: Cursor, context: Context) -> None:
+    def __init__(self, run: SourceRun, cursor: Cursor, context: Context) -> None:
+        self._run = run
         self._ledger = Ledger()
         self._times = Times(cursor.get("time_us"), context.created_at)
         self._next_line: int = cursor.get("line", 0)
@@ -70,6 +71,8 @@ class _Converter:
 
     def take(self, *, done: bool) -> Batch:
         """The batch so far; a new one begins."""
+        if done and (why := self._run.partial("console")):
+            self._ledger.add(Kind.SAMPLED, "console", why)
         batch = Batch(
             cursor={"line": self._next_line, "time_us": self._times.latest_us, "last": [*self._last]},
             records=[*self._records],

@@ -84,9 +84,9 @@ class _Converter:
 
     def take(self, *, done: bool) -> Batch:
         """The batch so far; a new one begins."""
-        if self._next_row and self._run.system_is_sampled() and not self._noted:
+        if self._next_row and not self._noted and (why := self._run.partial("system")):
             self._noted = True
-            self._ledger.add(Kind.SAMPLED, "system", "W&B gave samples only")
+            self._ledger.add(Kind.SAMPLED, "system", why)
         batch = Batch(
             cursor={
                 "row": self._next_row,

@@ -130,8 +130,8 @@ class SourceRun(Protocol):
         """Samples of system metrics from number `first_row` on."""
         ...
 
-    def system_is_sampled(self) -> bool:
-        """Whether `system` could give only samples. Ask after the first page."""
+    def partial(self, part: str) -> str | None:
+        """Why there may be more of `part` than was given; None: that was all. Ask after reading it."""
         ...
 
     def console(self, first_line: int) -> Iterator[list[ConsoleLine]]:

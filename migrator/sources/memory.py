@@ -56,7 +56,7 @@ class MemoryData:
     history: list[HistoryRow] = field(default_factory=list)
     history_rows: int | None = None  # as the source counts them, where that is not the length of `history`
     system: list[SystemRow] = field(default_factory=list)
-    system_is_sampled: bool = False
+    partial: Mapping[str, str] = field(default_factory=dict)  # by part
     console: list[ConsoleLine] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     file_count: int | None = None  # as the source counts them, where that is not the length of `files`
@@ -172,8 +172,8 @@ class MemoryRun:
     def system(self, first_row: int) -> Iterator[list[SystemRow]]:
         yield from _pages(self._data.system[first_row:], self._page_rows)
 
-    def system_is_sampled(self) -> bool:
-        return self._data.system_is_sampled
+    def partial(self, part: str) -> str | None:
+        return self._data.partial.get(part)
 
     def console(self, first_line: int) -> Iterator[list[ConsoleLine]]:
         yield from _pages([line for line in self._data.console if line.number >= first_line], self._page_rows)

@@ -14,8 +14,8 @@ from migrator.records import RunRef
 
 Json = dict[str, Any]
 
-#: States of runs that will log nothing more (unless they are resumed); the others: running, pending, preempting
-ENDED = frozenset({"finished", "failed", "crashed", "killed", "preempted"})
+#: States of runs that may still log; in all others they will not, unless they are resumed
+LIVE = frozenset({"running", "pending", "preempting"})
 EVENTS_TYPE = "wandb-events"
 #: W&B's own exports of a run, which are listed among its artifacts
 OWN_TYPES = frozenset({"wandb-history", EVENTS_TYPE})
@@ -46,6 +46,11 @@ def parsed(value: Any) -> Any:
     return parse_json(value) if isinstance(value, str) else value
 
 
+def fewer(what: str, given: int, counted: int | None) -> str | None:
+    """What to tell where W&B gives less than it counts."""
+    return f"W&B counts {counted} {what}, gives {given}" if counted is not None and given < counted else None
+
+
 def number(value: Any) -> int | None:
     """A field of type Int or Int64: a number, or digits. None for anything else."""
     try:
@@ -54,11 +59,11 @@ def number(value: Any) -> int | None:
         return None
 
 
-def parse_time(text: str | None) -> datetime | None:
+def parse_time(text: Any) -> datetime | None:
     """A time as W&B writes it: ISO 8601, UTC, often without a zone. None for anything else."""
     try:
         time = datetime.fromisoformat(text or "")
-    except ValueError:
+    except (ValueError, TypeError):
         return None
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 

@@ -13,7 +13,17 @@ from typing import Any
 from migrator.errors import ErrorClass, Rejected
 from migrator.records import Artifact, LocalFile, RunRef, SourceFile
 from migrator.sources import wandb_queries as queries
-from migrator.sources.wandb_answers import EVENTS_TYPE, OWN_TYPES, md5_hex, next_cursor, nodes, parse_time, run_of
+from migrator.sources.wandb_answers import (
+    EVENTS_TYPE,
+    OWN_TYPES,
+    fewer,
+    md5_hex,
+    next_cursor,
+    nodes,
+    number,
+    parse_time,
+    run_of,
+)
 from migrator.sources.wandb_client import WandbClient
 from migrator.sources.wandb_files import ScratchNames
 from migrator.sources.wandb_http import Downloads
@@ -47,6 +57,7 @@ class RunArtifacts:
         self._places = ScratchNames(scratch / "artifacts")
         self._lock = threading.Lock()
         self._logged: list[ArtifactRef] | None = None
+        self.partial: str | None = None  # see `SourceRun.partial`
         self._addresses: tuple[str, dict[str, str]] = ("", {})  # of one artifact: there may be a million files
 
     def logged(self) -> Iterator[Artifact]:
@@ -92,6 +103,7 @@ class RunArtifacts:
 
     def _list(self, document: str) -> list[ArtifactRef]:
         found: list[ArtifactRef] = []
+        given = 0
         asked = {"entity": self._ref.entity, "project": self._ref.project, "run": self._ref.run_id}
         cursor: str | None = None
         while True:
@@ -99,10 +111,12 @@ class RunArtifacts:
                 document, asked | {"cursor": cursor, "perPage": PAGE_ARTIFACTS}, f"artifacts of {self._ref}"
             )
             page = run_of(answer, self._ref).get("artifacts") or {}
+            given += len(nodes(page))
             # others are deleted, or uploads that were never finished
             found += [self._ref_of(node) for node in nodes(page) if node.get("state") in (None, "COMMITTED")]
             cursor = next_cursor(page, cursor)
             if cursor is None:
+                self.partial = self.partial or fewer("artifacts", given, number(page.get("totalCount")))
                 return found
 
     def _ref_of(self, node: dict[str, Any]) -> ArtifactRef:

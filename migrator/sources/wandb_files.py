@@ -85,12 +85,10 @@ class RunFiles:
 
     def _file(self, node: dict[str, Any]) -> _File:
         url = node.get("url") or node.get("directUrl")
-        return _File(
-            node["name"],
-            self._client.absolute(url) if url else None,
-            number(node.get("sizeBytes")),
-            md5_hex(node.get("md5")),
-        )
+        size_bytes, md5 = number(node.get("sizeBytes")), md5_hex(node.get("md5"))
+        if md5 is None and not size_bytes:
+            size_bytes = None  # 0 may mean that nobody knows
+        return _File(node["name"], self._client.absolute(url) if url else None, size_bytes, md5)
 
 
 class ScratchNames:

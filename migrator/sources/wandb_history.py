@@ -65,7 +65,7 @@ class RunHistory:
                 spool.add(rows)
                 given += len(rows)
             self._spool = spool
-            counted = self._facts.row_count if self._facts.ended else 0
+            counted = max(self._facts.row_count, self._facts.has_rows) if self._facts.ended else 0
             if not self._repeats:
                 counted = max(counted, exported + live.counted)
             self._survey = Survey(tuple(series), frozenset(media), given, counted)

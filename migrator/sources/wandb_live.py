@@ -47,6 +47,7 @@ class HistoryFacts:
     row_count: int
     row_bytes: int  # of JSON text, about: the summary has the last value of each key
     ended: bool  # while a run goes on, its counts lag behind
+    has_rows: bool = False  # the summary tells of some, although there is no count
 
 
 @dataclass(frozen=True, slots=True)

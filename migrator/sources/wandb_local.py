@@ -21,7 +21,7 @@ from migrator.errors import ErrorClass, Rejected, Retryable, UserError
 from migrator.records import RunListing, RunRef, SourceProject
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb_local_run import LocalRun, run_state
-from migrator.sources.wandb_local_scan import RunHead, merged, starting_step
+from migrator.sources.wandb_local_scan import RunHead, latest, merged, starting_step
 from migrator.sources.wandb_local_values import epoch_s, row_time_s
 from migrator.sources.wandb_log import Tail, WandbLog
 
@@ -129,6 +129,8 @@ def find_logs(paths: Sequence[Path], problems: list[str]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist. Give --local a directory with W&B runs.")
+        if path.is_symlink():  # latest-run: soon it will be another
+            path = path.resolve()
         inside = [path] if path.is_file() else sorted(path.glob(LOG_PATTERN))
         for log in inside or _logs_below(path, problems):
             found.setdefault(log.resolve(), log)
@@ -190,7 +192,7 @@ def glance(path: Path) -> LogGlance | None:
             case "stats" | "output_raw" | "output" as kind:
                 last_time_s = max(last_time_s, epoch_s(getattr(record, kind).timestamp))
             case "run":
-                run = record.run
+                run = latest(record.run, run)
             case "exit":
                 exit_code = record.exit.exit_code
     if run is None or not run.run_id:

@@ -53,7 +53,7 @@ def _log_rows(log: LogScan, after_step: float | None) -> Iterator[Sized[HistoryR
             continue
         history = record.history
         step = row_step(history, step)
-        if after_step is not None and step + shift <= after_step:
+        if step > log.until or (after_step is not None and step + shift <= after_step):
             continue
         values = row_values(history)
         values.pop("_step", None)

@@ -51,6 +51,10 @@ def run_state(exit_code: int | None, written_at: datetime, now: datetime) -> str
     return "crashed" if now - written_at >= QUIET_AFTER else "running"
 
 
+#: the SDK gives the artifacts of an online run to W&B alone; offline they are in the log
+ONLINE_ARTIFACTS = "the directory of an online run does not have them"
+
+
 class LocalRun:
     """A `SourceRun`. The first question that needs it starts one pass over the logs, which answers all but rows."""
 
@@ -126,8 +130,9 @@ class LocalRun:
     def system(self, first_row: int) -> Iterator[list[SystemRow]]:
         return pages(system_rows(self._scan.logs, first_row))
 
-    def system_is_sampled(self) -> bool:
-        return False
+    def partial(self, part: str) -> str | None:
+        online = any(log.head and not log.head.offline for log in self._scan.logs)
+        return ONLINE_ARTIFACTS if part == "artifacts" and online else None
 
     def console(self, first_line: int) -> Iterator[list[ConsoleLine]]:
         """Lines count from their first character, as in W&B's own log; see `wandb_local_console`."""

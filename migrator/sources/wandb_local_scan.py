@@ -7,6 +7,7 @@ start changes are in `merged`, `step_shift` and `JsonTree`.
 from __future__ import annotations
 
 import json
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -50,13 +51,15 @@ class RunHead:
     commit: str
     started_at: datetime | None
     fork: Fork | None
+    rewound_to: float | None
     offline: bool
     resume: bool
 
     @classmethod
     def of(cls, run: Any) -> RunHead:
         branch = run.branch_point
-        forked = branch.run and branch.run != run.run_id and branch.metric in ("", "_step")
+        branched = branch.run and branch.metric in ("", "_step")
+        forked = branched and branch.run != run.run_id
         started = run.start_time
         return cls(
             run_id=run.run_id,
@@ -76,9 +79,20 @@ class RunHead:
                 else None
             ),
             fork=Fork(branch.run, branch.value) if forked else None,
+            rewound_to=branch.value if branched and not forked else None,
             offline=run.telemetry.feature.offline,
             resume=run.resume,
         )
+
+
+def latest(run: Any, before: Any) -> Any:
+    """The run record that holds once `run` came behind `before` (None: it is the first).
+
+    Entity and project stay those of the first: the SDK repeats the record at odd moments, then with the server's.
+    """
+    if before is not None:
+        run.entity, run.project = before.entity, before.project
+    return run
 
 
 def merged(heads: Sequence[RunHead]) -> RunHead:
@@ -101,9 +115,13 @@ def merged(heads: Sequence[RunHead]) -> RunHead:
 
 @dataclass(slots=True)
 class LogScan:
-    """What one log holds. `shift` is added to its steps; `marks` are (step, offset before the row)."""
+    """What one log holds. `shift` is added to its steps; `marks` are (step, offset before the row).
+
+    Rows above `until` are left out everywhere: a later start has rewound the run to that step.
+    """
 
     log: Path
+    until: float = math.inf
     head: RunHead | None = None
     rows: int = 0
     first_step: int = 0
@@ -151,9 +169,22 @@ class RunScan:
 def scan_run(logs: Sequence[Path]) -> RunScan:
     """Read the logs of a run, in order of start."""
     scan = RunScan()
-    for path in logs:
-        _Scanner(scan, path).read()
+    for path, until in zip(logs, _rewinds(logs), strict=True):
+        _Scanner(scan, path, until).read()
     return scan
+
+
+def _rewinds(logs: Sequence[Path]) -> list[float]:
+    """For each log the step to which later starts have rewound the run; infinite: none has."""
+    heads = [_first_head(log) for log in logs]
+    later = [math.inf if head is None or head.rewound_to is None else head.rewound_to for head in heads[1:]]
+    return [min(later[i:], default=math.inf) for i in range(len(logs))]
+
+
+def _first_head(log: Path) -> RunHead | None:
+    records = (record.run for record, _ in WandbLog(log).records() if record.HasField("run"))
+    run = next(records, None)
+    return RunHead.of(run) if run is not None else None
 
 
 def starting_step(log: Path) -> int | None:
@@ -184,9 +215,9 @@ def step_shift(log: LogScan, last_step: int | None) -> int:
 class _Scanner:
     """Reads one log into a `RunScan`."""
 
-    def __init__(self, scan: RunScan, path: Path) -> None:
+    def __init__(self, scan: RunScan, path: Path, until: float) -> None:
         self._run = scan
-        self._log = LogScan(path)
+        self._log = LogScan(path, until)
         #: paths whose numbers need no parsing: a key, or several as a tuple
         self._known_numbers: set[str | tuple[str, ...]] = {"_step", "_timestamp"}
         self._last_run: Any = None
@@ -202,7 +233,7 @@ class _Scanner:
                 case "summary":
                     self._run.summary.update(record.summary)
                 case "config":
-                    self._run.config.update(record.config)
+                    self._run.config.merge(record.config)
                 case "stats":
                     log.stats += record.stats.stats_type == 0
                     self._saw(record.stats)
@@ -226,8 +257,8 @@ class _Scanner:
     def _seldom(self, record: Any) -> None:
         match record.WhichOneof("record_type"):
             case "run":
-                self._last_run = record.run
-                self._run.config.update(record.run.config)
+                self._last_run = latest(record.run, self._last_run)
+                self._run.config.merge(record.run.config)
                 self._run.summary.update(record.run.summary)
             case "environment":
                 self._run.user = record.environment.username or self._run.user
@@ -239,6 +270,8 @@ class _Scanner:
     def _row(self, history: Any, before: int) -> None:
         log = self._log
         step = row_step(history, log.last_step)
+        if step > log.until:
+            return
         if log.rows % MARK_ROWS == 0:
             log.marks.append((step, before))
         if log.rows == 0:

@@ -146,14 +146,25 @@ class JsonTree:
         for item in record.remove:
             self._remove(item_path(item))
 
+    def merge(self, record: Any) -> None:
+        """As `update`, but an object joins the one that is there: what wandb-core (0.31) does with a config."""
+        for item in record.update:
+            *above, name = item_path(item)
+            _join(self._node(above), name, item_json(item))
+        for item in record.remove:
+            self._remove(item_path(item))
+
     def _set_nested(self, path: Sequence[str], text: str) -> None:
+        self._node(path[:-1])[path[-1]] = text
+
+    def _node(self, path: Sequence[str]) -> dict[str, Any]:
         node = self._top
-        for name in path[:-1]:
+        for name in path:
             inner = node.get(name)
             if not isinstance(inner, dict):
                 inner = node[name] = _opened(inner)
             node = inner
-        node[path[-1]] = text
+        return node
 
     def _remove(self, path: Sequence[str]) -> None:
         node = self._top
@@ -176,6 +187,20 @@ class JsonTree:
 
     def __bool__(self) -> bool:
         return bool(self._top)
+
+
+def _join(node: dict[str, Any], name: str, text: str) -> None:
+    old = node.get(name)
+    if not (_is_object(old) and _is_object(text)):
+        node[name] = text
+        return
+    inner = node[name] = old if isinstance(old, dict) else _opened(old)
+    for key, value in _opened(text).items():
+        _join(inner, key, value)
+
+
+def _is_object(value: dict[str, Any] | str | None) -> bool:
+    return isinstance(value, dict) or (value or "").lstrip().startswith("{")
 
 
 def _opened(text: str | None) -> dict[str, Any]:

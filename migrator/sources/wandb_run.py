@@ -29,7 +29,7 @@ from migrator.records import (
 )
 from migrator.sources import wandb_queries as queries
 from migrator.sources.base import Survey
-from migrator.sources.wandb_answers import ENDED, Json, number, parse_time, parsed
+from migrator.sources.wandb_answers import LIVE, Json, number, parse_time, parsed
 from migrator.sources.wandb_artifacts import RunArtifacts
 from migrator.sources.wandb_client import WandbClient
 from migrator.sources.wandb_files import RunFiles
@@ -50,12 +50,12 @@ class WandbRun:
         self, client: WandbClient, downloads: Downloads, sweeps: SweepCache, ref: RunRef, node: Json, scratch: Path
     ) -> None:
         self._client, self._sweeps, self._ref, self._node = client, sweeps, ref, node
-        self._ended = node.get("state") in ENDED
+        self._ended = node.get("state") not in LIVE
         self._files = RunFiles(client, downloads, ref, scratch)
         self._artifacts = RunArtifacts(client, downloads, ref, scratch)
         self._history = RunHistory(client, downloads, ref, self._facts(), scratch)
         self._system = SystemMetrics(client, ref, self._artifacts, self._ended)
-        self._console = Console(client, ref, self._files)
+        self._console = Console(client, ref, self._files, self._ended)
 
     # ------------------------------------------------------------ single values
 
@@ -113,6 +113,8 @@ class WandbRun:
             values = parse_json(text)
         except ValueError as error:
             raise Rejected(ErrorClass.BAD_DATA, f"{name} of {self._ref} is no JSON") from error
+        if values is None:
+            values = {}
         if not isinstance(values, dict):
             raise Rejected(ErrorClass.BAD_DATA, f"{name} of {self._ref} is no JSON object")
         return Document(values, text.encode("utf-8", "surrogatepass"))
@@ -128,8 +130,15 @@ class WandbRun:
     def system(self, first_row: int) -> Iterator[list[SystemRow]]:
         return self._system.pages(first_row)
 
-    def system_is_sampled(self) -> bool:
-        return self._system.is_sampled
+    def partial(self, part: str) -> str | None:
+        match part:
+            case "system":
+                return self._system.partial
+            case "console":
+                return self._console.partial
+            case "artifacts":
+                return self._artifacts.partial
+        return None
 
     def console(self, first_line: int) -> Iterator[list[ConsoleLine]]:
         return self._console.pages(first_line)
@@ -139,8 +148,8 @@ class WandbRun:
         step = keys.get("lastStep")
         if not isinstance(step, (int, float)) or step < 0:
             step = None
-        rows = number(self._node.get("historyLineCount")) or 0
-        return HistoryFacts(step, rows, len(str(self._node.get("summaryMetrics") or "")), self._ended)
+        rows, summary = number(self._node.get("historyLineCount")), str(self._node.get("summaryMetrics") or "")
+        return HistoryFacts(step, rows or 0, len(summary), self._ended, rows is None and '"_step"' in summary)
 
     # ------------------------------------------------------------ files
 

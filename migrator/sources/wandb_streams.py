@@ -10,7 +10,7 @@ from typing import Any
 from migrator.errors import ErrorClass, Rejected, Retryable, Throttled
 from migrator.records import ConsoleLine, RunRef, SystemRow
 from migrator.sources import wandb_queries as queries
-from migrator.sources.wandb_answers import next_cursor, nodes, number, parse_time, parsed, run_of
+from migrator.sources.wandb_answers import fewer, next_cursor, nodes, number, parse_time, parsed, run_of
 from migrator.sources.wandb_artifacts import RunArtifacts
 from migrator.sources.wandb_client import WandbClient
 from migrator.sources.wandb_errors import retries
@@ -33,7 +33,7 @@ class SystemMetrics:
     def __init__(self, client: WandbClient, ref: RunRef, artifacts: RunArtifacts, ended: bool) -> None:
         """`ended`: only then is an export complete (a resumed run has one of its first part)."""
         self._client, self._ref, self._artifacts, self._ended = client, ref, artifacts, ended
-        self.is_sampled = False
+        self.partial: str | None = None
         self._export: list[Table] | None = None
 
     def pages(self, first_row: int) -> Iterator[list[SystemRow]]:
@@ -42,7 +42,7 @@ class SystemMetrics:
         values_in_page = 0
         for row, (time, values) in enumerate(self._rows()):
             if row >= first_row:
-                kept = {key.removeprefix(PREFIX): value for key, value in values.items() if key.startswith(PREFIX)}
+                kept = {key.removeprefix(PREFIX): value for key, value in values.items() if not key.startswith("_")}
                 page.append(SystemRow(row, as_time(time), kept))
                 values_in_page += len(kept)
                 if values_in_page >= PAGE_VALUES:
@@ -58,7 +58,7 @@ class SystemMetrics:
                 yield from zip(*plain_rows(batch), strict=True)
         if tables is None:
             texts = self._events()
-            self.is_sampled = bool(texts)
+            self.partial = "W&B gave samples only" if texts else None
             for text in texts:
                 row = parsed(text)
                 yield row.get("_timestamp"), row
@@ -101,37 +101,43 @@ class SystemMetrics:
 class Console:
     """One run's output: W&B's console log, or `output.log` where there is none."""
 
-    def __init__(self, client: WandbClient, ref: RunRef, files: RunFiles) -> None:
-        self._client, self._ref, self._files = client, ref, files
+    def __init__(self, client: WandbClient, ref: RunRef, files: RunFiles, ended: bool) -> None:
+        self._client, self._ref, self._files, self._ended = client, ref, files, ended
+        self.partial: str | None = None
 
     def pages(self, first_line: int) -> Iterator[list[ConsoleLine]]:
         """Lines from number `first_line` on."""
-        next_number, seen = 0, False
+        given, seen = 0, False
         try:
             for lines in self._logged():
                 seen = True
-                page = []
-                for line in lines:
-                    line = line._replace(number=max(line.number, next_number))
-                    next_number = line.number + 1
-                    if line.number >= first_line:
-                        page.append(line)
-                if page:
+                given += len(lines)
+                if page := [line for line in lines if line.number >= first_line]:
                     yield page
         except Rejected as error:
             if seen or error.error_class is not ErrorClass.UNKNOWN:
                 raise  # UNKNOWN: a W&B server before 0.77 does not know this request
         if not seen:
             yield from self._from_file(first_line)
+        elif self._ended:
+            self.partial = fewer("lines", given, self._counted)
 
     def _logged(self) -> Iterator[list[ConsoleLine]]:
-        ref = self._ref
+        """Pages; lines that a page repeats are left out, those without a number are counted on."""
+        ref, next_number = self._ref, 0
         cursor: str | None = None
         while True:
             asked = {"entity": ref.entity, "project": ref.project, "runName": ref.run_id, "first": PAGE_LINES}
             data = self._client.ask(queries.CONSOLE_PAGE, asked | {"after": cursor}, f"console of {ref}")
-            page = run_of(data, ref).get("logLines") or {}
-            if lines := list(map(_line, nodes(page))):
+            run = run_of(data, ref)
+            page, self._counted = run.get("logLines") or {}, number(run.get("logLineCount"))
+            lines = []
+            for node in nodes(page):
+                line = _line(node, next_number)
+                if line.number >= next_number:
+                    lines.append(line)
+                    next_number = line.number + 1
+            if lines:
                 yield lines
             cursor = next_cursor(page, cursor)
             if cursor is None:
@@ -148,9 +154,9 @@ class Console:
             self._files.release(saved)
 
 
-def _line(node: dict[str, Any]) -> ConsoleLine:
-    time = parse_time(node.get("timestamp"))
+def _line(node: dict[str, Any], default: int) -> ConsoleLine:
+    time, at = parse_time(node.get("timestamp")), number(node.get("number"))
     stream = "stderr" if node.get("level") == "error" else "stdout"
     return ConsoleLine(
-        number(node.get("number")) or 0, time.timestamp() if time else None, stream, node.get("line") or ""
+        default if at is None else at, time.timestamp() if time else None, stream, node.get("line") or ""
     )

@@ -497,11 +497,12 @@ class Miscounted(Run):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_count_of_rows_is_taken_from_runs_that_have_ended(mode: str, make: Make, opened: Opened) -> None:
-    states = ["finished", "failed", "crashed", "killed", "preempted", "running", "pending", "preempting"]
-    runs = [Miscounted(state, state=state, history=logged([{}, {}]), mode=mode) for state in states]
+    ended = ["finished", "failed", "crashed", "killed", "preempted", "stopped", "a new one", ""]
+    states = [*ended, "running", "pending", "preempting"]
+    runs = [Miscounted(f"r{state}", state=state, history=logged([{}, {}]), mode=mode) for state in states]
     _, source = make(*runs)
-    surveys = [opened(source, state).survey() for state in states]
-    assert [(survey.rows, survey.counted) for survey in surveys] == [(2, 5)] * 5 + [(2, 2)] * 3
+    surveys = [opened(source, f"r{state}").survey() for state in states]
+    assert [(survey.rows, survey.counted) for survey in surveys] == [(2, 5)] * len(ended) + [(2, 2)] * 3
 
 
 class Withheld(Run):
@@ -734,7 +735,7 @@ def test_system_metrics_are_what_was_logged_and_samples_are_called_so(mode: str,
     for run in runs:
         reader = opened(source, run.id)
         found = [row for page in reader.system(0) for row in page]
-        assert reader.system_is_sampled() is (mode == "live")
+        assert (reader.partial("system") is not None) is (mode == "live")
         assert [row.number for row in found] == list(range(len(run.events)))
         for row, event in zip(found, run.events, strict=True):  # type: ignore[arg-type]
             assert row.time == event.get("_timestamp")
@@ -743,7 +744,7 @@ def test_system_metrics_are_what_was_logged_and_samples_are_called_so(mode: str,
         assert [row.number for row in again] == list(range(3, len(run.events)))
     reader = opened(source, "none")
     assert list(reader.system(0)) == []
-    assert not reader.system_is_sampled()
+    assert reader.partial("system") is None
 
 
 def test_a_server_that_refuses_so_many_samples_is_asked_for_fewer(make: Make, opened: Opened) -> None:
@@ -760,7 +761,7 @@ def test_a_resumed_run_does_not_get_the_old_export_of_its_system_metrics(make: M
     _, source = make(Run("r", state="running", events=events))
     reader = opened(source, "r")
     assert len(next(reader.system(0))) == 1
-    assert reader.system_is_sampled()
+    assert reader.partial("system")
 
 
 @pytest.mark.parametrize(
@@ -778,7 +779,7 @@ def test_system_metrics_whose_export_cannot_be_had_are_samples(fault: Fault, mak
     server.faults.set([fault])
     reader = opened(source, "r")
     assert [row.number for page in reader.system(0) for row in page] == [0, 1, 2]
-    assert reader.system_is_sampled()
+    assert reader.partial("system")
 
 
 def test_console_lines_have_the_numbers_that_the_server_gives(make: Make, opened: Opened) -> None:
@@ -789,6 +790,32 @@ def test_console_lines_have_the_numbers_that_the_server_gives(make: Make, opened
     server.faults.set([Fault("RunConsoleLogPage", "status", None, status=200, body=body)])
     reader = opened(source, "r")
     assert [(line.number, line.text) for page in reader.console(8) for line in page] == [(8, "line 8"), (12, "line 12")]
+
+
+def console_page(numbers: list[int | None], *, cursor: str, counted: int) -> str:
+    edges = [{"node": {"number": n, "line": f"line {n}"}, "cursor": cursor} for n in numbers]
+    page = {"edges": edges, "pageInfo": {"endCursor": cursor, "hasNextPage": bool(numbers)}}
+    return json.dumps({"data": {"project": {"run": {"logLineCount": counted, "logLines": page}}}})
+
+
+@pytest.mark.parametrize(
+    ("second", "counted", "lines", "partial"),
+    [
+        ([1, 2, 3], 4, [0, 1, 2, 3], None),  # a line of the first page comes again
+        ([2, 3], 9, [0, 1, 2, 3], "W&B counts 9 lines, gives 4"),
+        ([None, None], 4, [0, 1, 2, 3], None),
+    ],
+)
+def test_console_lines_come_once_and_missing_ones_are_told(
+    second: list[int | None], counted: int, lines: list[int], partial: str | None, make: Make, opened: Opened
+) -> None:
+    server, source = make(Run("r"))
+    reader = opened(source, "r")
+    for numbers in ([0, 1], second, []):
+        body = console_page(numbers, cursor=str(numbers), counted=counted)
+        server.faults.add(Fault("RunConsoleLogPage", "status", times=1, status=200, body=body))
+    assert [line.number for page in reader.console(0) for line in page] == lines
+    assert reader.partial("console") == partial
 
 
 def test_console_lines_keep_their_times_streams_and_order(
@@ -858,6 +885,18 @@ def test_files_are_listed_by_name_and_fetched_whole(
             reader.release(local)
             assert not local.path.exists()
     assert reader.fetch("no such file") is None
+
+
+def test_a_size_of_0_without_md5_says_nothing(make: Make, opened: Opened) -> None:
+    server, source = make(Run("r", files={"a": b"content"}))
+    url = f"{server.url}/files/team/p/r/a"
+    nodes = [{"node": {"id": "1", "name": "a", "url": url, "sizeBytes": 0, "md5": None}}]
+    files = {"edges": nodes, "pageInfo": {"hasNextPage": False, "endCursor": None}}
+    body = json.dumps({"data": {"project": {"internalId": "1", "run": {"fileCount": 1, "files": files}}}})
+    server.faults.set([Fault("RunFiles", "status", None, status=200, body=body)])
+    local = opened(source, "r").fetch("a")
+    assert local
+    assert local.path.read_bytes() == b"content"
 
 
 def test_a_file_without_an_address_is_none(make: Make, opened: Opened) -> None:

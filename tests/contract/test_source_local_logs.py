@@ -218,6 +218,45 @@ def test_kinds_that_meet_at_one_key_are_all_in_the_survey(directories: Directori
     assert survey.media == {("k", "media/images/a.png"), ("k", "media/images/b.png")}
 
 
+def test_objects_in_a_config_are_joined_as_wandb_core_joins_them(directories: Directories) -> None:
+    def change(key: str, value: Any) -> Any:
+        return record(config={"update": items({key: value})})
+
+    directories.add(
+        start(config={"update": items({"opt": {"name": "adam", "lr": 0.1, "deep": {"a": 1, "b": [1]}}, "n": 1})}),
+        change("opt", {"lr": 0.2, "deep": {"b": {"c": 2}}, "new": {"x": 1.0}}),
+        change("n", {"now": "an object"}),
+        change("opt", {}),
+        record(config={"update": [{"nested_key": ["opt", "deep"], "value_json": '{"a": 3}'}]}),
+    )
+    config = directories.run().config()
+    wanted = {"opt": {"name": "adam", "lr": 0.2, "deep": {"a": 3, "b": {"c": 2}}, "new": {"x": 1.0}}}
+    assert config.values == wanted | {"n": {"now": "an object"}}
+    assert {key: value["value"] for key, value in json.loads(config.raw).items()} == config.values
+
+
+def test_a_run_keeps_its_first_entity_and_project(directories: Directories) -> None:
+    directories.add(start(0), row(0), start(0, entity="team", project="q", tags=["late"]))
+    directories.add(start(1, resume=True), row(1))
+    [project] = LocalSource([directories.root]).projects(None)
+    assert (project.entity, project.name) == ("local", "p")
+    assert directories.steps() == [0, 1]
+    assert directories.run().attributes().tags == ("late",)
+    assert directories.run().attributes().wandb["entity"] == "local"
+
+
+def test_rows_that_a_rewind_undid_are_left_out(directories: Directories) -> None:
+    image = {"_type": "image-file", "path": "media/images/late.png"}
+    directories.add(start(0), *(row(step, a=step) for step in range(5)), row(5, late=image))
+    rewind = {"branch_point": {"run": "r", "metric": "_step", "value": 2}}
+    directories.add(start(1, resume=True, **rewind), *(row(step, a=100 + step) for step in (3, 4)))
+    run = directories.run()
+    assert [(found.step, found.values["a"]) for found in rows_of(run)] == [(0, 0), (1, 1), (2, 2), (3, 103), (4, 104)]
+    assert [found.step for found in rows_of(run, 1)] == [2, 3, 4]
+    assert (run.survey().rows, run.survey().media) == (5, frozenset())
+    assert run.attributes().wandb["history_line_count"] == 5
+
+
 def test_a_fork_is_known_and_a_rewind_is_none(directories: Directories) -> None:
     directories.add(start(branch_point={"run": "parent", "value": 7, "metric": "_step"}), row(8))
     directories.add(start(run_id="s", branch_point={"run": "s", "value": 7, "metric": "_step"}), run_id="s")
@@ -530,6 +569,20 @@ def test_what_is_logged_after_the_first_pass_is_left_for_the_next_time(directori
     assert [row.number for page in run.system(0) for row in page] == [0]
     assert list(run.console(0)) == []
     assert len(rows_of(directories.run())) == 2
+
+
+def test_a_link_to_a_directory_is_followed_at_once(directories: Directories, tmp_path: Path) -> None:
+    place = directories.add(start(), row(0))
+    link = tmp_path / "wandb" / "latest-run"
+    link.symlink_to(place.name)
+    assert listings(LocalSource([link]))["r"].location == [str(place)]
+
+
+def test_artifacts_are_not_in_the_directory_of_an_online_run(directories: Directories) -> None:
+    directories.add(start(telemetry={"feature": {"offline": True}}), row(0), run_id="r")
+    assert directories.run().partial("artifacts") is None
+    directories.add(start(1, resume=True), row(1))
+    assert directories.run().partial("artifacts")
 
 
 def test_importing_the_source_does_not_import_wandb() -> None:

@@ -94,7 +94,7 @@ def read_all(server: Server, scratch: Path, entity: str = "acme") -> dict[str, A
                 "rows": [survey.rows, survey.counted, *([*row] for page in run.history(None) for row in page)],
                 "media": sorted(survey.media),
                 "system": [[row.time, row.values] for page in run.system(0) for row in page],
-                "sampled": run.system_is_sampled(),
+                "sampled": run.partial("system") is not None,
                 "console": [[*line][1:] for page in run.console(0) for line in page],
                 "files": [run.file_count(), *([file.name, content(run.fetch(file.name))] for file in run.files())],
             }

@@ -90,7 +90,7 @@ CONFIG: Row = {
 
 EVERYTHING = OfflineRun(
     "everything",
-    config=CONFIG | {"nan": None, "nested": {"z": 1}, "late": [5, {"k": "v"}]},
+    config=CONFIG | {"nan": None, "nested": CONFIG["nested"] | {"z": 1}, "late": [5, {"k": "v"}]},
     summary={key: value for key, value in scalars(2).items() if value is not None}
     | {"hist": HISTOGRAM, "best": 0.9, "deep": {"x": {"y": 2}, "z": 3}, "dm": {"min": 1, "max": 3}, "_step": 21},
     rows=[

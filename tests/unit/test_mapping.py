@@ -416,6 +416,7 @@ BARS_HERE = Histogram((0.0, 1.0, 2.0), (3, 4))
 WIDE = {"_type": "histogram", "bins": [*range(514)], "values": [1] * 513}
 WIDE_HERE = Histogram((*map(float, range(0, 513, 2)), 513.0), (*[2] * 256, 1))
 INEXACT = "integer not exact as a double"
+CAPTION = "caption as text"
 
 MEDIA = ["audio-file", "video-file", "html-file", "table-file", "plotly-file", "object3D-file", "molecule-file"]
 
@@ -449,6 +450,19 @@ HISTORY = [
     row("media file", IMAGE, {"k": A}, {}),
     row("media file with a caption", IMAGE | {"caption": "cat"}, {"k": A, "k/caption": "cat"}, {}),
     *(row(kind, {"_type": kind, "path": "media/images/a.png"}, {"k": A}, {}) for kind in MEDIA),
+    row(
+        "a number as caption",
+        IMAGE | {"caption": 7},
+        {"k": A, "k/caption": "7"},
+        {("converted", "k/caption", CAPTION): 1},
+    ),
+    row("False as caption", IMAGE | {"caption": False}, {"k": A}, {}),
+    row(
+        "captions of odd types",
+        {"_type": "images/separated", "filenames": [A[0], B[0], A[0], B[0]], "captions": [1.0, False, "", {"a": [2]}]},
+        {"k/0": A, "k/0/caption": "1", "k/1": B, "k/2": A, "k/3": B, "k/3/caption": '{"a":[2]}'},
+        {("converted", "k/0/caption", CAPTION): 1, ("converted", "k/3/caption", CAPTION): 1},
+    ),
     row("list of media", [IMAGE, OTHER | {"caption": "b"}], {"k/0": A, "k/1": B, "k/1/caption": "b"}, {}),
     row(
         "images/separated",
@@ -608,9 +622,11 @@ def test_the_step_of_a_system_metric_is_the_number_of_its_row() -> None:
     assert {kind for kind, _, _ in outcome.ledger} == {"estimated", "clamped"}
 
 
-def test_samples_of_system_metrics_are_noted() -> None:
-    data = MemoryData("r", system=[SystemRow(0, 1.0, {"a": 1})], system_is_sampled=True)
-    assert convert("system", data).ledger == {("sampled", "system", "W&B gave samples only"): 1}
+@pytest.mark.parametrize("part", ["system", "console", "artifacts"])
+def test_what_may_not_be_all_is_noted(part: str) -> None:
+    lines = [ConsoleLine(0, 1.0, "stdout", "a")]
+    data = MemoryData("r", system=[SystemRow(0, 1.0, {"a": 1})], console=lines, partial={part: "only samples"})
+    assert convert(part, data).ledger == {("sampled", part, "only samples"): 1}
 
 
 # ---------------------------------------------------------------- console

@@ -773,7 +773,7 @@ class TestOthers:
 
     def test_samples_that_turn_out_to_be_all_rows_are_gone_on_from(self) -> None:
         rows = [SystemRow(n, 1.7e9 + n, {"cpu": n}) for n in range(6)]
-        outcome = convert("system", MemoryData("r", system=rows[:4], system_is_sampled=True))
+        outcome = convert("system", MemoryData("r", system=rows[:4], partial={"system": "W&B gave samples only"}))
         whole = convert("system", MemoryData("r", system=rows), outcome)
         assert [step for step, _, _ in whole.series["system/cpu"]] == list(range(6))
         assert not [line for line in whole.ledger if line[0] == "kept"]
@@ -781,7 +781,7 @@ class TestOthers:
     def test_samples_of_a_run_that_went_on_are_told_of(self) -> None:
         rows = [SystemRow(n, 1.7e9 + n, {"cpu": n}) for n in range(6)]
         samples = [row._replace(number=n) for n, row in enumerate(rows[:6:2])]
-        outcome = convert("system", MemoryData("r", system=samples, system_is_sampled=True))
+        outcome = convert("system", MemoryData("r", system=samples, partial={"system": "W&B gave samples only"}))
         outcome = convert("system", MemoryData("r", system=rows), outcome)
         assert outcome.ledger["kept", "system", "samples taken while the run was going on"] == 3
 
@@ -795,7 +795,9 @@ class TestOthers:
         assert outcome.ledger == {("kept", "runtime/stdout", "a line that has changed since it was copied"): 1}
 
     def test_one_note_says_that_system_metrics_are_samples(self) -> None:
-        data = MemoryData("r", system=[SystemRow(n, 1.7e9, {"cpu": 1}) for n in range(5)], system_is_sampled=True)
+        data = MemoryData(
+            "r", system=[SystemRow(n, 1.7e9, {"cpu": 1}) for n in range(5)], partial={"system": "W&B gave samples only"}
+        )
         outcome = convert_in_pieces("system", data, slow=[True], page_rows=1)
         assert outcome.ledger == {("sampled", "system", "W&B gave samples only"): 1}
         assert not convert("system", replace(data, system=[])).ledger
