@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import Connection, Table, Update, bindparam, case, exists, func, select, update
+from sqlalchemy import Connection, Table, Update, and_, bindparam, case, exists, func, or_, select, update
 
 from migrations_db.columns import safe
 from migrations_db.database import Database
@@ -61,18 +61,20 @@ class Inventory:
                 connection.execute(_UPDATE_LISTED, differ)
             revived = update(Run).where(one_of(Run.id, [run.id for run in known if run.revived]))
             connection.execute(revived.values(_FRESH_START))
-            connection.execute(update(Run).where(one_of(Run.id, ids.values())).values(seen=inventory_id))
+            connection.execute(
+                update(Run).where(one_of(Run.id, ids.values()), Run.seen < inventory_id).values(seen=inventory_id)
+            )
         changed = sum(run.changed for run in known)
         return Counts(new=len(new), changed=changed, unchanged=len(known) - changed)
 
     def finish_inventory(self, project_id: int, inventory_id: int, unseen: Unseen) -> int:
         """Deal with runs that the inventory did not list; returns how many became skipped.
 
-        GONE: pending and failed runs of which nothing was copied are skipped; others stay, with a note in `reason`
-        (running ones without).
+        GONE: failed runs, and pending ones of which nothing was copied, are skipped; others stay, with a note in
+        `reason` (running ones without).
         EXCLUDED: pending runs are skipped (a later listing brings them back, cursors kept).
         """
-        not_listed = [Run.project_id == project_id, Run.seen != inventory_id]
+        not_listed = [Run.project_id == project_id, Run.seen < inventory_id]  # a later one may be listing
         skippable = [*not_listed, Run.phase == Phase.COPY]
         skipped = {"status": RunStatus.SKIPPED, "not_before": None, "finished_at": None}
         with self._database.write() as connection:
@@ -81,8 +83,10 @@ class Inventory:
                 return connection.execute(pending.values(skipped | {"reason": EXCLUDED_REASON})).rowcount
             uncopied = update(Run).where(
                 *skippable,
-                Run.status.in_([RunStatus.PENDING, RunStatus.FAILED]),
-                ~exists().where(Part.run == Run.id),
+                or_(
+                    Run.status == RunStatus.FAILED,
+                    and_(Run.status == RunStatus.PENDING, ~exists().where(Part.run == Run.id)),
+                ),
             )
             count = connection.execute(uncopied.values(skipped | {"reason": GONE_REASON})).rowcount
             copied = update(Run).where(*not_listed, Run.status.not_in([RunStatus.SKIPPED, RunStatus.RUNNING]))

@@ -178,8 +178,9 @@ class Store:
                 self._save_ledger(connection, claim.run, update_)
 
     def forget_copy(self, claim: Claim) -> None:
-        """Nothing of the run is at the destination any more: cursors, counts and ledger go. Fenced."""
-        nothing = {"position": None, "part": None, "points_read": 0, "points_written": 0, "size_bytes": 0}
+        """The destination has lost the run: it is copied from its start, so cursors, counts and ledger go. Fenced."""
+        counts = dict.fromkeys(("points_read", "points_written", "size_bytes"), 0)
+        nothing = {"phase": Phase.COPY, "position": None, "part": None} | counts
         with self._database.write() as connection:
             _fenced_update(connection, claim, nothing)
             connection.execute(delete(Part).where(Part.run == claim.run))

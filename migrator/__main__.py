@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -38,6 +39,9 @@ def global_options_first(arguments: Sequence[str]) -> list[str]:
 def main() -> NoReturn:
     if sys.stderr is None:  # closed by who started us
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the end
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # names that the terminal's encoding does not have
     for number in (signal.SIGTERM, signal.SIGHUP):
         if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
             signal.signal(number, _terminated)

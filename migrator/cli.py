@@ -148,6 +148,7 @@ def inventory(
             run_ids=tuple(run_id or ()),
         ),
         project_map=s.parse_project_map(project_map or ()),
+        whole=not (local or projects),
     )
     inventory_command(scope, tuple(local or ()), s.work_directory(work_dir), context.obj)
 

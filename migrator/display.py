@@ -75,7 +75,10 @@ class Lines:
         )
 
     def say(self, message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
+        try:
+            print(message, file=sys.stderr, flush=True)
+        except OSError:
+            pass  # nobody reads any more: no reason to stop
 
     def close(self) -> None:
         """Nothing open."""

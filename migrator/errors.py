@@ -109,7 +109,9 @@ class Vanished(Retryable):
     """The run was copied in part, or in full, but is not at the destination any more."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(ErrorClass.NOT_FOUND, f"{what} was copied already, but is gone: it is copied from its start")
+        super().__init__(
+            ErrorClass.NOT_FOUND, f"{what} was there already, but is gone: the run is copied from its start"
+        )
 
 
 class DiskFull(Retryable):

@@ -31,7 +31,12 @@ def guide(common: s.Globals) -> ExitCode:
         answer = _ask("Workers: a number from 1 on, or blank")
 
     typer.echo("\nListing the runs:")
-    inventory_command(Scope(entity or None, projects), (), s.work_directory(None), s.Globals(common.db, quiet=True))
+    inventory_command(
+        Scope(entity or None, projects, whole=not projects),
+        (),
+        s.work_directory(None),
+        s.Globals(common.db, quiet=True),
+    )
     settings = RunSettings(
         phase=Phase.COPY,
         mode=mode,

@@ -27,6 +27,7 @@ class Scope:
     projects: Sequence[str] = ()
     only: RunFilter = field(default_factory=RunFilter)
     project_map: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = False  # the source tells all projects that the entity has, and all are in scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,8 @@ def take_inventory(
 ) -> Iterator[ProjectResult]:
     """List all runs in scope of the projects that were found, one after the other, and save them page by page.
 
+    Runs that are in the database, but not listed, are gone; with `scope.whole` also those of projects not found.
+
     `tick(project, runs listed, runs in all or None)` follows the progress.
     """
     saved = save_projects(store, source.service, found, scope.project_map)
@@ -93,6 +96,12 @@ def take_inventory(
             tick(project.name, listed, total)
         unseen = store.inventory.finish_inventory(row.id, inventory_id, Unseen.EXCLUDED if filtered else Unseen.GONE)
         yield ProjectResult(row, listed, counts, history_rows, states, unseen)
+    if scope.whole and not filtered:
+        entities, listed_ids = {project.entity for project in found}, {row.id for row in saved}
+        for row in store.inventory.projects():
+            is_gone = row.source_service == source.service and row.entity in entities and row.id not in listed_ids
+            if is_gone and (unseen := store.inventory.finish_inventory(row.id, inventory_id, Unseen.GONE)):
+                yield ProjectResult(row, 0, Counts(), 0, {}, unseen)
 
 
 def save_projects(

@@ -31,6 +31,7 @@ RESERVED_LEVELS = frozenset(
     ]
 )
 METRICS_NAMESPACE = "metrics"
+MAPPING_VERSION = 1  # changes when the same W&B run would give another Neptune run
 NOT_ALLOWED = "not allowed in Neptune"  # why most projects are renamed
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,8 @@ from threading import Event
 
 from migrations_db import LeaseLost, StateError
 from migrations_db.errors import CountsDisagree
+from migrations_db.report_types import Progress
+from migrations_db.states import RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Claim, Failure, Retry
 from migrator.errors import (
@@ -38,8 +39,7 @@ from migrator.pipeline import Stopped
 
 log = logging.getLogger(__name__)
 
-STUCK_RUNS = 6  # so many runs that fail one after the other, and none that succeeds: the service is to blame
-STUCK_S = 600.0  # for so long: after that, the runs are
+STUCK_RUNS = 6  # so many runs that fail, and none that succeeds: the service is to blame
 UNKNOWN_FAILURES = 2  # a bug of ours seldom passes by itself
 PAUSE_S = 15.0  # a service that asks to wait, but does not say how long
 RETRY_BASE_S, RETRY_MAX_S = 2.0, 300.0  # before a run that failed is tried again: doubling, with jitter
@@ -54,11 +54,17 @@ class Outcomes:
     """Of the attempts of one worker. `stop` is set when it was asked to stop; `scratch` is where its files lie."""
 
     def __init__(
-        self, store: Store, max_failures: int, scratch: Path, stop: Event, pings: Callable[[Claim], Pings]
+        self,
+        store: Store,
+        max_failures: int,
+        scratch: Path,
+        stop: Event,
+        pings: Callable[[Claim], Pings],
+        progress: Callable[[], Progress],
     ) -> None:
-        self._store, self._max_failures = store, max_failures
+        self._store, self._max_failures, self._progress = store, max_failures, progress
         self._scratch, self._stop, self._pings = scratch, stop, pings
-        self._stuck: dict[int, float] = {}  # runs that have failed since one succeeded, and when first
+        self._stuck: set[int] = set()  # runs that have failed since one succeeded
 
     @contextmanager
     def recorded(self, claim: Claim) -> Iterator[None]:
@@ -125,12 +131,22 @@ class Outcomes:
             except Retryable as silence:
                 retry_after_s = silence.retry_after_s if isinstance(silence, Throttled) else None
                 return Throttled(error.error_class, f"{error} ({service} does not answer)", service, retry_after_s)
-        now = time.monotonic()
-        self._stuck.setdefault(claim.run, now)
-        if len(self._stuck) >= STUCK_RUNS and now - min(self._stuck.values()) < STUCK_S:
+        self._stuck.add(claim.run)
+        if self._all_are_stuck():
             message = f"{error} (as {len(self._stuck) - 1} other runs, and none succeeds)"
             return Throttled(error.error_class, message, [*pings][-1])  # who is to blame is not known
         return None
+
+    def _all_are_stuck(self) -> bool:
+        """Whether all runs fail: those that were tried lately did, and others are left, or none has ever been done.
+
+        So runs that are bad themselves fail in the end, when all others are done.
+        """
+        if len(self._stuck) < STUCK_RUNS:
+            return False
+        runs = self._progress().runs
+        left = runs[RunStatus.PENDING] + runs[RunStatus.RUNNING]
+        return left > len(self._stuck) or not runs[RunStatus.DONE]
 
     def _throttle(self, claim: Claim, outage: Throttled) -> None:
         delay_s = outage.retry_after_s or PAUSE_S  # 0 did not help on the spot

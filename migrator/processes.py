@@ -24,6 +24,10 @@ def host_id() -> str:
     return sha256(repr(facts).encode()).hexdigest()[:12]
 
 
+#: what a terminal sends to all processes of a command: Ctrl-C, and that it is closed
+TERMINAL = frozenset({signal.SIGINT, signal.SIGHUP})
+
+
 def heard() -> list[signal.Signals]:
     """The signals that end a command: Ctrl-C, a service manager's, and a terminal's that closes, but for `nohup`."""
     hangs_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]

@@ -50,6 +50,11 @@ class RunSettings:
     strict: bool = False
     safe_client: bool = False
 
+    @property
+    def asked(self) -> Sequence[str]:
+        """Parts that runs which are done without them are copied further for."""
+        return [part for part in self.include if part not in self.exclude]
+
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
@@ -58,6 +63,7 @@ class RunResult:
     exit_code: ExitCode
     progress: Progress
     skipped_values: int
+    uncopied: int = 0  # runs that an upload had to leave, because they have yet to be copied
 
 
 def selected_parts(include: Sequence[str], exclude: Sequence[str]) -> list[str]:
@@ -118,21 +124,22 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
         finally:
             display.close()
             store.end_invocation(invocation_id, exit_code)
-        return RunResult(exit_code, progress, skipped)
+        uncopied = waiting(store, Phase.COPY, only) if settings.phase is Phase.UPLOAD else 0
+        return RunResult(exit_code, progress, skipped, uncopied)
 
 
 def _finish(job: Job, settings: RunSettings, store: Store, display: Display) -> ExitCode:
     """Let workers do what there is to do. Another command may end runs without what this one asks for: then again."""
     while True:
-        again = store.start_copy(settings.include, job.only) if settings.include else 0
+        again = store.start_copy(settings.asked, job.only) if settings.asked else 0
         if again:
-            display.say(f"{counted(again, 'run')} done without {' and '.join(settings.include)}: copied further")
+            display.say(f"{counted(again, 'run')} done without {' and '.join(settings.asked)}: copied further")
         left = waiting(store, settings.phase, job.only)
         if not left:
             return ExitCode.OK
         supervision = replace(settings.supervision, workers=min(settings.supervision.workers, left))
         exit_code = Supervisor(job, supervision, store, display).run()
-        if exit_code is not ExitCode.OK or not settings.include:
+        if exit_code is not ExitCode.OK or not settings.asked:
             return exit_code
 
 
@@ -164,7 +171,7 @@ def selection(store: Store, settings: RunSettings) -> Selection:
     if settings.phase is Phase.UPLOAD:
         store.start_upload(only)
     if settings.limit is not None:
-        found = islice(to_do(store, settings.include, only), settings.limit)
+        found = islice(to_do(store, settings.asked, only), settings.limit)
         only = store.select((), [summary.ref for summary in found])
     return only
 

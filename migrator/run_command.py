@@ -43,7 +43,7 @@ def _as_json(result: RunResult) -> dict[str, object]:
 
 def _summary(settings: RunSettings, result: RunResult) -> str:
     runs = result.progress.runs
-    if not result.progress.runs_total:
+    if not result.progress.runs_total and not result.uncopied:
         return "There is nothing to do: `migrate inventory` lists runs, `migrate status` shows them."
     text = [f"{runs[RunStatus.DONE]} of {result.progress.runs_total} runs are done."]
     if settings.phase is Phase.COPY and settings.mode == "offline" and runs[RunStatus.DONE]:
@@ -52,6 +52,8 @@ def _summary(settings: RunSettings, result: RunResult) -> str:
         text.append(f"{runs[RunStatus.FAILED]} failed: `migrate status --failed` says why.")
     if result.skipped_values:
         text.append(f"{result.skipped_values:,} values could not be copied: `migrate status --skips` lists them.")
+    if result.uncopied:
+        text.append(f"{result.uncopied} must be copied first: `migrate run`, then `migrate sync` again.")
     if runs[RunStatus.PENDING]:
         text.append(f"{runs[RunStatus.PENDING]} are pending: run the same command again.")
     return "\n".join(text)
@@ -64,7 +66,7 @@ def dry_run_command(settings: RunSettings, common: Globals) -> ExitCode:
         only = store.select(settings.projects, settings.run_ids)
         plan: dict[str, dict[str, int | str]] = {}
         projects = {project.source: project.destination_name for project in store.inventory.projects()}
-        for summary in islice(to_do(store, settings.include, only), settings.limit):
+        for summary in islice(to_do(store, settings.asked, only), settings.limit):
             source = summary.ref.rsplit("/", 1)[0]
             entry = plan.setdefault(source, {"destination": f"{settings.workspace}/{projects[source]}", "runs": 0})
             entry["runs"] = int(entry["runs"]) + 1

@@ -37,6 +37,7 @@ def scratch_directory(parent: Path) -> Iterator[Path]:
         with _temporary_files_in(directory):
             yield directory
     finally:
+        _end_processes(directory, children=False)
         shutil.rmtree(directory, ignore_errors=True)
         remove_stale(parent)  # again: the wandb-core of a killed worker lives, and writes, a little longer
 
@@ -65,11 +66,16 @@ def _is_in_use(directory: Path) -> bool:
     return False
 
 
-def _end_processes(directory: Path) -> None:
-    """Kill what killed workers have left: processes of the SDKs, which have their temporary files there."""
+def _end_processes(directory: Path, *, children: bool = True) -> None:
+    """Kill what killed workers have left: processes of the SDKs, which have their temporary files there.
+
+    `children`: also ours. Python's resource tracker ends by itself, once it has tidied up.
+    """
     for process in psutil.process_iter():
         try:
-            if process.environ().get("TMPDIR") == str(directory.absolute()):
+            if (children or process.ppid() != os.getpid()) and process.environ().get("TMPDIR") == str(
+                directory.absolute()
+            ):
                 process.kill()
         except psutil.Error:
             pass  # it has just ended, or is not ours

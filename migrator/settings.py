@@ -45,7 +45,11 @@ def default_workers() -> int:
 
 def lease_s() -> float:
     """MIGRATE_LEASE_S is for tests: shorter than three heartbeats, a busy machine loses claims of live workers."""
-    return float(os.environ.get("MIGRATE_LEASE_S") or LEASE_S)
+    text = os.environ.get("MIGRATE_LEASE_S")
+    try:
+        return float(text or LEASE_S)
+    except ValueError as error:
+        raise UserError(f"MIGRATE_LEASE_S is a number of seconds, not '{text}'") from error
 
 
 def token_is_set() -> bool:

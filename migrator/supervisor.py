@@ -31,7 +31,7 @@ from migrations_db.store import Store
 from migrations_db.types import Failure
 from migrator.errors import ErrorClass, ExitCode
 from migrator.job import Job
-from migrator.processes import heard, host_id, is_alive, worker_id_of
+from migrator.processes import TERMINAL, heard, host_id, is_alive, worker_id_of
 from migrator.worker import Ended, run_worker
 
 log = logging.getLogger(__name__)
@@ -131,9 +131,9 @@ class Supervisor:
             progress = self._store.reports.progress(self._job.phase, self._job.only)
             self._display.update(progress)
             self._note(progress)
-            self._reap()
             if self._signals.count:
                 return self._stop_cleanly()
+            self._reap()
             fatal = next((child.ended for child in self._children if child.ended and child.ended.message), None)
             if fatal:
                 self._display.say(fatal.message or "")
@@ -192,9 +192,9 @@ class Supervisor:
             self._children[index] = self._replace(child, [stalled.run], ErrorClass.STALLED, Outcome.STALLED)
 
     def _note(self, progress: Progress) -> None:
-        """Remember when the job moved on last. Claims and their ends alone are no progress."""
-        ended = [progress.runs[status] for status in (RunStatus.DONE, RunStatus.FAILED)]
-        moved = (progress.points_read, progress.points_written, progress.size_bytes, ended)
+        """Remember when the job moved on last. Claims, and ends but for the good one, are no progress."""
+        done = progress.runs[RunStatus.DONE]
+        moved = (progress.points_read, progress.points_written, progress.size_bytes, done)
         if moved != self._moved:
             self._moved, self._moved_at = moved, time.monotonic()
             self._futile_deaths = 0
@@ -221,12 +221,14 @@ class Supervisor:
         process = multiprocessing.get_context("spawn").Process(
             target=run_worker, args=(self._job, number, os.getpid(), theirs), name=f"worker-{number}"
         )
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the tracker does not ignore it by itself
         resource_tracker.ensure_running()  # else the first worker's start would: it unblocks SIGINT
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the worker ignores it
+        signal.signal(signal.SIGHUP, before)
+        signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL)  # until the worker ignores them
         try:
             process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL)
         theirs.close()
         return _Child(number, process, worker_id_of(process.pid or 0), ours)
 

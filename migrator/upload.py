@@ -19,10 +19,10 @@ from migrations_db.types import Claim, PartProgress, PartUpdate
 from migrator.copy import Lane
 from migrator.destinations.base import Destination
 from migrator.destinations.neptune import NeptuneDestination, NeptuneRun
-from migrator.destinations.neptune_answers import CREATED, Past
+from migrator.destinations.neptune_answers import CREATED, EXISTED, Past
 from migrator.destinations.neptune_log import OfflineLog
 from migrator.destinations.neptune_offline import UPLOADED, run_directory
-from migrator.errors import ErrorClass, Rejected
+from migrator.errors import Vanished
 from migrator.job import Job
 from migrator.naming import neptune_run_id
 from migrator.pipeline import Claims, Progress, ledger_entries
@@ -39,26 +39,45 @@ def upload_run(claim: Claim, destination: Destination, claims: Claims, job: Job,
     if claim.position != UPLOADED:  # else an earlier attempt came this far
         log = OfflineLog(directory, project)
         if not log.path.exists():
-            raise Rejected(ErrorClass.NOT_FOUND, f"offline file {log.path} is gone")
+            raise Vanished(f"offline file {log.path}")
         saved = claims.parts(claim).get(PART, PartProgress())
-        past, progress = Past(CREATED, begun=saved.intent is not None), lane.progress
+        past, progress = _past(saved), lane.progress
         with log, destination.resend(project, run_id, past, progress.confirm) as out:
-            upload = _Upload(claim, claims, saved, log, out, progress)
+            if past.saved:
+                out.find()
+            upload = _Upload(claim, claims, saved, log, out, past, progress)
             upload.send_files()  # first, so that `migration/complete`, the last operation, is true when it arrives
             upload.send_operations()
-        claims.checkpoint(claim, [PartUpdate(PART, {"before": upload.announced}, done=True)], position=UPLOADED)
+        end = {"before": upload.announced, "existed": past.position == EXISTED}
+        claims.checkpoint(claim, [PartUpdate(PART, end, done=True)], position=UPLOADED)
     shutil.rmtree(directory, ignore_errors=True)  # before `complete`: nobody claims a done run to clean up
     claims.complete(claim, [PART])
+
+
+def _past(saved: PartProgress) -> Past:
+    """What earlier attempts, and uploads, know of the run."""
+    cursor = saved.cursor or {}
+    if saved.intent is None:
+        return Past(None)
+    sent = bool(cursor.get("operation") or cursor.get("before"))
+    return Past(EXISTED if cursor.get("existed") else CREATED, begun=True, saved=sent)
 
 
 class _Upload:
     """Reads from the log, sends, and saves how far it has come."""
 
     def __init__(
-        self, claim: Claim, claims: Claims, saved: PartProgress, log: OfflineLog, out: NeptuneRun, progress: Progress
+        self,
+        claim: Claim,
+        claims: Claims,
+        saved: PartProgress,
+        log: OfflineLog,
+        out: NeptuneRun,
+        past: Past,
+        progress: Progress,
     ) -> None:
         self._claim, self._claims = claim, claims
-        self._log, self._out, self._progress = log, out, progress
+        self._log, self._out, self._past, self._progress = log, out, past, progress
         self._cursor = {"file": 0, "operation": 0, "before": 0} | (saved.cursor or {})
         self.announced = int(saved.intent or 0)
 
@@ -97,6 +116,6 @@ class _Upload:
         self._progress.at(PART)
 
     def _save(self, kind: str, id_: int, update: PartUpdate) -> None:
-        self._cursor = self._cursor | {kind: id_}
+        self._cursor = self._cursor | {kind: id_, "existed": self._past.position == EXISTED}
         written = update.read - update.skipped
         self._claims.checkpoint(self._claim, [replace(update, cursor=self._cursor, written=written)])

@@ -39,7 +39,7 @@ from migrator.job import Job, build_api_source, build_destination, build_local_s
 from migrator.log import start_log, without_keys
 from migrator.outcomes import Outcomes, Pings
 from migrator.pipeline import Stopped
-from migrator.processes import host_id, started_s, worker_id_of
+from migrator.processes import TERMINAL, host_id, started_s, worker_id_of
 from migrator.sources.base import Source
 
 log = logging.getLogger(__name__)
@@ -64,8 +64,9 @@ class Ended:
 
 def run_worker(job: Job, number: int, supervisor_pid: int, pipe: Pipe) -> None:
     """The main function of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the supervisor decides
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # it was blocked while this process started
+    for number in TERMINAL:  # they reach the whole group: the supervisor decides
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL)  # they were blocked while this process started
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     start_log(job.log_file, job.verbose)
@@ -136,7 +137,14 @@ class _Worker:
         self._beat_at = _seconds()
         self._projects: set[str] = set()
         self.worker_id = self._register()
-        self._outcomes = Outcomes(self._store, job.max_failures, self._scratch, stop, self._pings)
+        self._outcomes = Outcomes(
+            self._store,
+            job.max_failures,
+            self._scratch,
+            stop,
+            self._pings,
+            lambda: self._store.reports.progress(job.phase, job.only),
+        )
         self._plan = CopyPlan(job.workspace, job.parts, job.options, job.tool_version)
 
     def _register(self) -> str:
@@ -152,14 +160,19 @@ class _Worker:
     def __exit__(self, *exc: Any) -> None:
         self._stop.set()
         self._pool.shutdown(wait=False, cancel_futures=True)  # a download may go on for ever, with nobody to take it
+        closing = threading.Thread(target=self._close, name="close", daemon=True)
+        closing.start()
+        closing.join(STOP_S)  # wandb-core may not answer
+        self._store.workers.stop(self.worker_id)
+        self._store.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _close(self) -> None:
         for source in self._sources.values():
             if source.done() and not source.cancelled() and source.exception() is None:
                 source.result().close()
         if self._destination is not None:
             self._destination.close()
-        self._store.workers.stop(self.worker_id)
-        self._store.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
 
     # ------------------------------------------------------------ threads
 
@@ -266,7 +279,7 @@ class _Worker:
             return None
         if before := self._in_hand.get(claim.run):  # its lease ended all the same: its lane has to see that first
             before.lost = True
-            self._store.release(claim, delay_s=IDLE_WAIT_S)
+            self._store.release(claim, delay_s=HEARTBEAT_S)
             return None
         held = self._in_hand[claim.run] = _InHand(claim, self._stop, self._renew)
         return held

@@ -23,13 +23,14 @@ from typing import Any, NamedTuple, Self
 from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
 
 from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
-from migrator.destinations.neptune_answers import THERE, UNKNOWN_PATH, Past
+from migrator.destinations.neptune_answers import UNKNOWN_PATH, Past
 from migrator.destinations.neptune_errors import SERVICE, patiently
 from migrator.destinations.neptune_sdk import Answer, Connection
 from migrator.destinations.neptune_wire import OperationBuilder, Upload, create_operation
-from migrator.errors import ErrorClass, MigratorError, Retryable, Vanished
+from migrator.errors import ErrorClass, MigratorError, Retryable
 from migrator.limits import STATUS_BATCH
-from migrator.records import Record
+from migrator.naming import MAPPING_VERSION
+from migrator.records import Assign, Record
 
 POLL_MIN_S, POLL_MAX_S = 0.02, 0.5  # between two status questions: a tenth of what the oldest request waits already
 PROCESSING_TIMEOUT_S = 900.0  # a request that is not processed by then never will be: the run is tried again
@@ -63,7 +64,9 @@ class NeptuneDestination:
         self, target: RunTarget, position: str | None, *, begun: bool = False, confirm: Confirm = unfenced
     ) -> NeptuneRun:
         run = self.resend(target.project, target.run_id, Past.of(position, begun=begun), confirm)
-        run.create(create_operation(target), is_there=position is not None)
+        if position is not None:
+            run.find()
+        run.send_operation(create_operation(target), replayed=False)
         return run
 
     def resend(self, project: str, run_id: str, past: Past, confirm: Confirm = unfenced) -> NeptuneRun:
@@ -139,20 +142,14 @@ class NeptuneRun:
             self.send_operation(operation, replayed=self._replayed)
         self.send_files(uploads)
 
-    def create(self, operation: RunOperation, *, is_there: bool) -> None:
-        """Make the run. `Vanished` where it should be there, but has to be made anew.
+    def find(self) -> None:
+        """Raise `Vanished` unless the run, which was there, still is.
 
-        A second try tells whether this server would have said that it is there.
+        To be asked before its creation is sent again, which would make it anew and hide what it has lost: so with an
+        operation that changes nothing.
         """
-        self.send_operation(operation, replayed=False)
-        if is_there and not THERE & self._answer().keys():
-            self.send_operation(operation, replayed=False)
-            if THERE & self._answer().keys():
-                raise Vanished(f"{operation.project}:{operation.run_id}")
-
-    def _answer(self) -> Mapping[str, int]:
-        """What became of the last request."""
-        return self._sent.requests[-1].answer.result().codes or {}
+        self.write([Assign({"migration/mapping_version": MAPPING_VERSION})])
+        self.flush().wait()
 
     def send_operation(self, operation: RunOperation, *, replayed: bool) -> None:
         """Submit a ready operation; its answer is awaited with the next barrier."""

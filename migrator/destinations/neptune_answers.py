@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from migrator.errors import ErrorClass, Rejected, Retryable
+from migrator.errors import ErrorClass, Rejected, Retryable, Vanished
 
 #: answers to points that an earlier attempt has sent already, whichever the server looks at first
 BENIGN_WHEN_REPLAYED = frozenset(
@@ -23,6 +23,8 @@ FORK_KEPT = "the run keeps the fork point, or none, that it was created with"
 UNKNOWN_PATH = "(path unknown)"
 #: answers to a creation that say that the run is there
 THERE = frozenset({"RUN_DUPLICATE", CONFLICT})
+#: answers that say that it is not
+GONE = frozenset({"RUN_NOT_FOUND", "PROJECT_NOT_FOUND"})
 #: the run is there already, as it should be
 BENIGN = frozenset({"RUN_DUPLICATE"})
 #: changes the run, and is told, but loses nothing
@@ -43,10 +45,14 @@ FATAL = frozenset(
 
 @dataclass(slots=True)
 class Past:
-    """What is known of a run before this attempt: its saved position (None: nothing), and whether we created it."""
+    """What is known of a run before this attempt: its saved position (None: nothing), and whether we created it.
+
+    `saved`: an earlier attempt has seen that something of it is in Neptune.
+    """
 
     position: str | None
     begun: bool = False
+    saved: bool = False
 
     @classmethod
     def of(cls, position: str | None, *, begun: bool) -> Past:
@@ -54,13 +60,15 @@ class Past:
         have been lost. `EXISTED` remembers that.
         """
         begun = begun or position is not None
-        return cls(position or (CREATED if begun else None), begun)
+        return cls(position or (CREATED if begun else None), begun, position is not None)
 
     def judge(self, project: str, codes: Mapping[str, int], *, replayed: bool) -> tuple[set[str], dict[str, int]]:
         """(notes, refusals for good by code) of the answer to a request; the first request holds the creation.
 
-        Raises `RunError` where the answer is about the run as a whole.
+        Raises `RunError` where the answer is about the run as a whole, `Vanished` where it was there and is gone.
         """
+        if self.saved and GONE & codes.keys():
+            raise Vanished(f"the run in {project}")
         if self.position is None:
             self.position = EXISTED if "RUN_DUPLICATE" in codes else CREATED
         notes = set(NOTES & codes.keys())

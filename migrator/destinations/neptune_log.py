@@ -17,7 +17,7 @@ from neptune_scale.exceptions import NeptuneLocalStorageInUnsupportedVersion, Ne
 from neptune_scale.sync.operations_repository import OperationsRepository, OperationType
 
 from migrator.destinations.neptune_wire import REQUEST_BYTES, Upload
-from migrator.errors import DiskFull, ErrorClass, Rejected, Retryable, RunError, disk_full
+from migrator.errors import DiskFull, ErrorClass, Rejected, Retryable, RunError, Vanished, disk_full
 from migrator.records import LocalFile
 
 LOG_NAME = "run_operations.sqlite3"
@@ -89,16 +89,22 @@ class OfflineLog:
 
     def position(self) -> str:
         """Where the file ends now: the last operation and the last file."""
+        operation, upload = self._ends()
+        return f"{operation}:{upload}"
+
+    def _ends(self) -> tuple[int, int]:
         with self._transaction() as connection:
             operation, upload = connection.execute(
                 "SELECT (SELECT COALESCE(MAX(sequence_id), 0) FROM run_operations), "
                 "(SELECT COALESCE(MAX(id), 0) FROM file_upload_requests)"
             ).fetchone()
-        return f"{operation}:{upload}"
+        return operation, upload
 
     def cut(self, position: str) -> None:
-        """Take back what lies behind `position`."""
+        """Take back what lies behind `position`. `Vanished` where the file ends before it (an older copy of it)."""
         operation, upload = (int(number) for number in position.split(":"))
+        if any(there < wanted for there, wanted in zip(self._ends(), (operation, upload), strict=True)):
+            raise Vanished(f"the end of offline file {self.path}")
         with self._transaction() as connection:
             connection.execute("DELETE FROM run_operations WHERE sequence_id > ?", (operation,))
             connection.execute("DELETE FROM file_upload_requests WHERE id > ?", (upload,))
@@ -151,7 +157,7 @@ class OfflineLog:
                 digest = file_digest(stream, "md5").hexdigest()
                 size_found = stream.tell()
         except FileNotFoundError as error:
-            raise Rejected(ErrorClass.NOT_FOUND, f"{path} is gone: the offline file beside it needs it") from error
+            raise Vanished(f"{path}, which an offline file needs,") from error
         except OSError as error:
             raise _disk_error(self.directory, error) from error
         if size_found != size_bytes:

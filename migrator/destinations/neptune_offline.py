@@ -25,7 +25,7 @@ from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
 from migrator.destinations.neptune_log import LOG_NAME, OfflineLog, disk_errors
 from migrator.destinations.neptune_sdk import check_version
 from migrator.destinations.neptune_wire import OperationBuilder, Upload, create_operation
-from migrator.errors import ErrorClass, Rejected
+from migrator.errors import Vanished
 from migrator.naming import cut_utf8, hex_digest
 from migrator.records import Record
 
@@ -94,8 +94,7 @@ def _new_log(directory: Path, target: RunTarget) -> OfflineLog:
 def _cut_log(directory: Path, position: str) -> OfflineLog:
     """The log as it was at the last checkpoint."""
     if not (directory / LOG_NAME).exists():
-        message = f"offline file {directory / LOG_NAME} is gone, but part of the run was already in it"
-        raise Rejected(ErrorClass.NOT_FOUND, message)
+        raise Vanished(f"offline file {directory / LOG_NAME}")
     log = OfflineLog(directory)
     log.cut(position)
     return log

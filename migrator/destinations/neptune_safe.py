@@ -18,11 +18,11 @@ from neptune_scale.exceptions import NeptuneBadRequestError, NeptuneRetryableErr
 from neptune_scale.projects import create_project, list_projects
 
 from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
-from migrator.destinations.neptune_answers import UNKNOWN_PATH, Past
+from migrator.destinations.neptune_answers import THERE, UNKNOWN_PATH, Past
 from migrator.destinations.neptune_client import Client
 from migrator.destinations.neptune_errors import SERVICE, patiently, translated
 from migrator.destinations.neptune_token import address_of
-from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, Throttled, UserError
+from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, Throttled, UserError, Vanished
 from migrator.records import Record
 
 PROCESSING_TIMEOUT_S = 900.0  # as for the fast client: what is not processed by then never will be
@@ -62,7 +62,21 @@ class SafeDestination:
     def open_run(
         self, target: RunTarget, position: str | None, *, begun: bool = False, confirm: Confirm = unfenced
     ) -> SafeRun:
-        return SafeRun(self, target, Past.of(position, begun=begun), confirm)
+        past = Past.of(position, begun=begun)
+        if past.saved:
+            confirm()
+            self._find(target, past)
+        return SafeRun(self, target, past, confirm)
+
+    def _find(self, target: RunTarget, past: Past) -> None:
+        """Raise `Vanished` unless the run, which was there, still is. Else a client has made it anew: without data."""
+        client = self.start(target)
+        client.finish()
+        codes = client.codes()
+        past.judge(target.project, codes, replayed=False)
+        self.check(client, target)
+        if not THERE & codes.keys():
+            raise Vanished(f"{target.project}:{target.run_id}")
 
     def start(self, target: RunTarget) -> Client:
         with self._starting:  # one at a time: see Client

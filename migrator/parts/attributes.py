@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrator.limits import STRING_MAX_BYTES
-from migrator.naming import Paths, clean_text
+from migrator.naming import MAPPING_VERSION, Paths, clean_text
 from migrator.parts.base import Context, Cursor, Ledger, single_value
 from migrator.records import AddTags, Assign, Batch, Kind, Scalar
 from migrator.sources.base import SourceRun
-
-#: version of the mapping in README; changes when the same W&B run would give another Neptune run
-MAPPING_VERSION = 1
 
 
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:

@@ -262,6 +262,25 @@ def test_runs_gone_from_the_source_are_skipped_unless_something_was_copied(store
     store.checkpoint(busy, [])  # its worker finds out by itself
 
 
+def test_failed_runs_gone_from_the_source_are_skipped_although_something_was_copied(store: Store, worker: str) -> None:
+    project_id = add(store, "half")
+    half = take(store)
+    store.checkpoint(half, [PartUpdate("history", {"step": 1}, read=1, written=1)])
+    store.fail(half, BROKEN)
+    assert store.inventory.finish_inventory(project_id, 2, Unseen.GONE) == 1
+    assert (detail(store, "half").status, detail(store, "half").reason) == (RunStatus.SKIPPED, "gone from the source")
+
+
+@pytest.mark.parametrize("first_to_end", [1, 2])
+def test_two_inventories_at_once_take_nothing_from_each_other(store: Store, first_to_end: int) -> None:
+    project_id = project(store)
+    store.inventory.save_runs(project_id, [row("a")], 1)
+    store.inventory.save_runs(project_id, [row("a"), row("b")], 2)
+    store.inventory.save_runs(project_id, [row("b")], 1)
+    for inventory_id in (first_to_end, 3 - first_to_end):
+        assert store.inventory.finish_inventory(project_id, inventory_id, Unseen.GONE) == 0
+
+
 def test_runs_that_a_filter_leaves_out_are_skipped_until_they_are_listed_again(store: Store, worker: str) -> None:
     project_id = add(store, "out", "in", "done")
     finish(store, take(store, store.select(run_ids=["done"])), "config")

@@ -253,6 +253,24 @@ def test_parts_that_are_asked_for_later_are_copied_then(set_scene: SetScene, com
     assert nothing == {}
 
 
+def test_a_part_both_included_and_excluded_is_not_waited_for(set_scene: SetScene) -> None:
+    scene = set_scene(sample_runs(2, steps=4))
+    scene.migrate.succeed("inventory")
+    scene.migrate.succeed("run", "--include", "artifacts", "--exclude", "artifacts")
+    assert "artifacts" not in scene.migrate.status()["parts"]
+
+
+def test_runs_of_a_project_that_is_deleted_are_no_failures_for_ever(set_scene: SetScene) -> None:
+    scene = set_scene(Project("kept", sample_runs(1, steps=4)), Project("deleted", sample_runs(2, steps=4)))
+    scene.migrate.succeed("inventory")
+    [entity] = scene.wandb.entities.values()
+    entity.projects.pop()
+    assert scene.migrate.run("run").exit_code == 3
+    assert "gone from W&B" in scene.migrate.succeed("inventory").stdout
+    scene.migrate.succeed("run")
+    assert scene.migrate.status()["runs"]["skipped"] == 2
+
+
 def test_a_run_deleted_after_the_inventory_fails_alone_and_is_copied_once_it_is_back(set_scene: SetScene) -> None:
     scene = set_scene(mixed_modes(sample_runs(6, steps=5)))
     scene.migrate.succeed("inventory")

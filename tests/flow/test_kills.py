@@ -107,19 +107,6 @@ def test_killed_again_and_again_a_job_goes_on_from_its_checkpoints(scene: Scene,
     check_sent_twice(scene, unsaved)
 
 
-@pytest.mark.parametrize("whole_project", [False, True])
-def test_a_run_that_is_gone_from_neptune_is_copied_from_its_start(scene: Scene, whole_project: bool) -> None:
-    kill_everything(scene, started_until(scene, "run", lambda: saved(scene, "history"), LONG_POINTS // 4))
-    project = scene.neptune.store.projects["team/demo"]
-    if whole_project:
-        del scene.neptune.store.projects["team/demo"]
-    else:
-        project.runs.clear()
-    scene.migrate.succeed("run", "--run-id", LONG_RUN)
-    assert [line for line in scene.differences() if line.startswith(f"demo/{LONG_RUN}")] == []
-    assert scene.migrate.status()["runs"]["failed"] == 0
-
-
 @pytest.mark.parametrize("seed", [2])
 def test_killed_again_and_again_offline_files_and_their_upload_go_on_too(scene: Scene, seed: int) -> None:
     points = spread(seed, 4, LONG_POINTS)

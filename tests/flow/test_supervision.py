@@ -181,6 +181,22 @@ def test_a_command_leaves_no_process_although_its_worker_waits_for_an_answer(
     assert scene.differences() == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_what_a_terminal_sends_to_all_processes_stops_a_job_cleanly(
+    set_scene: SetScene, number: signal.Signals
+) -> None:
+    scene = set_scene(sample_runs(3), processing_delay_s=(3.0, 3.0))
+    scene.migrate.succeed("inventory")
+    running = scene.migrate.start("run")
+    wait_until(lambda: scene.neptune.log.count("submit") >= 3, "all runs to be sent", running)
+    os.killpg(running.pid, number)
+    ended = running.wait()
+    assert (ended.exit_code, "died" in ended.stderr) == (130 if number == signal.SIGINT else 143, False)
+    assert ask(scene, "SELECT DISTINCT outcome FROM attempt") == [("released",)]
+    scene.migrate.succeed("run")
+    assert scene.differences() == []
+
+
 def test_a_refused_key_ends_the_job_although_a_run_waits_for_an_answer(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(3))
     scene.migrate.succeed("inventory")

@@ -1,0 +1,132 @@
+"""Runs that Neptune, or the directory of offline files, has lost while the job was on its way: copied anew."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from tests.flow.conftest import Scene, SetScene, Started, wait_until
+from tests.servers.wandb_data import Run, big_runs, sample_runs
+
+METRICS = 5
+POINTS = 60_000 * METRICS  # of the long run
+
+
+@pytest.fixture
+def scene(set_scene: SetScene) -> Scene:
+    """One long run, listed."""
+    scene = set_scene(big_runs(1, steps=POINTS // METRICS, metrics=METRICS), processing_delay_s=(0.1, 0.1))
+    scene.migrate.succeed("inventory")
+    return scene
+
+
+def killed_half_way(scene: Scene, *command: str) -> None:
+    started = scene.migrate.start(*command)
+    wait_until(lambda: scene.neptune.store.points_stored > POINTS // 3, "a third of the points", started)
+    started.kill_group()
+    for process in scene.migrate.processes():
+        process.kill()
+    wait_until(lambda: not scene.migrate.processes(), "all processes to end")
+
+
+def outcomes(scene: Scene) -> set[str]:
+    with closing(sqlite3.connect(scene.migrate.directory / "migration.db")) as database:
+        return {outcome for (outcome,) in database.execute("SELECT outcome FROM attempt")}
+
+
+def lose_the_run(scene: Scene) -> None:
+    scene.neptune.store.projects["team/demo"].runs.clear()
+
+
+def lose_the_project(scene: Scene) -> None:
+    del scene.neptune.store.projects["team/demo"]
+
+
+def is_whole(scene: Scene) -> bool:
+    return scene.differences() == [] and not scene.migrate.status()["skips"]
+
+
+@pytest.mark.parametrize("lose", [lose_the_run, lose_the_project])
+def test_a_run_that_is_gone_from_neptune_is_copied_from_its_start(scene: Scene, lose: Callable[[Scene], None]) -> None:
+    killed_half_way(scene, "run")
+    lose(scene)
+    scene.migrate.succeed("run")
+    assert is_whole(scene)
+
+
+def test_a_stop_while_neptune_is_asked_hides_nothing(scene: Scene) -> None:
+    killed_half_way(scene, "run")
+    lose_the_run(scene)
+    scene.neptune.store.processing_delay_s = (30.0, 30.0)
+    asked = scene.neptune.log.count("submit")
+    started = scene.migrate.start("run")
+    wait_until(lambda: scene.neptune.log.count("submit") > asked, "a first request", started)
+    stop(started)
+    scene.neptune.store.processing_delay_s = (0.0, 0.0)
+    scene.migrate.succeed("run")
+    assert is_whole(scene)
+
+
+def stop(started: Started) -> None:
+    started.send(signal.SIGTERM)
+    assert started.wait().exit_code == 143
+
+
+def test_a_passing_answer_of_the_server_is_no_loss(scene: Scene) -> None:
+    killed_half_way(scene, "run")
+    scene.neptune.store.refuse("^migration/mapping_version$", "INTERNAL")
+    started = scene.migrate.start("run")
+    wait_until(lambda: "retry" in outcomes(scene), "a failure", started)
+    scene.neptune.store.forget_rules()
+    assert started.wait().exit_code == 0
+    assert is_whole(scene)
+    assert scene.neptune.store.duplicates_offered < POINTS
+
+
+def test_an_upload_that_neptune_has_lost_is_copied_and_uploaded_anew(scene: Scene) -> None:
+    scene.migrate.succeed("run", "--mode", "offline")
+    killed_half_way(scene, "sync")
+    lose_the_run(scene)
+    ended = scene.migrate.succeed("sync")
+    assert "1 must be copied first: `migrate run`" in ended.stderr
+    scene.migrate.succeed("run", "--mode", "offline")
+    scene.migrate.succeed("sync")
+    assert is_whole(scene)
+
+
+def test_a_lost_offline_file_is_written_anew(scene: Scene) -> None:
+    scene.migrate.succeed("run", "--mode", "offline")
+    shutil.rmtree(scene.migrate.directory / "neptune-offline")
+    scene.migrate.succeed("sync")
+    scene.migrate.succeed("run", "--mode", "offline")
+    scene.migrate.succeed("sync")
+    assert is_whole(scene)
+
+
+@pytest.mark.parametrize("commands", [["run --safe-client"], ["run --mode offline", "sync"]], ids=["safe", "offline"])
+def test_a_run_that_grew_and_is_gone_from_neptune_is_copied_from_its_start(
+    set_scene: SetScene, commands: list[str]
+) -> None:
+    [run] = sample_runs(1, steps=30, files=2)
+    scene = set_scene([run])
+    grown(run, 15)
+    for steps in (15, None):
+        grown(run, steps)
+        scene.migrate.succeed("inventory")
+        for _ in ("sees that it is gone", "copies it"):
+            for command in commands:
+                scene.migrate.succeed(*command.split())
+        if steps:
+            lose_the_run(scene)
+    assert is_whole(scene)
+
+
+def grown(run: Run, visible: int | None) -> None:
+    run.visible, run.state = visible, "running" if visible else "finished"
+    run.heartbeat_at = f"2024-01-01T00:00:{visible or 59}Z"
+    run.changed()
