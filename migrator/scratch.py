@@ -73,9 +73,8 @@ def _end_processes(directory: Path, *, children: bool = True) -> None:
     """
     for process in psutil.process_iter():
         try:
-            if (children or process.ppid() != os.getpid()) and process.environ().get("TMPDIR") == str(
-                directory.absolute()
-            ):
+            is_left = process.environ().get("TMPDIR") == str(directory.absolute())
+            if is_left and (children or process.ppid() != os.getpid()):
                 process.kill()
         except psutil.Error:
             pass  # it has just ended, or is not ours

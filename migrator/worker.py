@@ -34,7 +34,7 @@ from migrations_db.store import Store
 from migrations_db.types import Activity, Claim, WorkerInfo
 from migrator.copy import CopyPlan, Lane, copy_run
 from migrator.destinations.base import Destination
-from migrator.errors import ExitCode, Retryable, UserError
+from migrator.errors import ExitCode, Retryable, RunError, UserError
 from migrator.job import Job, build_api_source, build_destination, build_local_source
 from migrator.log import start_log, without_keys
 from migrator.outcomes import Outcomes, Pings
@@ -302,10 +302,9 @@ class _Worker:
         claim = held.claim
         log.info("run %s: attempt %d begins", claim.ref, claim.attempt)
         try:
-            with self._outcomes.recorded(claim), self._scratch_of(claim) as scratch:
+            with self._outcomes.recorded(claim), self._scratch_of(claim) as scratch, self._in_project(claim):
                 lane = Lane(scratch, self._pool, held)
                 assert self._destination is not None
-                self._ensure_project(claim)
                 if self.job.phase is Phase.UPLOAD:
                     from migrator.upload import upload_run  # brings the Neptune SDK, which a copy may not need
 
@@ -335,7 +334,9 @@ class _Worker:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _ensure_project(self, claim: Claim) -> None:
+    @contextmanager
+    def _in_project(self, claim: Claim) -> Iterator[None]:
+        """The project exists, and the database belongs to this destination. After a failure it is looked at again."""
         assert self._destination is not None
         project = f"{self.job.workspace}/{claim.destination_name}"
         if project not in self._projects:
@@ -343,6 +344,11 @@ class _Worker:
             if self.job.binding:
                 self.job.binding.bind(self._store)
             self._projects.add(project)
+        try:
+            yield
+        except RunError:
+            self._projects.discard(project)  # it may be gone
+            raise
 
     def _source(self, service: str) -> Source:
         return self._connect(service).result()
