@@ -99,7 +99,7 @@ def check_sent_twice(scene: Scene, unsaved: Sequence[int]) -> None:
 
 @pytest.mark.parametrize("seed", [1])
 def test_killed_again_and_again_a_job_goes_on_from_its_checkpoints(scene: Scene, seed: int) -> None:
-    requests, points = spread(seed, 3, 60), spread(seed, 5, LONG_POINTS)
+    requests, points = spread(seed, 2, 60), spread(seed, 3, LONG_POINTS)
     unsaved = kill_on_the_way(scene, "run", scene.submissions, requests, "history")
     unsaved += kill_on_the_way(scene, "run", lambda: scene.neptune.store.points_stored, points, "history")
     scene.migrate.succeed("run")
@@ -109,10 +109,10 @@ def test_killed_again_and_again_a_job_goes_on_from_its_checkpoints(scene: Scene,
 
 @pytest.mark.parametrize("seed", [2])
 def test_killed_again_and_again_offline_files_and_their_upload_go_on_too(scene: Scene, seed: int) -> None:
-    points = spread(seed, 4, LONG_POINTS)
+    points = spread(seed, 2, LONG_POINTS)
     kill_on_the_way(scene, "run --mode offline", lambda: saved(scene, "history"), points, "history")
     scene.migrate.succeed("run", "--mode", "offline")
-    points = spread(seed, 4, LONG_POINTS)
+    points = spread(seed, 2, LONG_POINTS)
     unsaved = kill_on_the_way(scene, "sync", lambda: scene.neptune.store.points_stored, points, "upload")
     scene.migrate.succeed("sync")
     assert scene.differences() == []

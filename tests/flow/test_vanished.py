@@ -14,7 +14,7 @@ from tests.flow.conftest import Scene, SetScene, Started, wait_until
 from tests.servers.wandb_data import Run, big_runs, sample_runs
 
 METRICS = 5
-POINTS = 60_000 * METRICS  # of the long run
+POINTS = 45_000 * METRICS  # of the long run
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def scene(set_scene: SetScene) -> Scene:
 
 def killed_half_way(scene: Scene, *command: str) -> None:
     started = scene.migrate.start(*command)
-    wait_until(lambda: scene.neptune.store.points_stored > POINTS // 3, "a third of the points", started)
+    wait_until(lambda: scene.neptune.store.points_stored > POINTS // 2, "half of the points", started)
     started.kill_group()
     for process in scene.migrate.processes():
         process.kill()
@@ -114,15 +114,16 @@ def test_a_run_that_grew_and_is_gone_from_neptune_is_copied_from_its_start(
 ) -> None:
     [run] = sample_runs(1, steps=30, files=2)
     scene = set_scene([run])
-    grown(run, 15)
     for steps in (15, None):
         grown(run, steps)
         scene.migrate.succeed("inventory")
-        for _ in ("sees that it is gone", "copies it"):
-            for command in commands:
-                scene.migrate.succeed(*command.split())
+        for command in commands:
+            scene.migrate.succeed(*command.split())
         if steps:
             lose_the_run(scene)
+    if "sync" in commands:  # has put the run back: to be copied to a new file
+        for command in commands:
+            scene.migrate.succeed(*command.split())
     assert is_whole(scene)
 
 
