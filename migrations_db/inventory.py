@@ -81,14 +81,14 @@ class Inventory:
             if unseen is Unseen.EXCLUDED:
                 pending = update(Run).where(*skippable, Run.status == RunStatus.PENDING)
                 return connection.execute(pending.values(skipped | {"reason": EXCLUDED_REASON})).rowcount
-            uncopied = update(Run).where(
+            lost = update(Run).where(
                 *skippable,
                 or_(
                     Run.status == RunStatus.FAILED,
                     and_(Run.status == RunStatus.PENDING, ~exists().where(Part.run == Run.id)),
                 ),
             )
-            count = connection.execute(uncopied.values(skipped | {"reason": GONE_REASON})).rowcount
+            count = connection.execute(lost.values(skipped | {"reason": GONE_REASON})).rowcount
             copied = update(Run).where(*not_listed, Run.status.not_in([RunStatus.SKIPPED, RunStatus.RUNNING]))
             connection.execute(copied.values(reason=GONE_REASON))
             return count

@@ -11,7 +11,7 @@ worker          one process: claims runs, copies several at a time;  outcomes  w
 supervisor      one command: keeps workers alive, shows progress, ends when nothing is left
 inventory, run, report, demo, guided    what the commands do;  *_command  what they print
 cli, __main__   the command line; errors become messages and exit codes
-settings, job, binding, limits, errors, log, processes, scratch, display    what the others stand on
+settings, job, binding, limits, errors, log, processes, signals, scratch, display    what the others stand on
 
 The state database is a package of its own: migrations_db.
 """

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from migrator.errors import ExitCode, MigratorError, Retryable, RunError, UserError, disk_full
+from migrator.signals import ending
 
 #: options that may stand before or behind the command; True: a value follows
 _GLOBAL_OPTIONS = {"--db": True, "--json": False, "--verbose": False, "-v": False, "--quiet": False, "-q": False}
@@ -42,9 +43,8 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # names that the terminal's encoding does not have
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
-            signal.signal(number, _terminated)
+    for number in ending():
+        signal.signal(number, _terminated)
     sys.exit(int(_exit_code(sys.argv[1:])))
 
 
@@ -71,7 +71,7 @@ def _exit_code(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; python would complain once more at its end
         return ExitCode.OK
-    except Exception as error:  # noqa: BLE001 - one of two places: people get a message, the log gets the traceback
+    except Exception as error:  # noqa: BLE001 - a bug: people get a message, the log gets the traceback
         return _unexpected(error)
     return ExitCode.OK
 

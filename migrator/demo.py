@@ -163,10 +163,7 @@ When you have seen enough, delete the directory; there is nothing of the demo el
 
     def _migrate_and_stop(self, *arguments: str) -> None:
         """SIGTERM as soon as some runs are done, while another is in its middle."""
-        with (
-            self._migrate_started(*arguments) as process,
-            closing(open_store(self.directory / DEFAULT_DB, create=False)) as store,
-        ):
+        with self._migrate_started(*arguments) as process, self._store() as store:
             while process.poll() is None:
                 progress = store.reports.progress(Phase.COPY)
                 if _is_half_way(progress):

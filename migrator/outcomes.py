@@ -93,7 +93,7 @@ class Outcomes:
                     raise UserError(f"{self._scratch} is gone. {OTHER_PLACE}", ExitCode.UNEXPECTED) from error
                 told = Retryable(ErrorClass.UNKNOWN, f"{type(error).__name__}: {error}")
                 self._not_now(claim, disk_full(error, "scratch files", self._scratch) or told)
-            except Exception as error:
+            except Exception as error:  # a bug: it costs this run an attempt, no other run anything
                 log.exception("run %s: unexpected error", claim.ref)
                 self._retry(claim, ErrorClass.UNKNOWN, f"{type(error).__name__}: {error}", UNKNOWN_FAILURES)
         except LeaseLost:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 from hashlib import sha256
 from pathlib import Path
@@ -22,16 +21,6 @@ def host_id() -> str:
     except OSError:
         pass  # not Linux: there the name has to do
     return sha256(repr(facts).encode()).hexdigest()[:12]
-
-
-#: what a terminal sends to all processes of a command: Ctrl-C, and that it is closed
-TERMINAL = frozenset({signal.SIGINT, signal.SIGHUP})
-
-
-def heard() -> list[signal.Signals]:
-    """The signals that end a command: Ctrl-C, a service manager's, and a terminal's that closes, but for `nohup`."""
-    hangs_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
-    return [signal.SIGINT, signal.SIGTERM, *hangs_up]
 
 
 def started_s(pid: int) -> float:

@@ -31,7 +31,8 @@ from migrations_db.store import Store
 from migrations_db.types import Failure
 from migrator.errors import ErrorClass, ExitCode
 from migrator.job import Job
-from migrator.processes import TERMINAL, heard, host_id, is_alive, worker_id_of
+from migrator.processes import host_id, is_alive, worker_id_of
+from migrator.signals import TERMINAL, ending
 from migrator.worker import Ended, run_worker
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class _Signals:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self.handle) for number in heard()}
+        before = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, *ending())}
         try:
             yield
         finally:

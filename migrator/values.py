@@ -124,12 +124,7 @@ def _several(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if not isinstance(captions, list):
         captions = []
     captioned = zip_longest(items, captions[: len(items)])
-    return [{"caption": caption, **_captioned(item)} for item, caption in captioned]
-
-
-def _captioned(item: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Without a caption that is none, so that the object's list of captions may tell it."""
-    return {name: value for name, value in item.items() if name != "caption" or not _is_none(value)}
+    return [{**item, "caption": caption} if _is_none(item.get("caption")) else item for item, caption in captioned]
 
 
 def _media_leaves(key: str, items: Any) -> Iterator[Leaf]:

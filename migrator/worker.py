@@ -39,7 +39,8 @@ from migrator.job import Job, build_api_source, build_destination, build_local_s
 from migrator.log import start_log, without_keys
 from migrator.outcomes import Outcomes, Pings
 from migrator.pipeline import Stopped
-from migrator.processes import TERMINAL, host_id, started_s, worker_id_of
+from migrator.processes import host_id, started_s, worker_id_of
+from migrator.signals import TERMINAL
 from migrator.sources.base import Source
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def run_worker(job: Job, number: int, supervisor_pid: int, pipe: Pipe) -> None:
         ended = Ended(ExitCode.STATE, str(error))
     except Retryable as error:
         ended = Ended(ExitCode.TRY_LATER, f"{error}. Nothing is lost: run the same command again later")
-    except Exception as error:
+    except Exception as error:  # a bug: the log gets the traceback, the supervisor the message
         log.exception("worker %d ends", number)
         ended = Ended(ExitCode.UNEXPECTED, f"{type(error).__name__}: {error}. See {job.log_file}")
     try:

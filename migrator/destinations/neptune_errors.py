@@ -56,7 +56,6 @@ def check(response: Any, what: str) -> None:
     """Raise for every status but success. The client's own retries do not know Retry-After; ours do."""
     status = int(response.status_code)
     message = f"{what}: HTTP {status}"
-    wait_s = retry_after_s(response.headers.get("retry-after"))
     match status:
         case _ if 200 <= status < 300:
             return
@@ -65,8 +64,8 @@ def check(response: Any, what: str) -> None:
         case 403:
             raise Rejected(ErrorClass.PERMISSION, f"{message}: you may not write there")
         case 429:
-            raise Throttled(ErrorClass.RATE_LIMITED, message, SERVICE, wait_s)
-        case 503 if wait_s is not None:
+            raise Throttled(ErrorClass.RATE_LIMITED, message, SERVICE, _asked_s(response))
+        case 503 if (wait_s := _asked_s(response)) is not None:
             raise Throttled(ErrorClass.UNAVAILABLE, message, SERVICE, wait_s)
         case 408:
             raise Retryable(ErrorClass.TIMEOUT, message)
@@ -74,6 +73,11 @@ def check(response: Any, what: str) -> None:
             raise Retryable(ErrorClass.UNAVAILABLE, message)
     text = response.content[:200].decode(errors="replace")
     raise Rejected(ErrorClass.REJECTED_BY_NEPTUNE, f"{message} {text}".rstrip())
+
+
+def _asked_s(response: Any) -> float | None:
+    """How long the server asks to wait."""
+    return retry_after_s(response.headers.get("retry-after"))
 
 
 def check_storage(response: Any, what: str) -> None:

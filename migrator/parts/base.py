@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import md5
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from migrator.errors import ErrorClass, Retryable
 from migrator.json_text import JsonText
@@ -26,6 +26,8 @@ BATCH_FILE_BYTES = 256 * 1024 * 1024  # scratch space a batch
 BATCH_SECONDS = 10.0  # a slow source still checkpoints well inside 30 s
 
 Cursor = Mapping[str, Any]
+Row = TypeVar("Row")  # what a source gives pages of
+Takes = TypeVar("Takes", contravariant=True)  # what a converter takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,28 @@ class Fill:
             or size_bytes >= BATCH_BYTES
             or (values > 0 and self._clock() - self._started >= BATCH_SECONDS)
         )
+
+
+class Converter(Protocol[Takes]):
+    """Turns rows into a batch at a time."""
+
+    def add(self, row: Takes, /) -> None: ...
+
+    def is_full(self) -> bool: ...
+
+    def take(self, *, done: bool) -> Batch:
+        """The batch so far; a new one begins."""
+        ...
+
+
+def in_batches(pages: Iterable[Iterable[Row]], converter: Converter[Row]) -> Iterator[Batch]:
+    """All rows, converted; a batch ends where a page does."""
+    for page in pages:
+        for row in page:
+            converter.add(row)
+        if converter.is_full():
+            yield converter.take(done=False)
+    yield converter.take(done=True)
 
 
 SHORT_TRIES = 3  # equal answers in a row, then what a source counts but does not give is lost

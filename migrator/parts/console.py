@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from migrator.naming import hex_digest
-from migrator.parts.base import Context, Cursor, Fill, Ledger, Times, bounded_text
+from migrator.parts.base import Context, Cursor, Fill, Ledger, Times, bounded_text, in_batches
 from migrator.records import Batch, ConsoleLine, Kind, Points
 from migrator.sources.base import SourceRun
 
@@ -16,12 +16,7 @@ CHANGING_LINES = 32  # the last ones of a run that goes on: W&B's terminal has s
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
     """All lines behind the cursor. The step is the line's number over both streams."""
     converter = _Converter(run, cursor, context)
-    for page in run.console(converter.first_line):
-        for line in page:
-            converter.add(line)
-        if converter.is_full():
-            yield converter.take(done=False)
-    yield converter.take(done=True)
+    return in_batches(run.console(converter.first_line), converter)
 
 
 class _Converter:

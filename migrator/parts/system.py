@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from migrator.naming import Paths
-from migrator.parts.base import Context, Cursor, Fill, Ledger, Times, as_double, is_number, non_finite
+from migrator.parts.base import Context, Cursor, Fill, Ledger, Times, as_double, in_batches, is_number, non_finite
 from migrator.records import Batch, Kind, Points, SystemRow
 from migrator.sources.base import SourceRun
 
@@ -13,12 +13,7 @@ from migrator.sources.base import SourceRun
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
     """All samples behind the cursor, numbered from 0 over the whole run."""
     converter = _Converter(run, cursor, context)
-    for page in run.system(converter.first_row):
-        for row in page:
-            converter.add(row)
-        if converter.is_full():
-            yield converter.take(done=False)
-    yield converter.take(done=True)
+    return in_batches(run.system(converter.first_row), converter)
 
 
 class _Converter:

@@ -176,9 +176,9 @@ def scan_run(logs: Sequence[Path]) -> RunScan:
 
 def _rewinds(logs: Sequence[Path]) -> list[float]:
     """For each log the step to which later starts have rewound the run; infinite: none has."""
-    heads = [_first_head(log) for log in logs]
-    later = [math.inf if head is None or head.rewound_to is None else head.rewound_to for head in heads[1:]]
-    return [min(later[i:], default=math.inf) for i in range(len(logs))]
+    heads = [_first_head(log) for log in logs[1:]]
+    steps = [math.inf if head is None or head.rewound_to is None else head.rewound_to for head in heads]
+    return [min(steps[i:], default=math.inf) for i in range(len(logs))]
 
 
 def _first_head(log: Path) -> RunHead | None:

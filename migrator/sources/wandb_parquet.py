@@ -22,6 +22,7 @@ from migrator.records import HistoryRow
 from migrator.sources.wandb_errors import Passing
 from migrator.values import SeriesKey, SeriesKind, leaves
 
+VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 BATCH_BYTES = 4 << 20  # converted at once: enough to make the cost of a batch small
 VALUE_BYTES = 40  # at least, of one value in memory; repeated ones take hardly any space in the file
 TEXT_ROWS = 100  # at most in a batch with texts: how long they are is not known where they repeat
@@ -81,14 +82,9 @@ class Table:
 
 def _computable(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Views of text (which newer writers use) as texts: pyarrow can do little with them."""
-    if not any(pa.types.is_string_view(kind) or pa.types.is_binary_view(kind) for kind in batch.schema.types):
+    if VIEWS.keys().isdisjoint(batch.schema.types):
         return batch
-    columns = [
-        column.cast(pa.large_string() if pa.types.is_string_view(column.type) else pa.large_binary())
-        if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type)
-        else column
-        for column in batch.columns
-    ]
+    columns = [column.cast(VIEWS[column.type]) if column.type in VIEWS else column for column in batch.columns]
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 

@@ -104,6 +104,7 @@ class Console:
     def __init__(self, client: WandbClient, ref: RunRef, files: RunFiles, ended: bool) -> None:
         self._client, self._ref, self._files, self._ended = client, ref, files, ended
         self.partial: str | None = None
+        self._counted: int | None = None  # lines, by the server
 
     def pages(self, first_line: int) -> Iterator[list[ConsoleLine]]:
         """Lines from number `first_line` on."""
