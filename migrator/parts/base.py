@@ -27,6 +27,7 @@ BATCH_SECONDS = 10.0  # a slow source still checkpoints well inside 30 s
 
 Cursor = Mapping[str, Any]
 Row = TypeVar("Row")  # what a source gives pages of
+V = TypeVar("V")  # the value of a point
 Takes = TypeVar("Takes", contravariant=True)  # what a converter takes
 
 
@@ -131,25 +132,47 @@ def scratch_file(context: Context, name: str, content: bytes) -> LocalFile:
 
 
 class Times:
-    """Times of one series of rows, never backwards: the latest so far stands in for one that is missing or earlier."""
+    """Times of points in whole microseconds; within one series they never go backwards (Neptune refuses that).
 
-    def __init__(self, latest_us: int | None, created_at: datetime) -> None:
-        self.latest_us = latest_us
+    Series do not hold each other up: only the one whose own time falls is clamped. The cursor keeps `state()`.
+    """
+
+    def __init__(self, cursor: Cursor, created_at: datetime) -> None:
+        self._row_us: int | None = cursor.get("time_us")
+        self._latest_us: dict[str, int] = dict(cursor.get("times", {}))  # by path
+        # Cursors of version 1.0 have one time for all series.
+        self._floor_us: int | None = cursor.get("floor_us", None if "times" in cursor else self._row_us)
+        self._newest_us = max(self._latest_us.values(), default=self._floor_us or _LONG_AGO_US)
         self._created_us = round(created_at.timestamp() * 1_000_000)
 
-    def next(self, time: float | None, ledger: Ledger, path: str = "_timestamp") -> int:
-        """`time` (seconds since the epoch) in whole microseconds; `ledger` hears what had to be changed about it."""
-        latest = self.latest_us
-        if time is None or not _MIN_S <= time < _MAX_S:
-            time_us = self._created_us if latest is None else latest
-            ledger.add(Kind.ESTIMATED, path, "no time: the latest so far")
+    def of_row(self, time: float | None, ledger: Ledger, path: str = "_timestamp") -> int:
+        """`time` (seconds since the epoch); without one the time of the row before, else the run's creation time."""
+        if time is not None and _MIN_S <= time < _MAX_S:
+            self._row_us = round(time * 1_000_000)
         else:
-            time_us = round(time * 1_000_000)
-            if latest is not None and time_us < latest:
-                time_us = latest
+            self._row_us = self._created_us if self._row_us is None else self._row_us
+            ledger.add(Kind.ESTIMATED, path, "no time: the latest so far")
+        return self._row_us
+
+    def by_series(self, time_us: int, values: dict[str, V], ledger: Ledger) -> list[tuple[int, dict[str, V]]]:
+        """`values` by path at `time_us`; those of a series with a later point already get the time of that point."""
+        if time_us >= self._newest_us:
+            self._newest_us = time_us
+            self._latest_us.update(dict.fromkeys(values, time_us))
+            return [(time_us, values)]
+        groups: dict[int, dict[str, V]] = {}
+        for path, value in values.items():
+            latest_us = self._latest_us.get(path, time_us if self._floor_us is None else self._floor_us)
+            if latest_us > time_us:
                 ledger.add(Kind.CLAMPED, path, "time went backwards: the latest so far")
-        self.latest_us = time_us
-        return time_us
+            self._latest_us[path] = max(time_us, latest_us)
+            groups.setdefault(self._latest_us[path], {})[path] = value
+        return [*groups.items()]
+
+    def state(self) -> dict[str, Any]:
+        """What the cursor keeps."""
+        floor = {} if self._floor_us is None else {"floor_us": self._floor_us}
+        return {"time_us": self._row_us, "times": {**self._latest_us}} | floor
 
 
 def is_neptune_time(time: datetime) -> bool:
@@ -158,6 +181,7 @@ def is_neptune_time(time: datetime) -> bool:
 
 
 _MIN_S = datetime(DATETIME_MIN_YEAR, 1, 1, tzinfo=UTC).timestamp()
+_LONG_AGO_US = round(_MIN_S) * 1_000_000
 _MAX_S = datetime(DATETIME_MAX_YEAR + 1, 1, 1, tzinfo=UTC).timestamp()
 
 

@@ -28,7 +28,7 @@ class _Converter:
     def __init__(self, run: SourceRun, cursor: Cursor, context: Context) -> None:
         self._run = run
         self._ledger = Ledger()
-        self._times = Times(cursor.get("time_us"), context.created_at)
+        self._times = Times(cursor, context.created_at)
         self._next_line: int = cursor.get("line", 0)
         self._known: dict[int, str] = dict(cursor.get("last", ()))
         self._last = deque(self._known.items(), CHANGING_LINES)
@@ -56,11 +56,12 @@ class _Converter:
                 self._ledger.add(Kind.KEPT, path, "a line that has changed since it was copied")
             return
         self._last.append((line.number, text_hash))
-        time_us = self._times.next(line.time, self._ledger, path)
+        time_us = self._times.of_row(line.time, self._ledger, path)
         single = bounded_text(line.text)
         self._ledger.note(path, single.note)
         text = str(single.value)
-        self._records.append(Points(line.number, time_us, {path: text}))
+        for at_us, value in self._times.by_series(time_us, {path: text}, self._ledger):
+            self._records.append(Points(line.number, at_us, value))
         self._size_bytes += len(text)
         self._next_line = line.number + 1
 
@@ -69,7 +70,7 @@ class _Converter:
         if done and (why := self._run.partial("console")):
             self._ledger.add(Kind.SAMPLED, "console", why)
         batch = Batch(
-            cursor={"line": self._next_line, "time_us": self._times.latest_us, "last": [*self._last]},
+            cursor={"line": self._next_line, "last": [*self._last], **self._times.state()},
             records=[*self._records],
             ledger=self._ledger.take(),
             read=len(self._records),

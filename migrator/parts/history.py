@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
@@ -71,12 +71,21 @@ class _LoneFile(NamedTuple):
     file: Future[LocalFile | None]
 
 
+class _Fetching(NamedTuple):
+    """A file on its way into `values[path]`."""
+
+    values: dict[str, Any]
+    path: str
+    name: str
+    file: Future[LocalFile | None]
+
+
 @dataclass(slots=True)
 class _Pending:
     """The batch being built."""
 
     records: list[Points | _LoneFile] = field(default_factory=list)
-    fetching: list[tuple[dict[str, Any], str, str, Future[LocalFile | None]]] = field(default_factory=list)
+    fetching: list[_Fetching] = field(default_factory=list)
     lone_files: int = 0
     read: int = 0
     written: int = 0
@@ -96,7 +105,7 @@ class _Converter:
         self.counted: int = cursor.get("counted", 0)  # rows, by the source
         self._cursor = cursor
         self._wants = context.options.wants
-        self._times = Times(cursor.get("time_us"), context.created_at)
+        self._times = Times(cursor, context.created_at)
         self._noted: set[str] = set(cursor.get("noted", ()))
         self._missing: dict[str, None] = dict.fromkeys(cursor.get("missing", ()))  # files that may come later
         self._number_paths: dict[str, str] = {}  # keys whose plain numbers need no second look
@@ -137,7 +146,7 @@ class _Converter:
                 "counted": self.counted,
                 "short": self._cursor.get("short"),
                 "missing_rows": self._cursor.get("missing_rows", 0),
-                "time_us": self._times.latest_us,
+                **self._times.state(),
                 "series": self.layout.series,
                 "surveyed": self._context.fingerprint,
                 "noted": sorted(self._noted),
@@ -163,7 +172,7 @@ class _Converter:
 
     def add(self, row: HistoryRow) -> None:
         self.rows += 1
-        time_us = self._times.next(row.time, self.ledger)
+        time_us = self._times.of_row(row.time, self.ledger)
         if self.step is not None and row.step < self.step:
             self._skip(row.values, "step_not_increasing")
             return
@@ -172,8 +181,20 @@ class _Converter:
         if not 0 <= row.step < STEP_MAX:
             self._skip(row.values, "step_out_of_range")
         elif values := self._convert(row.values, self._taken):
-            self._batch.records.append(Points(row.step, time_us, values))
+            self._append(row.step, self._times.by_series(time_us, values, self.ledger), values)
             self._taken = self._taken | values.keys() if self._taken else values.keys()
+
+    def _append(
+        self, step: int | float, by_time: Sequence[tuple[int, dict[str, PointValue]]], values: dict[str, PointValue]
+    ) -> None:
+        """One row of `values`; where its series have different times, its files follow to their own points."""
+        self._batch.records += [Points(step, time_us, some) for time_us, some in by_time]
+        if by_time[0][1] is not values:
+            home = {path: some for _, some in by_time for path in some}
+            self._batch.fetching = [
+                fetching._replace(values=home[fetching.path]) if fetching.values is values else fetching
+                for fetching in self._batch.fetching
+            ]
 
     def _skip(self, values: Mapping[str, Any], reason: str) -> None:
         for key, value in values.items():
@@ -265,7 +286,7 @@ class _Converter:
             case SeriesKind.FILE:
                 name = _file_name(leaf)
                 future = self._context.downloads.submit(self._run.fetch, name)
-                self._batch.fetching.append((values, path, name, future))
+                self._batch.fetching.append(_Fetching(values, path, name, future))
                 return future
 
 

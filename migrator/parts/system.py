@@ -23,7 +23,7 @@ class _Converter:
         self._run = run
         self._ledger, self._paths = Ledger(), Paths()
         self._names = {name: self._paths.claim(name, f"system/{name}").name for name in cursor.get("names", ())}
-        self._times = Times(cursor.get("time_us"), context.created_at)
+        self._times = Times(cursor, context.created_at)
         self._next_row: int = cursor.get("row", 0)
         self._last_time: float | None = cursor.get("last_time")
         self._noted: bool = cursor.get("noted_sampled", False)  # the ledger has SAMPLED already
@@ -48,12 +48,13 @@ class _Converter:
             if row.time != self._last_time:
                 self._ledger.add(Kind.KEPT, "system", "samples taken while the run was going on", self._next_row)
             return
-        time_us = self._times.next(row.time, self._ledger)
+        time_us = self._times.of_row(row.time, self._ledger)
         values = {self._path(name): double for name, double in self._numbers(row)}
         self._written += len(values)
         self._next_row, self._last_time = row.number + 1, row.time
         if values:
-            self._records.append(Points(row.number, time_us, values))
+            for at_us, some in self._times.by_series(time_us, values, self._ledger):
+                self._records.append(Points(row.number, at_us, some))
 
     def _numbers(self, row: SystemRow) -> Iterator[tuple[str, float]]:
         for name, raw in row.values.items():
@@ -85,7 +86,7 @@ class _Converter:
         batch = Batch(
             cursor={
                 "row": self._next_row,
-                "time_us": self._times.latest_us,
+                **self._times.state(),
                 "names": list(self._names),
                 "noted_sampled": self._noted,
                 "last_time": self._last_time,

@@ -154,17 +154,19 @@ def microseconds(iso_time: str) -> int:
 
 
 class Clock:
-    """Times that never go back: a missing or an earlier one is the latest so far, the run's creation at first."""
+    """Times of rows; no series goes back: an earlier time is the latest so far of the series."""
 
     def __init__(self, created_us: int) -> None:
-        self._latest_us: int | None = None
-        self._created_us = created_us
+        self._row_us = created_us
 
-    def at(self, time_us: int | None) -> int:
-        if time_us is None:
-            time_us = self._created_us if self._latest_us is None else self._latest_us
-        self._latest_us = max(time_us, time_us if self._latest_us is None else self._latest_us)
-        return self._latest_us
+    def of_row(self, time_us: int | None) -> int:
+        """A missing time is that of the row before, the run's creation at first."""
+        self._row_us = self._row_us if time_us is None else time_us
+        return self._row_us
+
+
+def _not_before(points: Sequence[Point], time_us: int) -> int:
+    return max(time_us, points[-1][1]) if points else time_us
 
 
 def _row_time_us(row: Row) -> int | None:
@@ -378,7 +380,7 @@ def add_history(
     clock = Clock(created_us)
     in_history = set()
     for row, row_leaves in logged:
-        step, time_us = row["_step"], clock.at(_row_time_us(row))
+        step, time_us = row["_step"], clock.of_row(_row_time_us(row))
         for leaf in row_leaves:
             value = leaf.value
             if not 0 <= step < 10**12:
@@ -394,7 +396,7 @@ def add_history(
                     content.skips["history", "missing_file"] += 1
                     continue
                 value = files[value]
-            points.append((step * MICRO, time_us, value))
+            points.append((step * MICRO, _not_before(points, time_us), value))
     for path in [path for path, (_, points) in content.series.items() if not points]:
         del content.series[path]
     return in_history
@@ -429,7 +431,7 @@ def series_paths(logged: Iterable[Leaf], namespace: str) -> dict[tuple[str, str,
 def _add_system(content: Content, events: Sequence[Row], created_us: int) -> None:
     clock = Clock(created_us)
     for number, row in enumerate(events):
-        time_us = clock.at(_row_time_us(row))
+        time_us = clock.of_row(_row_time_us(row))
         for key, value in row.items():
             if not key.startswith("system.") or value is None:
                 continue
@@ -438,7 +440,7 @@ def _add_system(content: Content, events: Sequence[Row], created_us: int) -> Non
                 content.skips["system", "not_a_number"] += 1
                 continue
             _, points = content.series.setdefault(f"system/{key.removeprefix('system.')}", ("floatSeries", []))
-            points.append((number * MICRO, time_us, float(value)))
+            points.append((number * MICRO, _not_before(points, time_us), float(value)))
 
 
 ConsoleLine = tuple[str | None, str | None, str]  # (time, level, text), as in `Run.console`
@@ -454,7 +456,8 @@ def _add_console(content: Content, lines: Sequence[ConsoleLine], created_us: int
     for number, (time, level, text) in enumerate(lines):
         path = "runtime/stderr" if level == "error" else "runtime/stdout"
         _, points = content.series.setdefault(path, ("stringSeries", []))
-        points.append((number * MICRO, clock.at(microseconds(time) if time else None), _cut(text, TEXT_MAX_BYTES)))
+        time_us = clock.of_row(microseconds(time) if time else None)
+        points.append((number * MICRO, _not_before(points, time_us), _cut(text, TEXT_MAX_BYTES)))
 
 
 def _add_files(content: Content, files: dict[str, bytes], options: Options) -> None:

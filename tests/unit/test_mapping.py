@@ -559,7 +559,7 @@ def test_private_keys_of_the_history_come_only_when_asked_for() -> None:
             "a time that goes backwards: the latest so far",
             [(0, 9.0, "a"), (1, 8.0, "b"), (2, 8.5, "c"), (3, 10.0, "d")],
             [(0, 9_000_000, "a"), (1, 9_000_000, "b"), (2, 9_000_000, "c"), (3, 10_000_000, "d")],
-            {("clamped", "_timestamp", "time went backwards: the latest so far"): 2},
+            {("clamped", "k", "time went backwards: the latest so far"): 2},
         ),
         row("negative step", [(-1, 1.0, "a")], [], {("skipped", "k", "step_out_of_range"): 1}),
         row("step 1e12", [(STEP_MAX, 1.0, "a")], [], {("skipped", "k", "step_out_of_range"): 1}),
@@ -580,6 +580,39 @@ def test_steps_stay_and_times_never_go_backwards(
     assert outcome.series.get("k", []) == points
     assert outcome.ledger == ledger
     assert outcome.read == len(rows) == outcome.written + outcome.skipped
+
+
+def test_a_time_that_goes_backwards_moves_only_the_series_that_has_a_later_point() -> None:
+    rows = [
+        HistoryRow(0, 100.0, {"a": 1.0}),
+        HistoryRow(1, 50.0, {"b": 2.0, "a": 3.0, "c": "x"}),
+        HistoryRow(2, 60.0, {"b": 4.0, "c": "y"}),
+    ]
+    outcome = convert("history", MemoryData("r", history=rows))
+    assert outcome.series == {
+        "a": [(0, 100_000_000, 1.0), (1, 100_000_000, 3.0)],
+        "b": [(1, 50_000_000, 2.0), (2, 60_000_000, 4.0)],
+        "c": [(1, 50_000_000, "x"), (2, 60_000_000, "y")],
+    }
+    assert outcome.ledger == {("clamped", "a", "time went backwards: the latest so far"): 1}
+
+
+def test_a_file_keeps_the_time_of_its_own_series() -> None:
+    image = {"_type": "image-file", "path": "media/i.png"}
+    rows = [HistoryRow(0, 100.0, {"a": 1.0}), HistoryRow(1, 50.0, {"a": 2.0, "i": image})]
+    outcome = convert("history", MemoryData("r", history=rows, files={"media/i.png": b"png"}))
+    assert outcome.series["i"] == [(1, 50_000_000, ("media/i.png", b"png"))]
+    assert outcome.series["a"] == [(0, 100_000_000, 1.0), (1, 100_000_000, 2.0)]
+
+
+def test_the_streams_of_a_console_have_times_of_their_own() -> None:
+    lines = [ConsoleLine(0, 9.0, "stdout", "o"), ConsoleLine(1, 5.0, "stderr", "e"), ConsoleLine(2, 8.0, "stdout", "p")]
+    outcome = convert("console", MemoryData("r", console=lines))
+    assert outcome.series == {
+        "runtime/stdout": [(0, 9_000_000, "o"), (2, 9_000_000, "p")],
+        "runtime/stderr": [(1, 5_000_000, "e")],
+    }
+    assert outcome.ledger == {("clamped", "runtime/stdout", "time went backwards: the latest so far"): 1}
 
 
 def test_the_same_step_again_keeps_the_keys_that_are_new() -> None:

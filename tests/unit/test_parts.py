@@ -594,22 +594,33 @@ class TestTimes:
     created_at = datetime(2024, 1, 1, tzinfo=UTC)
 
     @settings(deadline=None)
-    @given(st.lists(times))
-    def test_times_never_go_backwards_and_each_change_is_noted(self, given_times: list[float | None]) -> None:
-        clock, ledger = Times(None, self.created_at), Ledger()
-        latest = -math.inf
-        for time in given_times:
-            time_us = clock.next(time, ledger)
-            assert time_us >= latest
-            assert ledger.take() or (time is not None and time_us == round(time * 1_000_000))
-            latest = time_us
+    @given(st.lists(st.tuples(times, st.sets(st.sampled_from("abc"), min_size=1))), st.booleans())
+    def test_no_series_goes_backwards_and_each_change_is_noted(
+        self, rows: list[tuple[float | None, set[str]]], resumed: bool
+    ) -> None:
+        clock, ledger = Times({}, self.created_at), Ledger()
+        latest: dict[str, float] = {}
+        for time, paths in rows:
+            if resumed:
+                clock = Times(json.loads(json.dumps(clock.state())), self.created_at)
+            row_us = clock.of_row(time, ledger)
+            assert ledger.take() or (time is not None and row_us == round(time * 1_000_000))
+            groups = clock.by_series(row_us, dict.fromkeys(paths, 1.0), ledger)
+            placed = {path: time_us for time_us, some in groups for path in some}
+            assert placed == {path: max(row_us, latest.get(path, -math.inf)) for path in paths}
+            assert {entry.path for entry in ledger.take()} == {path for path in paths if placed[path] != row_us}
+            latest |= placed
 
     def test_the_creation_time_stands_in_before_the_first(self) -> None:
-        clock = Times(None, self.created_at)
-        assert clock.next(None, Ledger()) == self.created_at.timestamp() * 1_000_000
+        clock = Times({}, self.created_at)
+        assert clock.of_row(None, Ledger()) == self.created_at.timestamp() * 1_000_000
 
     def test_microseconds_are_exact(self) -> None:
-        assert Times(None, self.created_at).next(1_700_000_000.123457, Ledger()) == 1_700_000_000_123_457
+        assert Times({}, self.created_at).of_row(1_700_000_000.123457, Ledger()) == 1_700_000_000_123_457
+
+    def test_a_cursor_of_version_1_0_holds_back_every_series(self) -> None:
+        clock = Times({"time_us": 9_000_000}, self.created_at)
+        assert clock.by_series(clock.of_row(5.0, Ledger()), {"a": 1.0}, Ledger()) == [(9_000_000, {"a": 1.0})]
 
 
 class TestFiles:
