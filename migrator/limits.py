@@ -1,5 +1,6 @@
 """Numbers imposed from outside: unit, whose limit, source. Our own tuning numbers live where they are used."""
 
+PROJECT_NAME_MIN, PROJECT_NAME_MAX = 3, 128  # Neptune: characters of a project name (docs of app 3.20251215)
 RUN_ID_MAX_BYTES = 730  # Neptune: UTF-8 bytes of sys/custom_run_id (neptune_scale.api.validation)
 RUN_NAME_MAX_BYTES = 730  # Neptune: UTF-8 bytes of an experiment name (neptune_scale.api.run)
 PATH_MAX_BYTES = 1024  # Neptune: UTF-8 bytes of one attribute path (neptune_scale.sync.parameters)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
-from migrator.limits import PATH_MAX_BYTES, RUN_ID_MAX_BYTES, RUN_NAME_MAX_BYTES
+from migrator.limits import PATH_MAX_BYTES, PROJECT_NAME_MAX, PROJECT_NAME_MIN, RUN_ID_MAX_BYTES, RUN_NAME_MAX_BYTES
 
 #: first levels that this tool writes to; metrics there go below METRICS_NAMESPACE
 RESERVED_LEVELS = frozenset(
@@ -32,6 +32,7 @@ RESERVED_LEVELS = frozenset(
 )
 METRICS_NAMESPACE = "metrics"
 MAPPING_VERSION = 1  # changes when the same W&B run would give another Neptune run
+SHORT_PROJECT_SUFFIX = "-wandb"  # what a project name gets that is too short for Neptune
 NOT_ALLOWED = "not allowed in Neptune"  # why most projects are renamed
 
 
@@ -67,23 +68,38 @@ def cut_utf8(text: str, max_bytes: int) -> str:
 def project_names(names: Iterable[str], chosen: Mapping[str, str]) -> dict[str, Renamed]:
     """Neptune project names for the W&B projects of one entity.
 
-    `chosen` maps W&B names to names that the user decided. Projects that meet on one name: one whose name needed no
-    change keeps it, else the first by W&B name; the others get `-` and 6 hex digits of their W&B name's sha256.
+    `chosen` maps W&B names to names that the user decided. Projects that meet on one name, compared without case: one
+    whose name needed no change keeps it, else the first by W&B name; the others get `-` and 6 hex digits of their W&B
+    name's sha256.
     """
     names = sorted(set(names))
     result = {name: Renamed(chosen[name], "chosen by --project-map") for name in names if name in chosen}
-    taken = {renamed.name for renamed in result.values()}
-    plain = {name: re.sub(r"[^A-Za-z0-9.-]", "-", name) for name in names if name not in chosen}
-    for name in sorted(plain, key=lambda name: (plain[name] != name, name)):
+    taken = {renamed.name.casefold() for renamed in result.values()}
+    plain = {name: _legal_project_name(name) for name in names if name not in chosen}
+    for name in sorted(plain, key=lambda name: (plain[name].name != name, name)):
         wanted = plain[name]
-        if wanted not in taken:
-            result[name] = Renamed(wanted, None if wanted == name else NOT_ALLOWED)
-        else:
-            digits = next(n for n in (6, 16, 64) if f"{wanted}-{hex_digest(name, n)}" not in taken)
-            unique = f"{wanted}-{hex_digest(name, digits)}"
-            result[name] = Renamed(unique, f"{wanted} is taken by another project")
-        taken.add(result[name].name)
+        if wanted.name.casefold() in taken:
+            suffixed = (_with_project_suffix(wanted.name, hex_digest(name, digits)) for digits in (6, 16, 64))
+            unique = next(free for free in suffixed if free.casefold() not in taken)
+            wanted = Renamed(unique, f"{wanted.name} is taken by another project")
+        result[name] = wanted
+        taken.add(wanted.name.casefold())
     return result
+
+
+def _legal_project_name(name: str) -> Renamed:
+    """`name` in the characters and the length that Neptune allows."""
+    plain = re.sub(r"[^A-Za-z0-9.-]", "-", name)
+    if len(plain) < PROJECT_NAME_MIN:
+        return Renamed(f"{plain}{SHORT_PROJECT_SUFFIX}", f"Neptune wants at least {PROJECT_NAME_MIN} characters")
+    if len(plain) > PROJECT_NAME_MAX:
+        cut = _with_project_suffix(plain, hex_digest(name, 6))
+        return Renamed(cut, f"Neptune allows at most {PROJECT_NAME_MAX} characters")
+    return Renamed(plain, None if plain == name else NOT_ALLOWED)
+
+
+def _with_project_suffix(name: str, suffix: str) -> str:
+    return f"{name[: PROJECT_NAME_MAX - len(suffix) - 1]}-{suffix}"
 
 
 def neptune_run_id(run_id: str) -> Renamed:

@@ -59,7 +59,7 @@ def _batch(
         if isinstance(value, Mapping) and value:
             ledger.add(Kind.SKIPPED, name, "wandb_object")
             continue
-        single = convert(non_finite(value) if namespace == "summary" else value)
+        single = convert(non_finite(value))
         kind = type(single.value).__name__
         place = paths.claim(source_key(keys), name)
         if types.setdefault(place.name, kind) != kind:

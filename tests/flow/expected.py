@@ -99,12 +99,16 @@ def project_names(names: Iterable[str]) -> dict[str, str]:
     given: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (_plain(name) != name, name)):
         plain = _plain(name)
-        given[name] = plain if plain not in given.values() else f"{plain}-{_digest(name, 6)}"
+        taken = {other.lower() for other in given.values()}
+        given[name] = plain if plain.lower() not in taken else f"{plain[:121]}-{_digest(name, 6)}"
     return given
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]", "-", name)
+    plain = re.sub(r"[^A-Za-z0-9.-]", "-", name)
+    if len(plain) < 3:
+        return f"{plain}-wandb"
+    return plain if len(plain) <= 128 else f"{plain[:121]}-{_digest(name, 6)}"
 
 
 # ---------------------------------------------------------------- names, texts, times
@@ -230,6 +234,7 @@ def _add_config(content: Content, run: Run, options: Options) -> None:
     paths = Paths()
     for keys, value in tree_leaves(config, objects_are_leaves=False):
         path = paths.claim(_compact(keys), "/".join(["config", *keys]))
+        value = NON_FINITE.get(value, value) if isinstance(value, str) else value
         content.values[path] = single(value, stringify=options.stringify)
 
 

@@ -355,7 +355,8 @@ def test_a_single_value_keeps_its_type_where_neptune_has_it(
         row("summary", "summary", "NaN", NAN),
         row("summary infinity", "summary", "Infinity", math.inf),
         row("summary minus infinity", "summary", "-Infinity", -math.inf),
-        row("config keeps the word", "config", "NaN", "NaN"),
+        row("config", "config", "NaN", NAN),
+        row("config, minus infinity", "config", "-Infinity", -math.inf),
     ],
 )
 def test_wandbs_words_for_nan_and_infinities_are_floats_in_a_summary(part: str, text: str, expected: Any) -> None:

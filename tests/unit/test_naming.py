@@ -148,8 +148,8 @@ class TestProjects:
     ) -> None:
         result = project_names(names, chosen)
         assert set(result) == names
-        free = [renamed.name for name, renamed in result.items() if name not in chosen]
-        decided = {chosen[name] for name in names if name in chosen}
+        free = [renamed.name.casefold() for name, renamed in result.items() if name not in chosen]
+        decided = {chosen[name].casefold() for name in names if name in chosen}
         assert len(set(free)) == len(free)
         assert not decided & set(free)
         assert all(result[name].name == chosen[name] for name in names if name in chosen)
@@ -165,16 +165,42 @@ class TestProjects:
     @given(st.sets(NAMES))
     def test_names_hold_only_what_neptune_takes_and_differ_only_with_a_reason(self, names: set[str]) -> None:
         for name, renamed in project_names(names, {}).items():
-            assert re.fullmatch(r"[A-Za-z0-9.-]*", renamed.name)
+            assert re.fullmatch(r"[A-Za-z0-9.-]{3,128}", renamed.name)
             assert (renamed.name == name) == (renamed.reason is None)
 
     @deadline_free
-    @given(st.sets(st.from_regex(r"[A-Za-z0-9.-]+", fullmatch=True)))
+    @given(st.lists(st.from_regex(r"[A-Za-z0-9.-]{3,128}", fullmatch=True), unique_by=str.casefold).map(set))
     def test_legal_names_stay_as_they_are(self, names: set[str]) -> None:
         assert {name: renamed.name for name, renamed in project_names(names, {}).items()} == {n: n for n in names}
 
     def test_underscores_and_other_characters_become_dashes(self) -> None:
         assert project_names(["my_proj ect.ü"], {})["my_proj ect.ü"] == ("my-proj-ect.-", "not allowed in Neptune")
+
+    def test_a_short_name_gets_a_suffix(self) -> None:
+        names = project_names(["a", "é", "ab", "abc"], {})
+        assert {name: renamed.name for name, renamed in names.items()} == {
+            "a": "a-wandb",
+            "é": "--wandb",
+            "ab": "ab-wandb",
+            "abc": "abc",
+        }
+        assert names["ab"].reason == "Neptune wants at least 3 characters"
+
+    @pytest.mark.parametrize(("size", "is_cut"), [(128, False), (129, True)])
+    def test_a_long_name_is_cut_and_gets_its_digest(self, size: int, is_cut: bool) -> None:
+        name = "x" * size
+        renamed = project_names([name], {})[name]
+        assert renamed.name == ("x" * 121 + "-" + digest(name, 6) if is_cut else name)
+        assert (renamed.reason is not None) == is_cut
+
+    def test_long_names_that_meet_stay_apart_within_the_limit(self) -> None:
+        names = ["x_" + "y" * 126, "x-" + "y" * 126]
+        assert project_names(names, {})[names[0]].name == f"x-{'y' * 119}-{digest(names[0], 6)}"
+
+    def test_names_are_compared_without_case(self) -> None:
+        names = project_names(["Demo", "demo", "DEMO_"], {"DEMO_": "other"})
+        assert names["Demo"] == ("Demo", None)
+        assert names["demo"] == (f"demo-{digest('demo', 6)}", "demo is taken by another project")
 
     def test_the_name_that_needs_no_change_keeps_it(self) -> None:
         names = project_names(["a_b", "a-b", "a b"], {})
