@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from migrator.json_text import JsonText
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+COUNTED_MAX = 10_000  # images of one step: what a damaged count may not exceed
 SEVERAL = ("audio", "videos", "html", "objects")  # what W&B calls the list in its objects for several media
 
 
@@ -46,12 +47,13 @@ class Leaf(NamedTuple):
     note: str | None = None
 
 
-def leaves(key: str, value: Any) -> Iterator[Leaf]:
+def leaves(key: str, value: Any, step: float | None = None) -> Iterator[Leaf]:
     """The leaves of a logged value, in source order. None gives nothing ("not logged").
 
     Payloads: NUMBER an int or float, TEXT a str, HISTOGRAM and FILE W&B's own dict (FILE always with `path`).
+    The series do not depend on `step`; names of files of SDKs before 0.13 do.
     """
-    return _nested_leaves(key, value) if _is_nested(value) else _undivided(key, value)
+    return _nested_leaves(key, value, step) if _is_nested(value) else _undivided(key, value, step)
 
 
 def _is_nested(value: Any) -> bool:
@@ -59,17 +61,17 @@ def _is_nested(value: Any) -> bool:
     return isinstance(value, Mapping) and not isinstance(value.get("_type"), str)
 
 
-def _nested_leaves(key: str, value: Any) -> Iterator[Leaf]:
+def _nested_leaves(key: str, value: Any, step: float | None) -> Iterator[Leaf]:
     waiting = [(key, value)]  # no recursion: dicts may be nested deep
     while waiting:
         key, value = waiting.pop()
         if _is_nested(value):
             waiting.extend((f"{key}.{name}", inner) for name, inner in reversed([*value.items()]))
         else:
-            yield from _undivided(key, value)
+            yield from _undivided(key, value, step)
 
 
-def _undivided(key: str, value: Any) -> Iterator[Leaf]:
+def _undivided(key: str, value: Any, step: float | None) -> Iterator[Leaf]:
     """The leaves of a value that is no dict of further keys."""
     match value:
         case None:
@@ -86,7 +88,7 @@ def _undivided(key: str, value: Any) -> Iterator[Leaf]:
             else:
                 yield Leaf(SeriesKey(key, "", SeriesKind.TEXT), value)
         case Mapping():
-            yield from _object_leaves(key, value)
+            yield from _object_leaves(key, value, step)
         case list() | tuple():
             if value and all(is_media(item) for item in value):
                 yield from _media_leaves(key, value)
@@ -96,35 +98,44 @@ def _undivided(key: str, value: Any) -> Iterator[Leaf]:
             yield Leaf(SeriesKey(key, "", SeriesKind.TEXT), history_json(value), "unknown type as JSON text")
 
 
-def _object_leaves(key: str, value: Mapping[str, Any]) -> Iterator[Leaf]:
+def _object_leaves(key: str, value: Mapping[str, Any], step: float | None) -> Iterator[Leaf]:
     kind = value["_type"]
     if kind == "histogram":
         yield Leaf(SeriesKey(key, "", SeriesKind.HISTOGRAM), value)
     elif is_media(value):
         yield Leaf(SeriesKey(key, "", SeriesKind.FILE), value)
         yield from _caption_leaves(key, "caption", value.get("caption"))
-    elif items := _several(value):
+    elif items := _several(key, value, step):
         yield from _media_leaves(key, items)
     else:
         yield Leaf(SeriesKey(key, "", SeriesKind.TEXT), history_json(value), f"{kind} as JSON text")
 
 
-def _several(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _several(key: str, value: Mapping[str, Any], step: float | None) -> list[Mapping[str, Any]]:
     """The items of an object that holds several media, each with its path and caption; empty: it is no such object.
 
     W&B makes these of lists of media: the files themselves in a list, or only their names (`images/separated`,
-    `molecule`).
+    `molecule`), or in SDKs up to 0.12 only their count and format.
     """
     lists = (value.get(name) for name in SEVERAL)
     items = next((items for items in lists if isinstance(items, list) and all(map(is_media, items))), None)
     if items is None:
         names = value.get("filenames")
-        items = [{"path": str(name)} for name in names] if isinstance(names, list) else []
+        items = [{"path": str(name)} for name in names] if isinstance(names, list) else _counted(key, value, step)
     captions = value.get("captions")
     if not isinstance(captions, list):
         captions = []
     captioned = zip_longest(items, captions[: len(items)])
     return [{**item, "caption": caption} if _is_none(item.get("caption")) else item for item, caption in captioned]
+
+
+def _counted(key: str, value: Mapping[str, Any], step: float | None) -> list[Mapping[str, Any]]:
+    """Images of SDKs up to 0.12, named by key, step and place (wandb 0.12 `data_types.Image.seq_to_json`)."""
+    count, suffix = value.get("count"), value.get("format")
+    if value["_type"] != "images/separated" or not isinstance(count, int) or not isinstance(suffix, str):
+        return []
+    number = "" if step is None else f"{step:.0f}"
+    return [{"path": f"media/images/{key}_{number}_{i}.{suffix}"} for i in range(min(count, COUNTED_MAX))]
 
 
 def _media_leaves(key: str, items: Any) -> Iterator[Leaf]:

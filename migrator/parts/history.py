@@ -174,13 +174,13 @@ class _Converter:
         self.rows += 1
         time_us = self._times.of_row(row.time, self.ledger)
         if self.step is not None and row.step < self.step:
-            self._skip(row.values, "step_not_increasing")
+            self._skip(row, "step_not_increasing")
             return
         if row.step != self.step:
             self.step, self._taken = row.step, frozenset()
         if not 0 <= row.step < STEP_MAX:
-            self._skip(row.values, "step_out_of_range")
-        elif values := self._convert(row.values, self._taken):
+            self._skip(row, "step_out_of_range")
+        elif values := self._convert(row, self._taken):
             self._append(row.step, self._times.by_series(time_us, values, self.ledger), values)
             self._taken = self._taken | values.keys() if self._taken else values.keys()
 
@@ -196,10 +196,10 @@ class _Converter:
                 for fetching in self._batch.fetching
             ]
 
-    def _skip(self, values: Mapping[str, Any], reason: str) -> None:
-        for key, value in values.items():
+    def _skip(self, row: HistoryRow, reason: str) -> None:
+        for key, value in row.values.items():
             if self._wants(key):
-                for leaf in leaves(key, value):
+                for leaf in leaves(key, value, row.step):
                     self._batch.read += 1
                     self._skip_leaf(leaf, reason)
 
@@ -216,11 +216,11 @@ class _Converter:
             self._batch.lone_files += 1
             self._batch.records.append(_LoneFile(name, path, self._context.downloads.submit(self._run.fetch, name)))
 
-    def _convert(self, row: Mapping[str, Any], taken: Set[str]) -> dict[str, PointValue]:
+    def _convert(self, row: HistoryRow, taken: Set[str]) -> dict[str, PointValue]:
         values: dict[str, Any] = {}
         number_paths = self._number_paths
         plain = 0
-        for key, value in row.items():
+        for key, value in row.values.items():
             if value is None:
                 continue
             kind = type(value)
@@ -231,7 +231,7 @@ class _Converter:
                     plain += 1
                     continue
             if self._wants(key):
-                for leaf in leaves(key, value):
+                for leaf in leaves(key, value, row.step):
                     self._add_leaf(leaf, values, taken)
         self._batch.read += plain
         self._batch.written += plain
@@ -275,13 +275,11 @@ class _Converter:
                 return single.value
             case SeriesKind.HISTOGRAM:
                 assert isinstance(payload, Mapping)
-                histogram, merged = histogram_of(payload)
+                histogram, changes = histogram_of(payload)
                 if histogram is None:
                     self.ledger.add(Kind.SKIPPED, key, "bad_histogram")
-                elif merged:
-                    self.ledger.add(
-                        Kind.CONVERTED, path, f"histogram over {HISTOGRAM_MAX_BINS} bins: neighbours merged"
-                    )
+                for change in changes:
+                    self.ledger.add(Kind.CONVERTED, path, change)
                 return histogram
             case SeriesKind.FILE:
                 name = _file_name(leaf)
@@ -295,27 +293,45 @@ def _file_name(leaf: Leaf) -> str:
     return str(leaf.payload["path"])
 
 
-def histogram_of(value: Mapping[str, Any]) -> tuple[Histogram | None, bool]:
-    """A W&B histogram (`bins` and `values`, or `packedBins`) as Neptune takes it, and whether bins were merged.
+MERGED = f"histogram over {HISTOGRAM_MAX_BINS} bins: neighbours merged"
+WIDENED = "histogram without width: its range is widened around the value"
 
-    None: no valid histogram. Edges must be finite and strictly increasing (Neptune's rules).
+
+def histogram_of(value: Mapping[str, Any]) -> tuple[Histogram | None, Sequence[str]]:
+    """A W&B histogram (`bins` and `values`, or `packedBins`) as Neptune takes it, and what was changed for that.
+
+    None: not a valid histogram. Edges must be finite and strictly increasing (Neptune's rules). Edges that are all
+    equal, as those of a parameter with one element, become a range around their value.
     """
     counts = value.get("values")
     edges = _finite_doubles(_edges_of(value))
     if edges is None or _finite_doubles(counts) is None or not counts or len(edges) != len(counts) + 1:
-        return None, False
-    if any(left >= right for left, right in pairwise(edges)):
-        return None, False
+        return None, ()
+    changes = []
     merge = -(-len(counts) // HISTOGRAM_MAX_BINS)
+    if edges[0] == edges[-1] and min(edges) == max(edges):
+        edges = _widened(edges[0], len(counts))
+        changes.append(WIDENED)
+    if any(left >= right for left, right in pairwise(edges)):
+        return None, ()
     if merge > 1:
         counts = [sum(counts[i : i + merge]) for i in range(0, len(counts), merge)]
         edges = [*edges[:-1:merge], edges[-1]]
+        changes.append(MERGED)
     if all(0 <= count < 2**64 and int(count) == count for count in counts):
-        return Histogram(tuple(edges), tuple(map(int, counts))), merge > 1
+        return Histogram(tuple(edges), tuple(map(int, counts))), changes
     densities = _finite_doubles(counts)
     if densities is None:  # merging has overflowed
-        return None, False
-    return Histogram(tuple(edges), tuple(densities)), merge > 1
+        return None, ()
+    return Histogram(tuple(edges), tuple(densities)), changes
+
+
+def _widened(value: float, bins: int) -> list[float]:
+    """Edges of `bins` equal bins around `value`, one wide in all, as numpy has them for equal values."""
+    width = max(1.0, abs(value) * 1e-9)  # a double can tell the edges of a large value apart
+    start = value - width / 2
+    edges = [start + width * (i / bins) for i in range(bins + 1)]
+    return edges if math.isfinite(edges[-1]) and math.isfinite(start) else [value] * (bins + 1)
 
 
 def _edges_of(value: Mapping[str, Any]) -> Any:

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from migrator.naming import Paths
-from migrator.parts.base import Context, Cursor, Fill, Ledger, Times, as_double, in_batches, is_number, non_finite
+from migrator.parts.base import (
+    Context,
+    Cursor,
+    Fill,
+    Ledger,
+    Times,
+    as_double,
+    in_batches,
+    is_number,
+    leaves_of,
+    non_finite,
+)
 from migrator.records import Batch, Kind, Points, SystemRow
 from migrator.sources.base import SourceRun
 
@@ -14,6 +26,16 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     """All samples behind the cursor, numbered from 0 over the whole run."""
     converter = _Converter(run, cursor, context)
     return in_batches(run.system(converter.first_row), converter)
+
+
+def flattened(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Metrics by name; those of old SDKs are nested (`network: {sent, recv}`): their names are joined with `.`."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            for keys, leaf in leaves_of(value, lambda _: False):
+                yield ".".join([name, *keys]), leaf
+        else:
+            yield name, value
 
 
 class _Converter:
@@ -49,7 +71,12 @@ class _Converter:
                 self._ledger.add(Kind.KEPT, "system", "samples taken while the run was going on", self._next_row)
             return
         time_us = self._times.of_row(row.time, self._ledger)
-        values = {self._path(name): double for name, double in self._numbers(row)}
+        values: dict[str, float] = {}
+        for name, double in self._numbers(row):
+            path = self._path(name)
+            if path in values:  # a nested metric and a flat one of the same name
+                self._ledger.add(Kind.SKIPPED, path, "duplicate_step")
+            values.setdefault(path, double)
         self._written += len(values)
         self._next_row, self._last_time = row.number + 1, row.time
         if values:
@@ -57,7 +84,7 @@ class _Converter:
                 self._records.append(Points(row.number, at_us, some))
 
     def _numbers(self, row: SystemRow) -> Iterator[tuple[str, float]]:
-        for name, raw in row.values.items():
+        for name, raw in flattened(row.values):
             if raw is None:
                 continue
             self._read += 1

@@ -157,7 +157,7 @@ class MemoryRun:
         media: set[tuple[str, str]] = set()
         for row in self._data.history:
             for key, value in row.values.items():
-                for leaf in leaves(key, value):
+                for leaf in leaves(key, value, row.step):
                     found[leaf.series] = None
                     if leaf.series.kind is SeriesKind.FILE and isinstance(leaf.payload, Mapping):
                         media.add((key, str(leaf.payload["path"])))

@@ -216,6 +216,6 @@ def _survey_rows(
         for key, value in row.values.items():
             if key in numbers and type(value) in (float, int):
                 continue
-            add_leaves(key, (value,), series, media)
+            add_leaves(key, value, row.step, series, media)
             if type(value) in (float, int):
                 numbers.add(key)

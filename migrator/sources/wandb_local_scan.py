@@ -281,9 +281,9 @@ class _Scanner:
         log.rows += 1
         log.last_step = max(step, log.last_step)
         self._last_row = history
-        self._survey(history)
+        self._survey(history, step)
 
-    def _survey(self, history: Any) -> None:
+    def _survey(self, history: Any, step: int) -> None:
         """Note the series of a row. Most values are numbers of known paths: these are not parsed."""
         known, others = self._known_numbers, []
         for item in history.item:
@@ -294,15 +294,15 @@ class _Scanner:
             if not (key in known and text and text[0] in NUMBER_STARTS):
                 others.append(item)
         if others:
-            self._survey_others(others)
+            self._survey_others(others, step)
 
-    def _survey_others(self, items: Sequence[Any]) -> None:
+    def _survey_others(self, items: Sequence[Any], step: int) -> None:
         series = self._run.series
         values: dict[str, Any] = {}
         for item in items:
             put(values, item_path(item), _surveyed(item_json(item)))
         for key, value in sorted(values.items()):
-            for leaf in leaves(key, value):
+            for leaf in leaves(key, value, step):
                 series[leaf.series] = None
                 if leaf.series.kind is SeriesKind.FILE and isinstance(leaf.payload, dict):
                     self._run.media.add((key, str(leaf.payload["path"])))

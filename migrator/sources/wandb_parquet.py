@@ -7,9 +7,10 @@ dict is a struct column that has every field of any row, absent ones null. Nulls
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +155,9 @@ class HistoryExport:
             else:
                 to_read.append(name)
         if to_read:
-            for batch in self._table.batches(to_read):
+            for batch in self._table.batches([STEP, *to_read]):
                 for name in to_read:
-                    _survey_column(name, batch.column(name), found[name], media)
+                    _survey_column(name, batch.column(name), batch.column(STEP), found[name], media)
         for keys in found.values():
             series.update(keys)
 
@@ -258,7 +259,9 @@ def as_time(value: Any) -> float | None:
 # ---------------------------------------------------------------- survey
 
 
-def _survey_column(name: str, column: pa.Array, found: dict[SeriesKey, None], media: set[tuple[str, str]]) -> None:
+def _survey_column(
+    name: str, column: pa.Array, steps: pa.Array, found: dict[SeriesKey, None], media: set[tuple[str, str]]
+) -> None:
     if column.null_count == len(column):
         return
     kind = column.type
@@ -270,8 +273,12 @@ def _survey_column(name: str, column: pa.Array, found: dict[SeriesKey, None], me
         found[SeriesKey(name, "", SeriesKind.HISTOGRAM)] = None
     else:
         if pa.types.is_string(kind) or pa.types.is_dictionary(kind):
-            column = column.unique()
-        add_leaves(name, _plain_list(column.drop_null()), found, media)
+            column, steps = column.unique().drop_null(), repeat(None)
+        else:
+            steps = steps.filter(column.is_valid()).to_pylist()
+            column = column.drop_null()
+        for value, step in zip(_plain_list(column), steps, strict=False):
+            add_leaves(name, value, step, found, media)
 
 
 def _all_histograms(column: pa.Array) -> bool:
@@ -282,10 +289,11 @@ def _all_histograms(column: pa.Array) -> bool:
     return bool(kinds.null_count == column.null_count and kinds.drop_null().unique().to_pylist() == ["histogram"])
 
 
-def add_leaves(key: str, values: Iterable[Any], found: dict[SeriesKey, None], media: set[tuple[str, str]]) -> None:
-    """Add the series that `values` of `key` become, and the media files that they name."""
-    for value in values:
-        for leaf in leaves(key, value):
-            found[leaf.series] = None
-            if leaf.series.kind is SeriesKind.FILE:
-                media.add((key, str(leaf.payload["path"])))  # type: ignore[index]
+def add_leaves(
+    key: str, value: Any, step: float | None, found: dict[SeriesKey, None], media: set[tuple[str, str]]
+) -> None:
+    """Add the series that `value` of `key` becomes, and the media files that it names."""
+    for leaf in leaves(key, value, step):
+        found[leaf.series] = None
+        if leaf.series.kind is SeriesKind.FILE:
+            media.add((key, str(leaf.payload["path"])))  # type: ignore[index]

@@ -646,6 +646,35 @@ def test_a_system_metric_is_a_number_or_skipped(value: Any, point: float | None)
     assert outcome.ledger == ({("skipped", path, "not_a_number"): 1} if point is None else converted)
 
 
+def test_nested_system_metrics_of_old_sdks_are_leaves() -> None:
+    values = {"cpu": 1.5, "network": {"sent": 1, "recv": {"all": 2}}, "network.sent": 9, "empty": {}}
+    outcome = convert("system", MemoryData("r", system=[SystemRow(0, 1.0, values)]))
+    found = outcome.series_values()
+    assert found == {"system/cpu": [1.5], "system/network.sent": [1.0], "system/network.recv.all": [2.0]}
+    assert outcome.ledger == {
+        ("skipped", "system/network.sent", "duplicate_step"): 1,
+        ("skipped", "system/empty", "not_a_number"): 1,
+    }
+    assert outcome.read == outcome.written + outcome.skipped
+
+
+def test_images_of_old_sdks_have_names_made_of_key_step_and_place() -> None:
+    value = {"_type": "images/separated", "format": "png", "count": 2, "captions": ["a", "b"], "width": 2, "height": 2}
+    rows = [HistoryRow(step, 1.0, {"Labels": value}) for step in range(2)]
+    files = {f"media/images/Labels_{step}_{i}.png": bytes([step, i]) for step in range(2) for i in range(2)}
+    outcome = convert("history", MemoryData("r", history=rows, files=files))
+    names = {
+        path: [name for name, _ in points] for path, points in outcome.series_values().items() if "cap" not in path
+    }
+    assert names == {
+        "Labels/0": ["media/images/Labels_0_0.png", "media/images/Labels_1_0.png"],
+        "Labels/1": ["media/images/Labels_0_1.png", "media/images/Labels_1_1.png"],
+    }
+    assert outcome.series_values()["Labels/1/caption"] == ["b", "b"]
+    survey = convert("files", MemoryData("r", history=rows, files=files))
+    assert survey.files == {}
+
+
 def test_the_step_of_a_system_metric_is_the_number_of_its_row() -> None:
     rows = [SystemRow(0, 5.0, {"a": 1}), SystemRow(1, None, {"b": 2}), SystemRow(2, 4.0, {"a": 3})]
     outcome = convert("system", MemoryData("r", system=rows))

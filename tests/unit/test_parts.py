@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ from migrator.naming import clean_text
 from migrator.parts import PARTS
 from migrator.parts.base import BATCH_BYTES, BATCH_FILES, BATCH_VALUES, SHORT_TRIES, Ledger, MappingOptions, Times
 from migrator.parts.files import file_path
-from migrator.parts.history import histogram_of
+from migrator.parts.history import WIDENED, histogram_of
 from migrator.parts.layout import Layout
 from migrator.records import (
     AddTags,
@@ -201,6 +202,10 @@ def inputs_of_document(values: Mapping[str, Any], *, objects_are_whole: bool) ->
     return sum(map(count, values.values()))
 
 
+def inputs_of_sample(value: Any) -> int:
+    return sum(map(inputs_of_sample, value.values())) if isinstance(value, dict) and value else value is not None
+
+
 def inputs_of(part: str, data: MemoryData, *, private: bool) -> int:
     def wanted(values: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in values.items() if private or not key.startswith("_")}
@@ -218,7 +223,7 @@ def inputs_of(part: str, data: MemoryData, *, private: bool) -> int:
         case "history":
             return sum(inputs_of_logged(value) for row in data.history for value in wanted(row.values).values())
         case "system":
-            return sum(value is not None for row in data.system for value in row.values.values())
+            return sum(inputs_of_sample(value) for row in data.system for value in row.values.values())
         case "console":
             return len(data.console)
         case "files":
@@ -506,9 +511,9 @@ class TestHistory:
     def test_a_histogram_keeps_its_edges_and_counts(
         self, histogram: dict[str, Any], edges: tuple[float, ...], counts: tuple[float, ...]
     ) -> None:
-        result, merged = histogram_of(histogram)
+        result, changes = histogram_of(histogram)
         assert repr(result) == repr(Histogram(edges, counts))
-        assert not merged
+        assert not changes
 
     @pytest.mark.parametrize(
         "histogram",
@@ -518,7 +523,6 @@ class TestHistory:
             {"values": [1]},
             {"bins": [0], "values": []},
             {"bins": [0, 1, 2], "values": [1]},
-            {"bins": [1, 1], "values": [1]},
             {"bins": [1, 0], "values": [1]},
             {"bins": [0, math.inf], "values": [1]},
             {"bins": [0, 1], "values": [math.nan]},
@@ -526,10 +530,10 @@ class TestHistory:
             {"bins": "01", "values": [1]},
             {"bins": [0, 10**400], "values": [1]},
             {"bins": [0, 1], "values": [10**400]},
-            {"bins": [2**60, 2**60 + 1], "values": [1]},
+            {"bins": [0, 1, 1], "values": [1, 1]},
+            {"bins": [sys.float_info.max] * 3, "values": [1, 1]},
             {"bins": [*range(514)], "values": [1e308] * 513},
             {"bins": [*range(514)], "values": [10**308] * 513},
-            {"packedBins": {"min": 0, "size": 0, "count": 1}, "values": [1]},
             {"packedBins": {"min": 10**400, "size": 0.5, "count": 1}, "values": [1]},
             {"packedBins": {"min": 0, "size": 10**400, "count": 1}, "values": [1]},
             {"packedBins": {"min": 1e308, "size": 1e308, "count": 1}, "values": [1]},
@@ -541,12 +545,30 @@ class TestHistory:
         assert outcome.ledger == {("skipped", "h", "bad_histogram"): 1}
         assert outcome.series_values() == {"n": [1.0]}
 
+    @pytest.mark.parametrize(
+        ("value", "histogram"),
+        [
+            (0.5, {"bins": [0.5] * 4, "values": [1, 0, 0]}),
+            (1.0, {"bins": [1, 1], "values": [1]}),
+            (-3.0, {"packedBins": {"min": -3, "size": 0, "count": 2}, "values": [2, 5]}),
+            (2.0**60, {"bins": [2**60, 2**60 + 1], "values": [1]}),
+            (0.0, {"bins": [0.0] * 700, "values": [1] * 699}),
+        ],
+    )
+    def test_equal_edges_are_widened_around_their_value(self, value: float, histogram: dict[str, Any]) -> None:
+        result, changes = histogram_of(histogram)
+        assert result is not None
+        assert changes[0] == WIDENED
+        assert result.edges[0] < value < result.edges[-1]
+        assert all(left < right for left, right in pairwise(result.edges))
+        assert sum(result.values) == sum(histogram["values"])
+
     @settings(deadline=None)
     @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=2000))
     def test_merging_bins_loses_no_count(self, counts: list[int]) -> None:
-        histogram, merged = histogram_of({"bins": [*range(len(counts) + 1)], "values": counts})
+        histogram, changes = histogram_of({"bins": [*range(len(counts) + 1)], "values": counts})
         assert histogram is not None
-        assert merged == (len(counts) > 512)
+        assert bool(changes) == (len(counts) > 512)
         assert sum(histogram.values) == sum(counts)
         assert len(histogram.values) <= 512
         assert (histogram.edges[0], histogram.edges[-1]) == (0, len(counts))
