@@ -362,14 +362,14 @@ def test_a_directory_that_grows_is_copied_on_from_where_it_was(set_scene: SetSce
     first = place.add(start(), *rows[:8], run_id="r")
     scene.migrate.succeed("inventory", "--local", tmp_path)
     scene.migrate.succeed("run")
-    assert len(scene.neptune.store.run("team/p", "r").points("x")) == 8
+    assert len(scene.neptune.store.run("team/p-wandb", "r").points("x")) == 8
     (first / "run-r.wandb").unlink()
     first.rmdir()
     Directories(tmp_path).add(start(), *rows, record(**EXIT), run_id="r")
     listed = scene.migrate.succeed("inventory", "--local", tmp_path, "--json").json["projects"]
     assert [one["changed"] for one in listed] == [1]
     scene.migrate.succeed("run")
-    run = scene.neptune.store.run("team/p", "r")
+    run = scene.neptune.store.run("team/p-wandb", "r")
     time_us = microseconds("2023-11-14T22:13:20Z")
     assert run.points("x") == [(step * MICRO, time_us + step * MICRO, step / 2) for step in range(20)]
     assert run.value("wandb/state") == "finished"
