@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -86,7 +87,7 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
         binding = binding_of(settings)
         binding.check(store)
         if settings.phase is Phase.UPLOAD:
-            check_offline(store)
+            check_offline(store, settings.offline_dir.absolute())
         only = selection(store, settings)
         command = "run" if settings.phase is Phase.COPY else "sync"
         log_file = log_path(command)
@@ -158,11 +159,24 @@ def binding_of(settings: RunSettings) -> Binding:
     return Binding(setting, f"{address_of(neptune_api_token())} workspace {settings.workspace}")
 
 
-def check_offline(store: Store) -> None:
-    """Runs that went straight to Neptune have no offline files: as uploads they would all fail."""
+def check_offline(store: Store, directory: Path) -> None:
+    """`UserError` unless `directory` is where the runs of this state database were copied to, and is there.
+
+    A file that is looked for in the wrong place is not lost: nothing may be forgotten because of it.
+    """
     bound = store.setting(COPIES)
-    if bound and not bound.startswith("offline:"):
+    if not bound:
+        return
+    if not bound.startswith("offline:"):
         raise UserError(f"there is nothing to upload: the runs of this state database go straight to {bound}")
+    copied_to = bound.removeprefix("offline:")
+    if copied_to != str(directory):
+        raise UserError(
+            f"the offline files of this state database are in {copied_to}, not in {directory}: "
+            f"`migrate sync --offline-dir {shlex.quote(copied_to)}`"
+        )
+    if not directory.is_dir():
+        raise UserError(f"{directory}, which holds the offline files, is not there: mount it or put it back first")
 
 
 def selection(store: Store, settings: RunSettings) -> Selection:

@@ -101,9 +101,28 @@ def test_an_upload_that_neptune_has_lost_is_copied_and_uploaded_anew(scene: Scen
 
 def test_a_lost_offline_file_is_written_anew(scene: Scene) -> None:
     scene.migrate.succeed("run", "--mode", "offline")
-    shutil.rmtree(scene.migrate.directory / "neptune-offline")
+    [directory] = (scene.migrate.directory / "neptune-offline" / "demo").iterdir()
+    shutil.rmtree(directory)
     scene.migrate.succeed("sync")
     scene.migrate.succeed("run", "--mode", "offline")
+    scene.migrate.succeed("sync")
+    assert is_whole(scene)
+
+
+def test_offline_files_looked_for_in_the_wrong_place_are_not_lost(set_scene: SetScene) -> None:
+    scene = set_scene(sample_runs(2, steps=5))
+    scene.migrate.succeed("inventory")
+    scene.migrate.succeed("run", "--mode", "offline")
+    there, elsewhere = (scene.migrate.directory / name for name in ("neptune-offline", "elsewhere"))
+    elsewhere.mkdir()
+    before = scene.migrate.status()
+    ended = scene.migrate.run("sync", "--offline-dir", elsewhere)
+    assert ended.exit_code == 2
+    assert f"`migrate sync --offline-dir {there}`" in ended.stderr
+    there.rename(elsewhere / "unmounted")
+    assert scene.migrate.run("sync").exit_code == 2
+    assert scene.migrate.status() == before
+    (elsewhere / "unmounted").rename(there)
     scene.migrate.succeed("sync")
     assert is_whole(scene)
 
