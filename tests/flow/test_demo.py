@@ -194,10 +194,10 @@ def processes_of(directory: Path) -> Iterator[int]:
     for process in psutil.process_iter():
         try:
             places = [process.cwd(), *process.cmdline(), *process.environ().values()]
+            if process.status() != psutil.STATUS_ZOMBIE and any(str(directory) in place for place in places):
+                yield process.pid
         except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        if process.status() != psutil.STATUS_ZOMBIE and any(str(directory) in place for place in places):
-            yield process.pid
+            pass  # it has ended meanwhile, or is not ours
 
 
 def wait_for(condition: Any, timeout_s: float = 60.0) -> None:
