@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,9 @@ def _open_sqlite(url: URL, *, create: bool) -> Database:
             f"{path} is on a network file system ({found}), where SQLite's locks do not hold. Use a path on a local "
             "disk with --db, or PostgreSQL for several machines: --db postgresql+psycopg://..."
         )
+    if create and "uri" not in url.query:
+        with suppress(OSError):  # SQLite meets it, too, and then there is a message
+            path.touch(mode=0o600)  # it holds people's data; SQLite gives its mode to the files beside it
     connect_args: dict[str, Any] = {"check_same_thread": False}
     if "timeout" not in url.query:
         connect_args["timeout"] = LOCK_TIMEOUT_S

@@ -106,6 +106,7 @@ def start_log(path: Path, verbose: bool) -> None:
     """Log this process to `path` (appending; lines of several processes mix whole), and why requests are repeated."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # messages may quote people's data
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise UserError(

@@ -30,6 +30,8 @@ from migrator.naming import cut_utf8, hex_digest
 from migrator.records import Record
 
 UPLOADED = "uploaded"  # position of a run whose offline file was uploaded and removed: the next one starts anew
+# ours: archives outlive the umask of their day, and hold copies of files that only their owner could read
+PRIVATE_FILE, PRIVATE_DIRECTORY = 0o600, 0o700
 EXTENSION_MAX = 18  # of a kept file's name: as in the names that Neptune's storage gets
 
 
@@ -69,7 +71,7 @@ class OfflineDestination:
         builder = OperationBuilder(target.project, target.run_id, self._now())
         confirm()
         if position is None or position == UPLOADED:
-            return OfflineRun(_new_log(directory, target), builder, confirm)
+            return OfflineRun(_new_log(self.directory, directory, target), builder, confirm)
         return OfflineRun(_cut_log(directory, position), builder, confirm)
 
     def ping(self) -> None:
@@ -79,12 +81,14 @@ class OfflineDestination:
         """Nothing held."""
 
 
-def _new_log(directory: Path, target: RunTarget) -> OfflineLog:
+def _new_log(offline_dir: Path, directory: Path, target: RunTarget) -> OfflineLog:
     """A log with the run's creation; what an attempt left that never reached a checkpoint goes away."""
     with disk_errors(directory):
         if directory.exists():
             shutil.rmtree(directory)
-        directory.mkdir(parents=True)
+        offline_dir.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+        directory.parent.mkdir(exist_ok=True)
+        directory.mkdir(mode=PRIVATE_DIRECTORY)
     log = OfflineLog(directory)
     log.create(target.project, target.run_id)
     log.append([create_operation(target)])
@@ -141,6 +145,7 @@ class OfflineRun:
         self._confirm()
         with disk_errors(self._log.directory):
             with upload.file.path.open("rb") as source, partial.open("wb") as copy:
+                os.fchmod(copy.fileno(), PRIVATE_FILE)
                 shutil.copyfileobj(source, copy, 1024 * 1024)
                 copy.flush()
                 os.fsync(copy.fileno())

@@ -160,6 +160,18 @@ for step in range(100_000):
 """
 
 
+def test_only_their_owner_can_read_the_files(offline: OfflineDestination, tmp_path: Path) -> None:
+    file = local_file(tmp_path / "secret.txt", b"secret")
+    file.path.chmod(0o600)
+    with offline.open_run(target(), None) as run:
+        run.write([AssignFile("files/secret.txt", file)])
+        run.flush().wait()
+    directory = directory_of(offline)
+    assert [path.stat().st_mode & 0o777 for path in (offline.directory, directory)] == [0o700, 0o700]
+    (copy,) = directory.glob("*.txt")
+    assert copy.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_file_that_vanished_behind_a_checkpoint_is_told(offline: OfflineDestination) -> None:
     with offline.open_run(target(), None) as run:
         position = saved(run)

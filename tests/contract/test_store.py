@@ -1150,6 +1150,11 @@ def test_a_database_may_be_open_twice_at_once(url: str) -> None:
 # ---------------------------------------------------------------- what can go wrong
 
 
+def test_only_its_owner_can_read_a_new_database(tmp_path: Path) -> None:
+    with closing(open_store(tmp_path / "migration.db")):
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("Dear diary, " * 1000)

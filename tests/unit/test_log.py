@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from base64 import b64encode, urlsafe_b64encode
 from pathlib import Path
 from urllib.parse import quote
@@ -45,6 +47,14 @@ def keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_key_does_not_show_whole_cut_or_encoded(shown: str, name: str) -> None:
     assert without_keys(f"HTTP 400: {shown}") == f"HTTP 400: <{name}>"
     assert without_keys(shown + shown).count(f"<{name}>") in (1, 2)
+
+
+def test_only_its_owner_can_read_a_log(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from migrator.log import start_log; start_log(Path(sys.argv[1]), False)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.jsonl")], check=True)
+    assert (tmp_path / "a.jsonl").stat().st_mode & 0o777 == 0o600
 
 
 def test_what_is_no_key_stays(keys: None) -> None:
