@@ -94,7 +94,7 @@ class WandbClient:
             self._failed = WandbApiFailedError
             self._lock = threading.Lock()
             self._key = api_key
-            self._url = base_url or os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
+            self._url = _without_password(base_url or os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url)
             self._api = self._log_in()
         except BaseException:
             self._process.leave()
@@ -196,6 +196,18 @@ class WandbClient:
         if not self._process.leave():
             return
         _tear_down(self._wandb)
+
+
+def _without_password(url: str) -> str:
+    """The address itself. One with a user name or password is refused: addresses are stored, sent and shown, and
+    wandb-core would not even use the password, since the API key takes its place in each request.
+    """
+    if "@" in url:
+        raise UserError(
+            "The address of W&B holds a user name or password, which W&B does not use: remove everything up to `@` "
+            "from WANDB_BASE_URL (or base_url in wandb's settings), and put your API key in WANDB_API_KEY."
+        )
+    return url
 
 
 def _tear_down(wandb: Any) -> None:

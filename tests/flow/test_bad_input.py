@@ -52,6 +52,14 @@ def test_a_database_that_cannot_be_read_is_not_shown_with_its_password(migrate: 
     assert_complains(migrate.run("status", "--db", db), 7, "--db", "%40")
 
 
+@pytest.mark.parametrize("address", [f"http://me:{PASSWORD}@127.0.0.1:9", f"http://{PASSWORD}@127.0.0.1:9/api"])
+def test_an_address_of_wandb_with_a_password_is_refused_without_showing_it(
+    migrate: Migrate, tmp_path: Path, address: str
+) -> None:
+    assert_complains(migrate.run("inventory", WANDB_BASE_URL=address), 2, "WANDB_BASE_URL", "password", "WANDB_API_KEY")
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
