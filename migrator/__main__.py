@@ -104,8 +104,9 @@ def _logged(error: Exception) -> str:
 
 def _say(message: str, exit_code: ExitCode) -> ExitCode:
     from migrator.log import without_keys
+    from migrator.visible import tell
 
-    print(f"Error: {without_keys(message)}", file=sys.stderr)
+    tell(f"Error: {without_keys(message)}")
     return exit_code
 
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from migrations_db.report_types import Progress
 from migrations_db.states import RunStatus
+from migrator.visible import tell, visible
 
 LINE_EVERY_S = 30.0
 
@@ -36,14 +37,14 @@ class Bars:
             )
         _move(self._runs, done + failed, progress.runs_total)
         _move(self._points, progress.points_read, max(progress.points_expected, progress.points_read))
-        now = [f"{run.ref.rsplit('/', 1)[-1][:20]} ({run.part or 'start'})" for run in progress.running[:2]]
+        now = [f"{visible(run.ref.rsplit('/', 1)[-1][:20])} ({run.part or 'start'})" for run in progress.running[:2]]
         more = len(progress.running) - len(now)
         self._runs.set_postfix_str(
             ", ".join([*([f"{failed} failed"] if failed else []), *now, *([f"+{more}"] if more > 0 else [])])
         )
 
     def say(self, message: str) -> None:
-        tqdm.write(message, file=sys.stderr)
+        tqdm.write(visible(message, lines=True), file=sys.stderr)
 
     def close(self) -> None:
         for bar in (self._points, self._runs):
@@ -76,7 +77,7 @@ class Lines:
 
     def say(self, message: str) -> None:
         try:
-            print(message, file=sys.stderr, flush=True)
+            tell(message)
         except OSError:
             pass  # nobody reads any more: no reason to stop
 

@@ -13,6 +13,7 @@ from migrator.parts.base import MappingOptions
 from migrator.run import RunSettings
 from migrator.run_command import dry_run_command, run_command
 from migrator.supervisor import Supervision
+from migrator.visible import tell
 
 
 def guide(common: s.Globals) -> ExitCode:
@@ -62,7 +63,7 @@ def _workspace(mode: s.Mode) -> str:
         try:
             return s.workspace(_ask(f"Neptune workspace ({default})"), mode)
         except UserError as error:
-            typer.echo(str(error))
+            tell(str(error))
 
 
 def _ask(question: str) -> str:

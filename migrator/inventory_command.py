@@ -25,6 +25,7 @@ from migrator.report.text import add_row, new_table, print_table, say
 from migrator.scratch import scratch_directory
 from migrator.settings import Globals, tool_version
 from migrator.sources.base import RunFilter
+from migrator.visible import tell, visible
 
 
 def inventory_command(scope: Scope, local: Sequence[Path], work_dir: Path, common: Globals) -> None:
@@ -48,7 +49,7 @@ def inventory_command(scope: Scope, local: Sequence[Path], work_dir: Path, commo
                 bar.close()
                 store.end_invocation(inventory_id, exit_code)
         for problem in source.problems:
-            print(f"Warning: {problem}", file=sys.stderr)
+            tell(f"Warning: {problem}")
     if common.json:
         print(json.dumps({"schema_version": 1, "projects": [_as_json(result) for result in results]}))
     else:
@@ -68,7 +69,7 @@ class _Bar:
             self._earlier += self._listed
             self._bar.total = (self._bar.total or 0) + (total or 0) or None
         self._listed = listed
-        self._bar.set_postfix_str(project[:30], refresh=False)
+        self._bar.set_postfix_str(visible(project[:30]), refresh=False)
         self._bar.update(self._earlier + listed - self._bar.n)
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from itertools import islice
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from migrator.errors import ExitCode
 from migrator.report.text import add_row, new_table, say
 from migrator.run import RunResult, RunSettings, opened, run_job, selected_parts, to_do
 from migrator.settings import Globals
+from migrator.visible import tell
 
 
 def run_command(settings: RunSettings, common: Globals) -> ExitCode:
@@ -21,7 +21,7 @@ def run_command(settings: RunSettings, common: Globals) -> ExitCode:
     if common.json:
         print(json.dumps(_as_json(result)))
     elif not common.quiet:
-        print(_summary(settings, result), file=sys.stderr)
+        tell(_summary(settings, result))
     return result.exit_code
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from migrations_db.states import RunStatus
 from migrator.records import Kind
 from migrator.report.conclusions import SKIPS_MEAN, without_secrets
+from migrator.visible import visible
 
 MESSAGE_CHARS = 300  # of an error message
 MIN_WIDTH = 20  # columns
@@ -29,7 +30,7 @@ STATUS_STYLES = {
 def say(console: Console, text: str, style: str = "", indent: int = 0) -> None:
     """Text that wraps inside its indentation, without blanks at the ends of lines."""
     width = max(console.width - indent, MIN_WIDTH)
-    for line in Text(_visible(text), style).wrap(console, width, overflow="fold"):
+    for line in Text(visible(text), style).wrap(console, width, overflow="fold"):
         line.rstrip()
         console.print(Text(" " * indent).append_text(line), soft_wrap=True)
 
@@ -52,7 +53,7 @@ def new_table(console: Console, *columns: str) -> Table:
 
 def add_row(table: Table, *cells: str, indent: int = 0) -> None:
     """The last cell wraps inside its indentation."""
-    *texts, last = (Text(_visible(cell)) for cell in cells)
+    *texts, last = (Text(visible(cell)) for cell in cells)
     table.add_row(*texts, Padding(last, (0, 0, 0, indent)))
 
 
@@ -83,11 +84,6 @@ def shortened(text: str, max_chars: int) -> str:
     """Text without its middle, where it is too long."""
     start = max_chars // 2
     return text if len(text) <= max_chars else f"{text[:start]}…{text[start + 1 - max_chars :]}"
-
-
-def _visible(text: str) -> str:
-    """One line without control characters."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def message_text(text: str | None) -> str:

@@ -52,6 +52,12 @@ def test_a_database_that_cannot_be_read_is_not_shown_with_its_password(migrate: 
     assert_complains(migrate.run("status", "--db", db), 7, "--db", "%40")
 
 
+def test_a_name_with_escape_sequences_does_nothing_to_the_terminal(migrate: Migrate) -> None:
+    ended = migrate.run("inventory", "--local", "gone\x1b[2J")
+    assert_complains(ended, 2, "gone\\x1b[2J")
+    assert "\x1b" not in ended.stderr
+
+
 @pytest.mark.parametrize("address", [f"http://me:{PASSWORD}@127.0.0.1:9", f"http://{PASSWORD}@127.0.0.1:9/api"])
 def test_an_address_of_wandb_with_a_password_is_refused_without_showing_it(
     migrate: Migrate, tmp_path: Path, address: str

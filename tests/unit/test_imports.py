@@ -16,7 +16,7 @@ import migrator
 ROOT = Path(migrator.__file__).parent.parent
 
 #: knows nothing of sources, destinations or the state database
-PURE = {"errors", "json_text", "limits", "naming", "records", "values"}
+PURE = {"errors", "json_text", "limits", "naming", "records", "values", "visible"}
 CONTRACTS = {"sources.base", "destinations.base"}
 #: builds the adapters; the others touch one adapter, for the reason given
 BUILDER = "job"
