@@ -65,8 +65,8 @@ class Ended:
 
 def run_worker(job: Job, number: int, supervisor_pid: int, pipe: Pipe) -> None:
     """The main function of a worker process."""
-    for number in TERMINAL:  # they reach the whole group: the supervisor decides
-        signal.signal(number, signal.SIG_IGN)
+    for terminal in TERMINAL:  # they reach the whole group: the supervisor decides
+        signal.signal(terminal, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL)  # they were blocked while this process started
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
