@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import stamina.instrumentation
 
@@ -72,14 +72,12 @@ def _pieces(*keys: tuple[str, str]) -> dict[str, str]:
 
 
 def _netrc_keys() -> Iterator[tuple[str, str]]:
-    """Where `wandb login` leaves its key."""
+    """Where `wandb login` leaves its key. All hosts count: wandb's default has changed, settings name others."""
     try:
-        host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname
-        found = netrc.netrc(os.environ.get("NETRC")).authenticators(host or "")
+        hosts = netrc.netrc(os.environ.get("NETRC")).hosts.values()
     except (OSError, ValueError, netrc.NetrcParseError):
         return
-    if found and found[2]:
-        yield "WANDB_API_KEY", found[2]
+    yield from (("WANDB_API_KEY", password) for _, _, password in hosts if password)
 
 
 def _forms(key: str) -> Iterator[str]:

@@ -49,6 +49,17 @@ def test_a_key_does_not_show_whole_cut_or_encoded(shown: str, name: str) -> None
     assert without_keys(shown + shown).count(f"<{name}>") in (1, 2)
 
 
+@pytest.mark.parametrize("host", ["api.forge.coreweave.com", "api.wandb.ai", "wandb.example.com:8080"])
+def test_a_key_in_netrc_does_not_show_whatever_its_host(
+    host: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key = f"{host}-0123456789abcdef"
+    (tmp_path / "netrc").write_text(f"machine {host} login user password {key}\n")
+    monkeypatch.delenv("WANDB_BASE_URL")
+    monkeypatch.setenv("WANDB_API_KEY", f"another{host[::-1]}")  # what is known of keys is kept for each
+    assert without_keys(f"HTTP 400: {key}") == "HTTP 400: <WANDB_API_KEY>"
+
+
 def test_only_its_owner_can_read_a_log(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from migrator.log import start_log; start_log(Path(sys.argv[1]), False)"
