@@ -202,6 +202,12 @@ def run(
             "--safe-client", envvar="MIGRATE_SAFE_CLIENT", help="Slow, but for other versions of neptune-scale; online."
         ),
     ] = False,
+    no_follow_links: Annotated[
+        bool,
+        typer.Option(
+            "--no-follow-links", envvar="MIGRATE_NO_FOLLOW_LINKS", help="For local directories of unknown origin."
+        ),
+    ] = False,
     strict: Strict = False,
     work_dir: WorkDir = None,
 ) -> None:
@@ -236,6 +242,7 @@ def run(
         visibility=_visibility(visibility),
         strict=strict,
         safe_client=safe_client,
+        no_follow_links=no_follow_links,
     )
     command = dry_run_command if dry_run else run_command
     raise typer.Exit(command(settings, context.obj))

@@ -17,6 +17,7 @@ from migrations_db.types import EVERYTHING, Selection
 from migrator.binding import Binding
 from migrator.destinations.base import Destination
 from migrator.errors import ExitCode, UserError
+from migrator.log import own_keys
 from migrator.parts.base import MappingOptions
 from migrator.settings import LEASE_S, Mode
 from migrator.sources.base import Source
@@ -43,6 +44,7 @@ class Job:
     visibility: str = "priv"
     lanes: int = 8  # runs that one worker copies at a time
     safe_client: bool = False  # only neptune-scale's public API: slow, but for other versions of it
+    follow_links: bool = True  # of local directories, to files that the log names
     lease_s: float = LEASE_S
     max_failures: int = 5
     verbose: bool = False
@@ -76,11 +78,11 @@ def build_api_source(scratch: Path) -> Source:
     return WandbApiSource(os.environ.get("WANDB_BASE_URL") or None, wandb_api_key(), scratch)
 
 
-def build_local_source(paths: Sequence[Path]) -> Source:
+def build_local_source(paths: Sequence[Path], *, follow_links: bool = True) -> Source:
     """Local W&B run directories below `paths` (none: runs are opened by their stored locations)."""
     from migrator.sources.wandb_local import LocalSource
 
-    return LocalSource(paths)
+    return LocalSource(paths, follow_links=follow_links, keys=own_keys())
 
 
 def build_destination(job: Job, uploads: Executor, now: Callable[[], datetime]) -> Destination:

@@ -60,6 +60,14 @@ def without_keys(text: str) -> str:
     return ACCESS_TOKEN.sub("<token>", text)
 
 
+def own_keys() -> frozenset[bytes]:
+    """The keys of this process in all the forms that `without_keys` hides, whole."""
+    keys = [os.environ.get(name, "") for name in ("WANDB_API_KEY", "NEPTUNE_API_TOKEN")]
+    keys += [key for _, key in _netrc_keys()]
+    forms = (form for key in keys if len(key) >= PIECE for form in _forms(key))
+    return frozenset(form.encode("utf-8", "surrogateescape") for form in forms)
+
+
 @cache
 def _pieces(*keys: tuple[str, str]) -> dict[str, str]:
     """All runs of PIECE characters in the forms that keys take, with the key's name."""

@@ -50,6 +50,7 @@ class RunSettings:
     visibility: str = "priv"
     strict: bool = False
     safe_client: bool = False
+    no_follow_links: bool = False
 
     @property
     def asked(self) -> Sequence[str]:
@@ -109,6 +110,7 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
             only=only,
             services=services(store, settings.phase),
             visibility=settings.visibility,
+            follow_links=not settings.no_follow_links,
             lease_s=lease_s(),
             verbose=common.verbose,
         )

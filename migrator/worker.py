@@ -363,7 +363,9 @@ class _Worker:
             return source
 
     def _build_source(self, service: str) -> Source:
-        return build_local_source(()) if service == "local" else build_api_source(self._scratch / "wandb")
+        if service == "local":
+            return build_local_source((), follow_links=self.job.follow_links)
+        return build_api_source(self._scratch / "wandb")
 
 
 def _seconds() -> float:

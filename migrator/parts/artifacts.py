@@ -8,7 +8,7 @@ from migrator.errors import ErrorClass, Rejected
 from migrator.naming import Paths, clean_text
 from migrator.parts.base import BATCH_FILE_BYTES, BATCH_FILES, Context, Cursor, Ledger, single_value
 from migrator.records import Artifact, Assign, AssignFile, Batch, Kind, LocalFile, Scalar, SourceFile
-from migrator.sources.base import SourceRun
+from migrator.sources.base import SourceRun, Withheld
 from migrator.values import compact_json
 
 #: what is told of a version, by the last level of its path; their paths are theirs even where a source cannot tell
@@ -89,6 +89,9 @@ def _fetch(run: SourceRun, artifact: Artifact, file: SourceFile, context: Contex
         return None
     try:
         return run.fetch_artifact_file(artifact, file.name)
+    except Withheld as withheld:
+        ledger.add(Kind.SKIPPED, name, withheld.reason)
+        return None
     except Rejected as error:
         if error.error_class is not ErrorClass.NOT_FOUND:
             raise

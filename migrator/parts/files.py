@@ -8,7 +8,7 @@ from typing import Any
 from migrator.naming import Paths, Renamed
 from migrator.parts.base import BATCH_FILE_BYTES, BATCH_FILES, Context, Cursor, Ledger, MappingOptions, Shortage
 from migrator.records import AssignFile, Batch, Kind, SourceFile
-from migrator.sources.base import SourceRun
+from migrator.sources.base import SourceRun, Withheld
 
 
 def file_path(name: str) -> str:
@@ -97,7 +97,11 @@ def _copy(
         else:
             fetching.append((file, context.downloads.submit(run.fetch, file.name)))
     for file, future in fetching:
-        local = future.result()
+        try:
+            local = future.result()
+        except Withheld as withheld:
+            ledger.add(Kind.SKIPPED, file.name, withheld.reason)
+            continue
         if local is None:
             ledger.add(Kind.SKIPPED, file.name, "missing_file")
             continue

@@ -26,7 +26,7 @@ from migrator.parts.base import (
 from migrator.parts.files import file_path
 from migrator.parts.layout import Layout
 from migrator.records import AssignFile, Batch, Histogram, HistoryRow, Kind, LocalFile, Points, PointValue, Record
-from migrator.sources.base import SourceRun
+from migrator.sources.base import SourceRun, Withheld
 from migrator.values import Leaf, SeriesKind, leaves
 
 MISSING_MAX = 1000  # names of missing files that are remembered: a run that still runs uploads its last ones late
@@ -122,13 +122,14 @@ class _Converter:
         """The batch so far, with its files fetched; a new one begins."""
         pending, self._batch = self._batch, _Pending()
         for values, path, name, future in pending.fetching:
-            if (file := future.result()) is not None:
+            file, reason = _fetched(future)
+            if file is not None:
                 values[path] = file
                 pending.size_bytes += file.size_bytes
             else:
                 del values[path]
                 pending.written -= 1
-                self.ledger.add(Kind.SKIPPED, name, "missing_file")
+                self.ledger.add(Kind.SKIPPED, name, reason)
                 self._missing[name] = None
         until_step = None
         records: list[Record] = []
@@ -163,7 +164,7 @@ class _Converter:
 
     def _placed(self, lone: _LoneFile) -> Iterator[AssignFile]:
         """The file as a single value, once."""
-        file = lone.file.result()
+        file, _ = _fetched(lone.file)
         if file is not None and lone.path not in self._noted:
             self._noted.add(lone.path)
             self._missing.pop(lone.name, None)
@@ -286,6 +287,14 @@ class _Converter:
                 future = self._context.downloads.submit(self._run.fetch, name)
                 self._batch.fetching.append(_Fetching(values, path, name, future))
                 return future
+
+
+def _fetched(future: Future[LocalFile | None]) -> tuple[LocalFile | None, str]:
+    """The file, or why there is none."""
+    try:
+        return future.result(), "missing_file"
+    except Withheld as withheld:
+        return None, withheld.reason
 
 
 def _file_name(leaf: Leaf) -> str:

@@ -33,6 +33,8 @@ NEVER_COPIED = (
 SKIPS_MEAN = {
     "wandb_object": "an object: wandb/raw/summary.json has it, and the history if logged",
     "missing_file": "the source names it, but does not have it",
+    "link": "a link that the log does not name, or that leads to no place for files",
+    "contains_key": "a file with a key of this tool in it",
     "missing_rows": "the source counts more rows than it gives",
     "duplicate_step": "the metric has a value there already",
     "step_not_increasing": "a higher step came before it",

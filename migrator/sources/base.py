@@ -65,6 +65,14 @@ class Survey:
     counted: int
 
 
+class Withheld(Exception):
+    """A file that is there and is not read on purpose: a skip, for `reason` (a code of the ledger)."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class Source(Protocol):
     """A place that runs come from."""
 
@@ -151,6 +159,8 @@ class SourceRun(Protocol):
 
     def fetch(self, name: str) -> LocalFile | None:
         """A file of the run, complete and checked against the source's size and md5; None if there is none.
+
+        `Withheld` if the file is not read on purpose.
 
         It lies in the scratch directory or stays where it is (local runs): the caller must not change it, and
         calls `release` when done. May be called from several threads at once.

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,10 +43,19 @@ class LocalSource:
 
     service = "local"
 
-    def __init__(self, paths: Sequence[Path], now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        now: Callable[[], datetime] = utc_now,
+        *,
+        follow_links: bool = True,
+        keys: Set[bytes] = frozenset(),
+    ) -> None:
         self.problems: list[str] = []
         self._paths = [Path(path).absolute() for path in paths]
         self._now = now
+        self._follow_links = follow_links
+        self._keys = keys
         self._lock = Lock()
         self._listed: dict[tuple[str, str], list[RunListing]] | None = None
 
@@ -67,7 +76,7 @@ class LocalSource:
         return (listing for listing in listed if only.accepts(listing))
 
     def open_run(self, ref: RunRef, scratch: Path) -> LocalRun:
-        return LocalRun(ref, self._now)
+        return LocalRun(ref, self._now, follow_links=self._follow_links, keys=self._keys)
 
     def ping(self) -> None:
         """Always there."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from migrator.errors import ErrorClass, Rejected
 from migrator.records import Artifact, LocalFile, SourceFile
 from migrator.sources.wandb_answers import OWN_TYPES, md5_hex
-from migrator.sources.wandb_local_files import local_file
+from migrator.sources.wandb_local_access import local_file
 from migrator.sources.wandb_log import WandbLog
 
 MANIFEST_NAME = "wandb_manifest.json"  # W&B's own name for it
@@ -94,12 +94,12 @@ def read_artifact(logged: LoggedArtifact, aliases: list[str]) -> tuple[Artifact,
     return artifact, files
 
 
-def staged_file(artifact: Artifact, entry: ManifestEntry | None, name: str) -> LocalFile:
+def staged_file(artifact: Artifact, entry: ManifestEntry | None, name: str, keys: Set[bytes]) -> LocalFile:
     """The staged copy of an artifact's file, checked against its manifest."""
     title = f"{artifact.name}:{artifact.version}/{name}"
     if entry is None or not entry.local_path:
         raise Rejected(ErrorClass.NOT_FOUND, f"{title} is not on this machine")
-    file = local_file(Path(entry.local_path), name)
+    file = local_file(Path(entry.local_path), name, link_allowed=False, keys=keys)
     if file is None:
         raise Rejected(ErrorClass.NOT_FOUND, f"{title} is not on this machine any more: {entry.local_path} is gone")
     if file.size_bytes != entry.size_bytes or file.md5 != (entry.md5 or file.md5):

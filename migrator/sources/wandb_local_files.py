@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from migrator.records import LocalFile
-from migrator.sources.wandb_log import opened
-
-READ_BYTES = 1024 * 1024
-
 
 def run_files(directories: Sequence[Path]) -> dict[str, tuple[Path, int]]:
     """Paths and sizes of a run's files by name, sorted; of one name, that of the latest directory that has it.
 
-    Files that were given to `run.save()` are symlinks to their place. Links that lead to no file are listed, too
-    (those to directories are not followed): something was there, and `local_file` says None for it.
+    Files that were given to `run.save()` are symlinks to their place. All links are listed, those to directories and
+    `files` itself, too, but not walked: `local_file` decides which of them is read.
     """
     found: dict[str, tuple[Path, int]] = {}
     for directory in directories:
         root = directory / "files"
+        if root.is_symlink():
+            found["files"] = (root, 0)
+            continue
         for folder, folders, names in os.walk(root):
             links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
             for name in (*names, *links):
@@ -42,19 +39,3 @@ def _size_bytes(path: Path) -> int | None:
     except OSError:  # a dangling link, or removed meanwhile
         return None
     return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
-def local_file(path: Path, name: str) -> LocalFile | None:
-    """A regular file with its size and md5 as they are now; None if there is none (any more)."""
-    try:
-        place = path.resolve(strict=True)
-    except (OSError, RuntimeError):  # gone, or a loop of links
-        return None
-    if not place.is_file():
-        return None
-    digest, size_bytes = hashlib.md5(usedforsecurity=False), 0
-    with opened(place) as file:
-        while piece := file.read(READ_BYTES):
-            digest.update(piece)
-            size_bytes += len(piece)
-    return LocalFile(place, name, size_bytes, digest.hexdigest())

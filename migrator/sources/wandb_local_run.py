@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import dropwhile
@@ -24,8 +24,9 @@ from migrator.records import (
     SystemRow,
 )
 from migrator.sources.base import Survey
+from migrator.sources.wandb_local_access import console_files, local_file
 from migrator.sources.wandb_local_artifacts import LoggedArtifact, ManifestEntry, read_artifact, staged_file
-from migrator.sources.wandb_local_files import local_file, run_files
+from migrator.sources.wandb_local_files import run_files
 from migrator.sources.wandb_local_rows import console_lines, history_rows, output_file_lines, pages, system_rows
 from migrator.sources.wandb_local_scan import RunHead, RunScan, merged, scan_run
 from migrator.sources.wandb_local_values import json_object
@@ -58,13 +59,17 @@ ONLINE_ARTIFACTS = "the directory of an online run does not have them"
 class LocalRun:
     """A `SourceRun`. The first question that needs it starts one pass over the logs, which answers all but rows."""
 
-    def __init__(self, ref: RunRef, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, ref: RunRef, now: Callable[[], datetime], *, follow_links: bool = True, keys: Set[bytes] = frozenset()
+    ) -> None:
         if not ref.location:
             raise Rejected(ErrorClass.NOT_FOUND, f"{ref}: the inventory has no directory for it")
         self._ref = ref
         self._directories = [Path(directory) for directory in ref.location]
         self._logs = [log_of(directory, ref.run_id) for directory in self._directories]
         self._now = now()
+        self._follow_links = follow_links
+        self._keys = keys  # files with one of them in it are withheld
         self._open_artifact: tuple[LoggedArtifact, dict[str, ManifestEntry]] | None = None
 
     # ------------------------------------------------------------ single values
@@ -137,13 +142,12 @@ class LocalRun:
     def console(self, first_line: int) -> Iterator[list[ConsoleLine]]:
         """Lines count from their first character, as in W&B's own log; see `wandb_local_console`."""
         logged = any(log.pieces for log in self._scan.logs)
-        lines = console_lines(self._scan.logs) if logged else output_file_lines(self._output_files)
+        lines = (
+            console_lines(self._scan.logs)
+            if logged
+            else output_file_lines(console_files(self._directories, self._keys))
+        )
         return pages(dropwhile(lambda sized: sized[0].number < first_line, lines))
-
-    @property
-    def _output_files(self) -> list[Path]:
-        found = (directory / "files" / "output.log" for directory in self._directories)
-        return [path for path in found if path.is_file()]
 
     # ------------------------------------------------------------ files
 
@@ -155,7 +159,7 @@ class LocalRun:
 
     def fetch(self, name: str) -> LocalFile | None:
         found = self._files.get(name)
-        return local_file(found[0], name) if found else None
+        return local_file(found[0], name, link_allowed=name in self._linked, keys=self._keys) if found else None
 
     def release(self, file: LocalFile) -> None:
         """Files stay where they are."""
@@ -177,7 +181,7 @@ class LocalRun:
             raise Rejected(ErrorClass.NOT_FOUND, f"{self._ref} logged no artifact {artifact.name}:{artifact.version}")
         if self._open_artifact is None or self._open_artifact[0] is not logged:
             self._open_artifact = logged, read_artifact(logged, index.aliases(logged))[1]
-        return staged_file(artifact, self._open_artifact[1].get(name), name)
+        return staged_file(artifact, self._open_artifact[1].get(name), name, self._keys)
 
     def used_artifacts(self) -> Sequence[str]:
         return list(self._scan.used)
@@ -205,6 +209,13 @@ class LocalRun:
     @cached_property
     def _state(self) -> str:
         return run_state(self._scan.logs[-1].exit_code, self._written_at, self._now)
+
+    @cached_property
+    def _linked(self) -> Set[str]:
+        """Names of files that may be links, because the log names them."""
+        if not self._follow_links:
+            return frozenset()
+        return self._scan.saved | {name for _, name in self._scan.media}
 
     @cached_property
     def _files(self) -> dict[str, tuple[Path, int]]:

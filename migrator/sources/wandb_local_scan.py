@@ -152,6 +152,7 @@ class RunScan:
     summary: JsonTree = field(default_factory=JsonTree)
     series: dict[SeriesKey, None] = field(default_factory=dict)
     media: set[tuple[str, str]] = field(default_factory=set)
+    saved: set[str] = field(default_factory=set)  # names in `files` records: what run.save() was given
     artifacts: ArtifactIndex = field(default_factory=ArtifactIndex)
     used: dict[str, None] = field(default_factory=dict)
     user: str = ""
@@ -262,6 +263,8 @@ class _Scanner:
                 self._run.summary.update(record.run.summary)
             case "environment":
                 self._run.user = record.environment.username or self._run.user
+            case "files":
+                self._run.saved.update(item.path for item in record.files.files)
             case "use_artifact":
                 self._run.used[record.use_artifact.name or record.use_artifact.id] = None
             case "exit":

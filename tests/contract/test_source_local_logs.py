@@ -23,6 +23,7 @@ from migrator.errors import ErrorClass, Rejected, UserError
 from migrator.limits import STRING_MAX_BYTES
 from migrator.parts.base import bounded_text
 from migrator.records import Fork, HistoryRow, RunRef, SourceProject
+from migrator.sources.base import Withheld
 from migrator.sources.wandb_local import LocalSource
 from migrator.sources.wandb_local_console import LINE_MAX, Console
 from migrator.sources.wandb_local_rows import PAGE_BYTES, pages
@@ -427,7 +428,7 @@ def test_a_later_directory_gives_the_files_it_has_again(directories: Directories
     assert [file.path.read_text() for file in found if file] == ["a.txt of 1", "sub/b.txt of 0"]
 
 
-def test_links_that_lead_to_no_file_are_listed_but_give_none(directories: Directories, tmp_path: Path) -> None:
+def test_links_that_the_log_does_not_name_are_listed_but_not_read(directories: Directories, tmp_path: Path) -> None:
     place = directories.add(start())
     (place / "files").mkdir()
     (place / "files" / "gone.txt").symlink_to(tmp_path / "nowhere")
@@ -436,7 +437,9 @@ def test_links_that_lead_to_no_file_are_listed_but_give_none(directories: Direct
     (place / "files" / "here.txt").write_text("x")
     run = directories.run()
     assert [file.name for file in run.files()] == ["folder", "gone.txt", "here.txt"]
-    assert run.fetch("folder") is run.fetch("gone.txt") is None
+    for name in ("folder", "gone.txt"):
+        with pytest.raises(Withheld, match="link"):
+            run.fetch(name)
     (place / "files" / "here.txt").unlink()
     assert run.fetch("here.txt") is None
 
