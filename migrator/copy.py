@@ -19,7 +19,7 @@ from migrations_db.states import PartStatus
 from migrations_db.types import Claim, PartProgress
 from migrator.destinations.base import Destination, RunTarget
 from migrator.errors import RunError
-from migrator.naming import Renamed, neptune_run_id, neptune_run_name
+from migrator.naming import Renamed, clean_text, neptune_run_id, neptune_run_name
 from migrator.parts import PARTS
 from migrator.parts.base import Context, MappingOptions, is_neptune_time
 from migrator.pipeline import Claims, Pipeline, Progress
@@ -120,6 +120,7 @@ def run_target(claim: Claim, attributes: RunAttributes, plan: CopyPlan) -> tuple
         name=name.name,
         created_at=created_at,
         fork=fork,
+        source_url=clean_text(attributes.url),
     )
     notes += [*_renaming("run id", claim.run_id, run_id), *_renaming("run name", attributes.name or "", name)]
     return target, notes

@@ -38,13 +38,17 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class RunTarget:
-    """Which run to write. Creating it again with the same values is harmless. `project` is `workspace/name`."""
+    """Which run to write. Creating it again with the same values is harmless. `project` is `workspace/name`.
+
+    `source_url`: what is copied, as `migration/source_url` tells it; empty: not known.
+    """
 
     project: str
     run_id: str
     name: str
     created_at: datetime
     fork: Fork | None = None
+    source_url: str = ""
 
 
 class Barrier(Protocol):

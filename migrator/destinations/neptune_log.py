@@ -21,6 +21,7 @@ from migrator.errors import DiskFull, ErrorClass, Rejected, Retryable, RunError,
 from migrator.records import LocalFile
 
 LOG_NAME = "run_operations.sqlite3"
+SOURCE_URL = "migration/source_url"
 REQUEST_VALUES = 100_000  # one request lies between two checkpoints of an upload: so much may be sent twice
 SNAPSHOT_OVERHEAD_BYTES = 8  # of a snapshot inside a request, at most
 
@@ -67,6 +68,20 @@ class OfflineLog:
         if metadata is None:
             raise Rejected(ErrorClass.BAD_DATA, f"{self.path} is not a whole Neptune offline file")
         return metadata.project, metadata.run_id
+
+    def source_url(self) -> str | None:
+        """Which source run the file is a copy of; None: it was not written far enough to tell."""
+        with self._transaction() as connection:
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'run_operations'").fetchone():
+                return None
+            for (blob,) in connection.execute(
+                "SELECT operation FROM run_operations WHERE operation_type = ? ORDER BY sequence_id",
+                (OperationType.UPDATE_SNAPSHOT,),
+            ):
+                assigned = UpdateRunSnapshot.FromString(blob).assign
+                if SOURCE_URL in assigned:
+                    return str(assigned[SOURCE_URL].string)
+        return None
 
     def append(self, operations: Sequence[RunOperation], uploads: Sequence[Upload] = ()) -> None:
         """Add operations, and files to upload, which lie in the directory; all or nothing, durably."""

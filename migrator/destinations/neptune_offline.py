@@ -25,7 +25,7 @@ from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
 from migrator.destinations.neptune_log import LOG_NAME, OfflineLog, disk_errors
 from migrator.destinations.neptune_sdk import check_version
 from migrator.destinations.neptune_wire import OperationBuilder, Upload, create_operation
-from migrator.errors import Vanished
+from migrator.errors import ErrorClass, Rejected, Vanished
 from migrator.naming import cut_utf8, hex_digest
 from migrator.records import Record
 
@@ -71,6 +71,7 @@ class OfflineDestination:
         builder = OperationBuilder(target.project, target.run_id, self._now())
         confirm()
         if position is None or position == UPLOADED:
+            _check_source(directory, target)
             return OfflineRun(_new_log(self.directory, directory, target), builder, confirm)
         return OfflineRun(_cut_log(directory, position), builder, confirm)
 
@@ -79,6 +80,24 @@ class OfflineDestination:
 
     def close(self) -> None:
         """Nothing held."""
+
+
+def _check_source(directory: Path, target: RunTarget) -> None:
+    """Raise `Rejected` if the directory holds a copy of another source run, which stays as it is.
+
+    A copy of the same source run may be replaced, whichever state database it was made with: the source is the same.
+    A file that does not name its source ended before its first attributes, and may be replaced, too.
+    """
+    if not target.source_url or not (directory / LOG_NAME).exists():
+        return
+    with OfflineLog(directory) as log:
+        there = log.source_url()
+    if there not in (None, target.source_url):
+        raise Rejected(
+            ErrorClass.BAD_DATA,
+            f"{directory} holds a copy of another run, {there}, and was left as it is. Use another --offline-dir, "
+            "or another project: `migrate inventory --project-map OLD=NEW`.",
+        )
 
 
 def _new_log(offline_dir: Path, directory: Path, target: RunTarget) -> OfflineLog:

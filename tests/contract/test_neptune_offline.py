@@ -122,6 +122,33 @@ def test_an_attempt_that_never_reached_a_checkpoint_leaves_nothing(offline: Offl
     assert len(rows(directory_of(offline))) == 3
 
 
+def write_copy(offline: OfflineDestination, source_url: str, step: int) -> None:
+    with offline.open_run(replace(target(), source_url=source_url), None) as run:
+        run.write([Assign({"migration/source_url": source_url}), point(step)])
+        saved(run)
+
+
+def test_a_finished_copy_of_another_source_run_is_left_as_it_is(offline: OfflineDestination) -> None:
+    write_copy(offline, "https://wandb.test/one/demo/runs/r1", 1)
+    before = {path.name: path.read_bytes() for path in directory_of(offline).iterdir()}
+    with pytest.raises(Rejected, match=r"https://wandb.test/one/demo/runs/r1.*--offline-dir.*--project-map"):
+        write_copy(offline, "https://wandb.test/two/demo/runs/r1", 2)
+    assert {path.name: path.read_bytes() for path in directory_of(offline).iterdir()} == before
+
+
+def test_a_copy_of_the_same_source_run_may_be_made_again(offline: OfflineDestination) -> None:
+    for step in (1, 2):
+        write_copy(offline, "https://wandb.test/one/demo/runs/r1", step)
+    assert steps(directory_of(offline)) == [2]
+
+
+def test_a_file_that_does_not_name_its_source_yet_is_replaced(offline: OfflineDestination) -> None:
+    directory_of(offline).mkdir(parents=True)
+    (directory_of(offline) / LOG_NAME).touch()
+    write_copy(offline, "https://wandb.test/one/demo/runs/r1", 1)
+    assert steps(directory_of(offline)) == [1]
+
+
 def test_what_was_written_without_a_flush_is_not_in_the_file(offline: OfflineDestination) -> None:
     with offline.open_run(target(), None) as run:
         run.write([point(0)])
