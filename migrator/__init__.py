@@ -5,13 +5,13 @@ values, naming  what a W&B value is, and which Neptune name it gets;  json_text 
 sources/        where runs come from: base (the contract), the W&B API, local W&B directories, memory
 destinations/   where runs go: base (the contract), Neptune online, Neptune's offline files, memory
 parts/          one module a kind of metadata: reads batches behind a cursor, converts them (pure)
-copy            one run, part by part;  pipeline  write, flush, checkpoint, with requests in flight
-upload          one run from its offline file to Neptune
-worker          one process: claims runs, copies several at a time;  outcomes  what an error costs, who has to wait
-supervisor      one command: keeps workers alive, shows progress, ends when nothing is left
-inventory, run, report, demo, guided    what the commands do;  *_command  what they print
+copying/        copy: one run, part by part;  pipeline: write, flush, checkpoint, with requests in flight;
+                upload: one run from its offline file to Neptune
+job/            supervisor: one command, keeps workers alive, shows progress, ends when nothing is left;
+                worker: one process, claims runs, copies several at a time;  outcomes: what an error costs
+commands/       what each command does and prints
 cli, __main__   the command line; errors become messages and exit codes
-settings, job, binding, limits, errors, log, processes, signals, scratch, display    what the others stand on
+settings, limits, errors, visible    what the others stand on
 
 The state database is a package of its own: migrations_db.
 """

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from migrator.errors import ExitCode, MigratorError, Retryable, RunError, UserError, disk_full
-from migrator.signals import ending
+from migrator.job.signals import ending
 
 #: options that may stand before or behind the command; True: a value follows
 _GLOBAL_OPTIONS = {"--db": True, "--json": False, "--verbose": False, "-v": False, "--quiet": False, "-q": False}
@@ -90,7 +90,7 @@ def _logged(error: Exception) -> str:
     """What to do with the traceback, which is in the log of the command, or else in one of its own."""
     import logging
 
-    from migrator.log import log_path, start_log
+    from migrator.job.log import log_path, start_log
 
     log = logging.getLogger("migrator")
     try:
@@ -103,7 +103,7 @@ def _logged(error: Exception) -> str:
 
 
 def _say(message: str, exit_code: ExitCode) -> ExitCode:
-    from migrator.log import without_keys
+    from migrator.job.log import without_keys
     from migrator.visible import tell
 
     tell(f"Error: {without_keys(message)}")

@@ -95,7 +95,7 @@ def common(
     context.obj = s.Globals(db=db, json=json, verbose=verbose, quiet=quiet)
     if context.invoked_subcommand is None:
         if sys.stdin.isatty() and sys.stdout.isatty():
-            from migrator.guided import guide
+            from migrator.commands.guided import guide
 
             raise typer.Exit(guide(context.obj))
         typer.echo(context.get_help())
@@ -133,8 +133,8 @@ def inventory(
     work_dir: WorkDir = None,
 ) -> None:
     """List all W&B runs into the state database. Again: refresh it."""
-    from migrator.inventory import Scope
-    from migrator.inventory_command import inventory_command
+    from migrator.commands.inventory import Scope
+    from migrator.commands.inventory_command import inventory_command
     from migrator.sources.base import RunFilter
 
     scope = Scope(
@@ -213,10 +213,10 @@ def run(
 ) -> None:
     """Copy all pending runs to Neptune. Interrupted: the same command goes on."""
     from migrations_db.states import Phase
+    from migrator.commands.run import RunSettings
+    from migrator.commands.run_command import dry_run_command, run_command
+    from migrator.job.supervisor import Supervision
     from migrator.parts.base import MappingOptions
-    from migrator.run import RunSettings
-    from migrator.run_command import dry_run_command, run_command
-    from migrator.supervisor import Supervision
 
     chosen = _mode(mode)
     if safe_client and chosen == "offline":
@@ -264,10 +264,10 @@ def sync(
 ) -> None:
     """Upload offline files to Neptune. Interrupted: the same command goes on."""
     from migrations_db.states import Phase
+    from migrator.commands.run import RunSettings
+    from migrator.commands.run_command import run_command
+    from migrator.job.supervisor import Supervision
     from migrator.parts.base import MappingOptions
-    from migrator.run import RunSettings
-    from migrator.run_command import run_command
-    from migrator.supervisor import Supervision
 
     settings = RunSettings(
         phase=Phase.UPLOAD,
@@ -293,7 +293,7 @@ def status(
     skips: Annotated[bool, typer.Option("--skips", help="List what was skipped or changed.")] = False,
 ) -> None:
     """Show progress, failures and what could not be copied."""
-    from migrator.status_command import status_command
+    from migrator.commands.status.command import status_command
 
     status_command(run, failed=failed, skips=skips, common=context.obj)
 
@@ -309,7 +309,7 @@ def retry_failed(
     run_id: RunIds = None,
 ) -> None:
     """Put failed runs back to pending."""
-    from migrator.status_command import retry_failed_command
+    from migrator.commands.status.command import retry_failed_command
 
     retry_failed_command(tuple(error_class or ()), s.comma_separated(projects), tuple(run_id or ()), context.obj)
 
@@ -321,7 +321,7 @@ def demo(
     ] = None,
 ) -> None:
     """The whole job with made-up runs: no account, no network, under two minutes."""
-    from migrator.demo import run_demo
+    from migrator.commands.demo import run_demo
 
     raise typer.Exit(run_demo(directory))
 

@@ -14,12 +14,12 @@ from typing import Any
 from migrations_db import Phase, Store, open_store
 from migrations_db.report_types import RunDetail
 from migrations_db.types import Claim, Counts, Selection, WorkerInfo
-from migrator.copy import CopyPlan, Lane, copy_run
+from migrator.commands.inventory import Scope, find_projects, take_inventory
+from migrator.copying.copy import CopyPlan, Lane, copy_run
+from migrator.copying.pipeline import Progress
 from migrator.destinations.memory import MemoryDestination, StoredRun
-from migrator.inventory import Scope, find_projects, take_inventory
 from migrator.parts import OPTIONAL_PARTS, PARTS
 from migrator.parts.base import MappingOptions
-from migrator.pipeline import Progress
 from migrator.sources.memory import MemoryData, MemorySource
 from tests.drive import PLAIN, Inline, Ticks
 

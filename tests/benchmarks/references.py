@@ -143,7 +143,7 @@ class _Push:
     """Sends bytes to the Neptune server's ingest endpoint, which (with --apply lazy) only stores them."""
 
     def __init__(self) -> None:
-        from migrator.destinations.neptune_sdk import address_of
+        from migrator.destinations.neptune.connection import address_of
 
         self._url = f"{address_of(os.environ['NEPTUNE_API_TOKEN']).rstrip('/')}/api/client/v1/ingest"
         self._http = requests.Session()

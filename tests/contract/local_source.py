@@ -10,8 +10,8 @@ from typing import Any
 
 from migrator.records import HistoryRow, RunListing, RunRef
 from migrator.sources.base import RunFilter
-from migrator.sources.wandb_local import LocalSource
-from migrator.sources.wandb_local_run import LocalRun
+from migrator.sources.wandb_local.listing import LocalSource
+from migrator.sources.wandb_local.run import LocalRun
 from tests.servers.offline_runs import write_log
 
 START_S = 1_700_000_000

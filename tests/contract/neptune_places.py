@@ -20,18 +20,18 @@ import pytest
 from migrations_db import Phase, RunStatus, Store, open_store
 from migrations_db.report_types import RunDetail
 from migrations_db.types import Claim, ProjectRow, RunRow, WorkerInfo
-from migrator.copy import Lane
+from migrator.copying.copy import Lane
+from migrator.copying.pipeline import Progress
+from migrator.copying.upload import upload_run
 from migrator.destinations.base import Destination, RunTarget
 from migrator.destinations.memory import MemoryDestination
-from migrator.destinations.neptune import NeptuneDestination
-from migrator.destinations.neptune_offline import OfflineDestination
-from migrator.destinations.neptune_safe import SafeDestination
-from migrator.destinations.neptune_sdk import Connection
-from migrator.job import Job
+from migrator.destinations.neptune.connection import Connection
+from migrator.destinations.neptune.offline import OfflineDestination
+from migrator.destinations.neptune.online import NeptuneDestination
+from migrator.destinations.neptune.safe import SafeDestination
+from migrator.job.job import Job
 from migrator.parts.base import MappingOptions
-from migrator.pipeline import Progress
 from migrator.records import Fork, Histogram, LocalFile
-from migrator.upload import upload_run
 from tests.servers import neptune_store
 from tests.servers.neptune_server import NeptuneServer
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from migrator.destinations.base import Refused
-from migrator.destinations.neptune_answers import UNKNOWN_PATH
+from migrator.destinations.neptune.answers import UNKNOWN_PATH
 from migrator.errors import ErrorClass, Rejected
 from migrator.limits import STRING_MAX_BYTES
 from migrator.records import AddTags, Assign, AssignFile, Fork, Histogram, Points, Record

@@ -20,13 +20,13 @@ from neptune_scale import Run
 from neptune_scale.types import Histogram as ClientHistogram
 
 from migrations_db.types import Claim
+from migrator.copying.pipeline import Stopped
 from migrator.destinations.base import DestinationRun
-from migrator.destinations.neptune_answers import FORK_KEPT
-from migrator.destinations.neptune_log import LOG_NAME, OfflineLog
-from migrator.destinations.neptune_offline import UPLOADED, OfflineDestination, OfflineRun, run_directory
+from migrator.destinations.neptune.answers import FORK_KEPT
+from migrator.destinations.neptune.offline import UPLOADED, OfflineDestination, OfflineRun, run_directory
+from migrator.destinations.neptune.offline_log import LOG_NAME, OfflineLog
 from migrator.errors import ErrorClass, Rejected, Retryable, Vanished
 from migrator.limits import SNAPSHOT_MAX_BYTES
-from migrator.pipeline import Stopped
 from migrator.records import AddTags, Assign, AssignFile, Fork, Histogram, Points, Record
 from tests.contract.neptune_places import (
     NOW,
@@ -176,7 +176,7 @@ KILLED_WRITER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from migrator.destinations.neptune_offline import OfflineDestination
+from migrator.destinations.neptune.offline import OfflineDestination
 from tests.contract.neptune_places import NOW, target
 from tests.contract.test_neptune_offline import point, saved
 

@@ -20,10 +20,10 @@ from neptune_api.proto.neptune_pb.ingest.v1.pub.client_pb2 import BulkRequestSta
 from neptune_api.proto.neptune_pb.ingest.v1.pub.request_status_pb2 import RequestStatus
 
 from migrator.destinations.base import Refused
-from migrator.destinations.neptune import StatusPoller
-from migrator.destinations.neptune_answers import CREATED, EXISTED, FORK_KEPT, KEPT
-from migrator.destinations.neptune_sdk import Answer, Connection
-from migrator.destinations.neptune_token import address_of
+from migrator.destinations.neptune.answers import CREATED, EXISTED, FORK_KEPT, KEPT
+from migrator.destinations.neptune.connection import Answer, Connection
+from migrator.destinations.neptune.online import StatusPoller
+from migrator.destinations.neptune.token import address_of
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, Throttled, UserError
 from migrator.limits import STATUS_BATCH
 from migrator.records import AddTags, Assign, AssignFile, Fork, LocalFile, Points

@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 
-from migrator.destinations import neptune_client, neptune_safe
 from migrator.destinations.base import Refused
-from migrator.destinations.neptune_answers import CREATED, EXISTED, KEPT, UNKNOWN_PATH
-from migrator.destinations.neptune_client import CLOSE_TIMEOUT_S, INEXACT_STEP, INEXACT_TIME, NOT_FINITE
-from migrator.destinations.neptune_safe import SafeDestination
-from migrator.destinations.neptune_sdk import Connection
+from migrator.destinations.neptune import safe as neptune_safe
+from migrator.destinations.neptune import safe_client as neptune_client
+from migrator.destinations.neptune.answers import CREATED, EXISTED, KEPT, UNKNOWN_PATH
+from migrator.destinations.neptune.connection import Connection
+from migrator.destinations.neptune.safe import SafeDestination
+from migrator.destinations.neptune.safe_client import CLOSE_TIMEOUT_S, INEXACT_STEP, INEXACT_TIME, NOT_FINITE
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, Throttled, UserError
 from migrator.limits import STRING_MAX_BYTES
 from migrator.records import AddTags, Assign, AssignFile, Fork, Histogram, Points, Record
@@ -47,7 +48,7 @@ __all__ = ["connected", "online_place", "safe_place"]  # fixtures
 
 PUBLIC = {"neptune_scale", "neptune_scale.exceptions", "neptune_scale.projects"}
 OURS = {f"migrator.destinations.{name}" for name in ("base", "neptune_answers", "neptune_client", "neptune_errors")}
-OURS |= {"migrator.destinations.neptune_token"}
+OURS |= {"migrator.destinations.neptune.token"}
 
 
 @pytest.fixture

@@ -33,8 +33,10 @@ from neptune_scale.sync.sync_process import CODE_TO_ERROR
 from neptune_scale.util import envs
 
 from migrator import limits
-from migrator.destinations import neptune_answers, neptune_client, neptune_wire
-from migrator.destinations.neptune_sdk import check_version
+from migrator.destinations.neptune import answers as neptune_answers
+from migrator.destinations.neptune import safe_client as neptune_client
+from migrator.destinations.neptune import wire as neptune_wire
+from migrator.destinations.neptune.connection import check_version
 from migrator.errors import UserError
 from tests.contract.neptune_places import OnlinePlace, opened
 

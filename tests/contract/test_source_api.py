@@ -27,11 +27,12 @@ import stamina
 
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, RunError, Throttled, UserError
 from migrator.records import HistoryRow, RunRef, SourceProject
-from migrator.sources import wandb_live, wandb_parquet
 from migrator.sources.base import RunFilter
-from migrator.sources.wandb_api import WandbApiSource
-from migrator.sources.wandb_errors import clean, of_message
-from migrator.sources.wandb_run import WandbRun
+from migrator.sources.wandb import exports as wandb_parquet
+from migrator.sources.wandb import live as wandb_live
+from migrator.sources.wandb.errors import clean, of_message
+from migrator.sources.wandb.listing import WandbApiSource
+from migrator.sources.wandb.run import WandbRun
 from migrator.values import SeriesKind, leaves
 from tests.servers.http import Fault, Request, Response, Server
 from tests.servers.wandb_data import (
@@ -1291,7 +1292,7 @@ def test_settings_of_the_surroundings_do_not_leak_in_and_come_back_at_the_end(
     script = """
 import os, sys, psutil
 from pathlib import Path
-from migrator.sources.wandb_api import WandbApiSource
+from migrator.sources.wandb.listing import WandbApiSource
 assert "wandb" not in sys.modules and "pyarrow" not in sys.modules
 before = dict(os.environ)
 source = WandbApiSource(None, None, Path(sys.argv[1]) / "scratch")

@@ -15,7 +15,7 @@ import pytest
 from migrator.errors import UserError
 from migrator.records import Fork, SourceProject
 from migrator.sources.base import RunFilter, Source, SourceRun
-from migrator.sources.wandb_local import LocalSource
+from migrator.sources.wandb_local.listing import LocalSource
 from migrator.values import SeriesKey, SeriesKind
 from tests.contract.local_source import listings, opened, rows_of, same
 from tests.servers.offline_runs import (

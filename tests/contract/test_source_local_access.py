@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from migrator.log import own_keys
+from migrator.job.log import own_keys
 from migrator.sources.base import Withheld
-from migrator.sources.wandb_local import LocalSource
-from migrator.sources.wandb_local_access import READ_BYTES
-from migrator.sources.wandb_local_run import LocalRun
+from migrator.sources.wandb_local.access import READ_BYTES
+from migrator.sources.wandb_local.listing import LocalSource
+from migrator.sources.wandb_local.run import LocalRun
 from tests.contract.local_source import Directories, opened, record, row, start
 
 KEY = "local-0123456789abcdef0123456789abcdef01234567"

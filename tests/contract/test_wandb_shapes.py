@@ -22,9 +22,9 @@ import pytest
 
 from migrator.errors import Rejected
 from migrator.records import LocalFile, RunRef
-from migrator.sources import wandb_queries
 from migrator.sources.base import RunFilter
-from migrator.sources.wandb_api import WandbApiSource
+from migrator.sources.wandb import queries as wandb_queries
+from migrator.sources.wandb.listing import WandbApiSource
 from tests.servers.http import Request, Response, Server
 from tests.servers.wandb_data import EPOCH_S, Artifact, Entity, Project, Run, Sweep, logged
 from tests.servers.wandb_server import API_KEY, Query, WandbServer

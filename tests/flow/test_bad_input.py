@@ -17,7 +17,7 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from migrator.destinations.neptune_answers import FORK_KEPT
+from migrator.destinations.neptune.answers import FORK_KEPT
 from tests.contract.local_source import EXIT, Directories, record, row, start
 from tests.disks import fill, remount, small_disk
 from tests.flow.conftest import NEPTUNE_KEY, WANDB_KEY, Ended, Migrate, SetScene, wait_until

@@ -12,11 +12,11 @@ import pytest
 
 from migrations_db import LeaseLost, Phase, RunStatus
 from migrations_db.states import PartStatus
+from migrator.copying.pipeline import DEPTH, Stopped
 from migrator.destinations.memory import MemoryDestination, StoredRun
 from migrator.errors import ErrorClass, Rejected, Retryable
 from migrator.parts import PARTS
 from migrator.parts.base import SHORT_TRIES, MappingOptions
-from migrator.pipeline import DEPTH, Stopped
 from migrator.records import Artifact, ConsoleLine, Fork, HistoryRow, SystemRow
 from migrator.sources.memory import MemoryData
 from tests.migration import SELECTED, Migration, Undisturbed, undisturbed

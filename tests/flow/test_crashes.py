@@ -30,10 +30,10 @@ from hypothesis.stateful import (
 
 from migrations_db import LeaseLost, RunStatus
 from migrations_db.types import Claim, Failure, Retry
+from migrator.copying.pipeline import Stopped
 from migrator.destinations.memory import MemoryDestination
 from migrator.errors import ErrorClass, Rejected, Retryable, RunError
 from migrator.parts.base import MappingOptions
-from migrator.pipeline import Stopped
 from migrator.records import ConsoleLine, HistoryRow, SystemRow
 from migrator.sources.memory import MemoryData
 from tests.migration import Migration, undisturbed

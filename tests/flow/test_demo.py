@@ -21,7 +21,7 @@ from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import UpdateRunSnapshot
 from neptune_scale.sync.operations_repository import OperationType
 
 from migrations_db import Outcome, RunStatus, open_store
-from migrator.demo import run_demo
+from migrator.commands.demo import run_demo
 from migrator.errors import ExitCode, UserError
 
 ROOT = Path(__file__).parents[2]

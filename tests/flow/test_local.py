@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from migrator.sources.wandb_local import LocalSource
-from migrator.sources.wandb_local_run import LocalRun
-from migrator.sources.wandb_log import WandbLog
+from migrator.sources.wandb_local.listing import LocalSource
+from migrator.sources.wandb_local.log import WandbLog
+from migrator.sources.wandb_local.run import LocalRun
 from tests.contract.local_source import EXIT, Directories, opened, record, row, start
 from tests.flow.conftest import Scene, SetScene
 from tests.flow.expected import (

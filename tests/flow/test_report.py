@@ -26,9 +26,7 @@ from migrations_db.types import (
     RunRow,
     WorkerInfo,
 )
-from migrator.errors import ADVICE, ErrorClass, UserError
-from migrator.parts import PARTS
-from migrator.report import (
+from migrator.commands.status import (
     Bound,
     bound_to,
     failed_json,
@@ -40,7 +38,9 @@ from migrator.report import (
     print_skips,
     run_json,
 )
-from migrator.report.conclusions import ALIVE_S, NOT_BOUND, next_step, without_secrets
+from migrator.commands.status.conclusions import ALIVE_S, NOT_BOUND, next_step, without_secrets
+from migrator.errors import ADVICE, ErrorClass, UserError
+from migrator.parts import PARTS
 
 WORKER = "host:17:abc"
 LEASE_S = 60.0

@@ -20,11 +20,11 @@ import pytest
 
 from migrations_db import LeaseLost, Phase, open_store
 from migrations_db.types import ProjectRow, RunRow, WorkerInfo
-from migrator.job import Job
+from migrator.job.job import Job
+from migrator.job.processes import host_id
+from migrator.job.scratch import PREFIX, remove_stale
+from migrator.job.worker import _Worker
 from migrator.parts.base import MappingOptions
-from migrator.processes import host_id
-from migrator.scratch import PREFIX, remove_stale
-from migrator.worker import _Worker
 from tests.flow.conftest import Scene, SetScene, Started, wait_until
 from tests.servers.http import Fault
 from tests.servers.wandb_data import sample_runs

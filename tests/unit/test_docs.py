@@ -12,9 +12,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from migrator.cli import app
+from migrator.commands.status.conclusions import SKIPS_MEAN
 from migrator.errors import ErrorClass, ExitCode
 from migrator.parts import PARTS
-from migrator.report.conclusions import SKIPS_MEAN
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]

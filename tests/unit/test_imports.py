@@ -1,4 +1,4 @@
-"""Who may import whom: one way, cli -> commands -> copy -> parts -> contracts -> records."""
+"""Who may import whom: one way, down the list of folders."""
 
 from __future__ import annotations
 
@@ -15,20 +15,38 @@ import migrator
 
 ROOT = Path(migrator.__file__).parent.parent
 
-#: knows nothing of sources, destinations or the state database
-PURE = {"errors", "json_text", "limits", "naming", "records", "values", "visible"}
+#: pure data and pure rules
+WORDS = frozenset({"records", "values", "json_text", "naming", "limits", "errors", "visible"})
+#: from the top down: each folder may import the ones behind it, and itself
+LAYERS: list[frozenset[str]] = [
+    frozenset({"__main__"}),
+    frozenset({"cli"}),
+    frozenset({"commands"}),
+    frozenset({"job"}),
+    frozenset({"copying"}),
+    frozenset({"parts"}),
+    frozenset({"sources", "destinations"}),
+    frozenset({"settings"}),
+    WORDS,
+]
 CONTRACTS = {"sources.base", "destinations.base"}
-#: builds the adapters; the others touch one adapter, for the reason given
-BUILDER = "job"
-EXCEPTIONS = {
-    "upload": "sends Neptune's own offline files, whatever the destination",
-    "run": "asks where runs would go, without connecting",
+#: the folders below `copying` know the adapters by their contracts alone; these modules name one, for the reason given
+NAME_ADAPTERS = {
+    "job.job": "builds them",
+    "copying.upload": "sends Neptune's own offline files, whatever the destination",
+    "commands.run": "asks where runs would go, without connecting",
+}
+#: imports that are to go
+TO_GO = {
+    ("copying.upload", "job.job"),
+    ("sources.wandb.streams", "sources.wandb_local.rows"),
+    ("sources.wandb_local.artifacts", "sources.wandb.answers"),
 }
 VENDORS = {
-    "wandb": ("sources.wandb_", "demo"),
-    "pyarrow": ("sources.wandb_", "demo"),
-    "neptune_scale": ("destinations.neptune",),
-    "neptune_api": ("destinations.neptune",),
+    "wandb": ("sources.wandb", "commands.demo"),
+    "pyarrow": ("sources.wandb.", "commands.demo"),
+    "neptune_scale": ("destinations.neptune.",),
+    "neptune_api": ("destinations.neptune.",),
     "alembic": (),
 }
 
@@ -37,8 +55,9 @@ def modules(package: str) -> dict[str, ast.Module]:
     """Name, without the package, -> syntax tree."""
     found = {}
     for path in sorted((ROOT / package).rglob("*.py")):
-        name = ".".join(path.relative_to(ROOT / package).with_suffix("").parts)
-        found[name.removesuffix(".__init__")] = ast.parse(path.read_text(encoding="utf-8"))
+        name = ".".join(path.relative_to(ROOT / package).with_suffix("").parts).removesuffix(".__init__")
+        if name != "__init__":
+            found[name] = ast.parse(path.read_text(encoding="utf-8"))
     return found
 
 
@@ -60,11 +79,23 @@ def imports(tree: ast.AST) -> Iterator[str]:
 def ours(name: str) -> set[str]:
     """The modules of the package that a module imports."""
     inside = {full.removeprefix("migrator.") for full in imports(MIGRATOR[name]) if full.startswith("migrator.")}
-    return {each if each in MIGRATOR else each.rpartition(".")[0] for each in inside}
+    found = {each if each in MIGRATOR else each.rpartition(".")[0] for each in inside}
+    return {each for each in found if (name, each) not in TO_GO}
 
 
-def is_adapter(name: str) -> bool:
-    return name.startswith(("sources.", "destinations.")) and name not in CONTRACTS
+def folder(name: str) -> str:
+    return name.split(".")[0]
+
+
+def layer(name: str) -> int:
+    return next(number for number, folders in enumerate(LAYERS) if folder(name) in folders)
+
+
+def adapter(name: str) -> str | None:
+    """The adapter that a module belongs to: `sources.wandb`, `destinations.memory` ..."""
+    if folder(name) not in ("sources", "destinations") or name in CONTRACTS:
+        return None
+    return ".".join(name.split(".")[:2])
 
 
 def packages(tree: ast.AST) -> set[str]:
@@ -76,50 +107,43 @@ def test_the_state_database_imports_nothing_of_the_program(name: str) -> None:
     assert "migrator" not in packages(STATE[name])
 
 
-@pytest.mark.parametrize("name", sorted(PURE))
-def test_pure_modules_import_only_each_other(name: str) -> None:
-    assert ours(name) <= PURE
+@pytest.mark.parametrize("name", sorted(MIGRATOR))
+def test_imports_go_down(name: str) -> None:
+    assert {each for each in ours(name) if layer(each) < layer(name)} == set()
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MIGRATOR if name in WORDS or folder(name) == "parts"))
+def test_words_and_parts_are_pure(name: str) -> None:
     assert packages(MIGRATOR[name]) <= {*sys.stdlib_module_names, "migrator"}
 
 
-@pytest.mark.parametrize("name", sorted(CONTRACTS))
-def test_contracts_import_only_pure_modules(name: str) -> None:
-    assert ours(name) <= PURE
+@pytest.mark.parametrize("name", sorted(name for name in MIGRATOR if folder(name) == "parts"))
+def test_parts_know_no_destination_and_of_sources_the_contract(name: str) -> None:
+    assert {each for each in ours(name) if folder(each) in ("sources", "destinations")} <= {"sources.base"}
 
 
-@pytest.mark.parametrize("name", sorted(name for name in MIGRATOR if name.split(".")[0] == "parts"))
-def test_parts_know_the_source_contract_and_no_destination(name: str) -> None:
-    assert {each for each in ours(name) if each.split(".")[0] != "parts"} <= PURE | {"sources.base"}
-    assert packages(MIGRATOR[name]) <= {*sys.stdlib_module_names, "migrator"}
-
-
-@pytest.mark.parametrize("name", ["copy", "pipeline"])
-def test_the_copy_knows_parts_contracts_and_what_the_state_database_speaks_of(name: str) -> None:
-    below = PURE | CONTRACTS | {"copy", "pipeline"}
-    assert {each for each in ours(name) if each.split(".")[0] != "parts"} <= below
+@pytest.mark.parametrize("name", ["copying.copy", "copying.pipeline"])
+def test_a_copy_knows_what_the_state_database_speaks_of(name: str) -> None:
     state = {full for full in imports(MIGRATOR[name]) if full.startswith("migrations_db")}
     assert {".".join(full.split(".")[:2]) for full in state} <= {"migrations_db.types", "migrations_db.states"}
 
 
-@pytest.mark.parametrize("name", sorted(filter(is_adapter, MIGRATOR)))
-def test_sources_and_destinations_never_meet_nor_look_up(name: str) -> None:
-    side = name.split(".")[0]
-    assert {each for each in ours(name) if each.split(".")[0] != side} <= PURE
+@pytest.mark.parametrize("name", sorted(name for name in MIGRATOR if folder(name) in ("sources", "destinations")))
+def test_adapters_never_meet(name: str) -> None:
+    shared = {"sources.paging", "sources.wandb_facts"}
+    met = {adapter(each) for each in ours(name) if each not in shared} - {None, adapter(name)}
+    assert met == set()
+    assert not {folder(each) for each in ours(name)} & ({"sources", "destinations"} - {folder(name)})
     assert "migrations_db" not in packages(MIGRATOR[name])
 
 
-@pytest.mark.parametrize("name", sorted(name for name in MIGRATOR if not is_adapter(name)))
+@pytest.mark.parametrize("name", sorted(name for name in MIGRATOR if layer(name) < layer("sources")))
 def test_only_one_module_builds_adapters(name: str) -> None:
-    assert name in (BUILDER, *EXCEPTIONS) or not any(map(is_adapter, ours(name)))
+    assert name in NAME_ADAPTERS or not any(map(adapter, ours(name)))
 
 
 def test_the_exceptions_are_still_needed() -> None:
-    assert all(any(map(is_adapter, ours(name))) for name in EXCEPTIONS)
-
-
-@pytest.mark.parametrize("name", sorted(MIGRATOR))
-def test_nothing_but_the_entry_point_imports_the_command_line(name: str) -> None:
-    assert name == "__main__" or "cli" not in ours(name)
+    assert {name for name in NAME_ADAPTERS if not any(map(adapter, ours(name)))} == set()
 
 
 @pytest.mark.parametrize("vendor", sorted(VENDORS))

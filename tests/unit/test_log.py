@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from migrator.log import without_keys
+from migrator.job.log import without_keys
 
 WANDB, INNER, NETRC = "0f1e2d3c4b5a69788796a5b4c3d2e1f0deadbeef", "inner/key+of=the?token", "netrc0123456789abcdef"
 TOKEN = b64encode(json.dumps({"api_address": "https://neptune.test", "api_key": INNER}).encode()).decode()
@@ -61,9 +61,7 @@ def test_a_key_in_netrc_does_not_show_whatever_its_host(
 
 
 def test_only_its_owner_can_read_a_log(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from migrator.log import start_log; start_log(Path(sys.argv[1]), False)"
-    )
+    code = "import sys, pathlib, migrator.job.log as log; log.start_log(pathlib.Path(sys.argv[1]), False)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.jsonl")], check=True)
     assert (tmp_path / "a.jsonl").stat().st_mode & 0o777 == 0o600
 

@@ -12,7 +12,7 @@ import pytest
 
 from migrations_db.states import Phase
 from migrations_db.types import Claim, ForkOf
-from migrator.copy import EPOCH, CopyPlan, run_target
+from migrator.copying.copy import EPOCH, CopyPlan, run_target
 from migrator.json_text import JsonText
 from migrator.limits import INT_MAX, INT_MIN, RUN_ID_MAX_BYTES, STEP_MAX, STRING_MAX_BYTES
 from migrator.naming import project_names

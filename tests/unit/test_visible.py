@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from migrator.display import Lines
+from migrator.job.display import Lines
 from migrator.visible import tell, visible
 
 

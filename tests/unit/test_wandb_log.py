@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from migrator.errors import ErrorClass, Rejected
-from migrator.sources.wandb_log import BLOCK_BYTES, HEADER, Tail, WandbLog
+from migrator.sources.wandb_local.log import BLOCK_BYTES, HEADER, Tail, WandbLog
 from tests.servers.offline_runs import serialized_log
 
 ONE_FILE = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,71 @@
+"""`migrate` alone on a terminal: a few questions, a plan, one confirmation, and off it goes."""
+
+from __future__ import annotations
+
+import typer
+
+from migrations_db.states import Phase
+from migrator import settings as s
+from migrator.commands.inventory import Scope
+from migrator.commands.inventory_command import inventory_command
+from migrator.commands.run import RunSettings
+from migrator.commands.run_command import dry_run_command, run_command
+from migrator.errors import ExitCode, UserError
+from migrator.job.supervisor import Supervision
+from migrator.parts.base import MappingOptions
+from migrator.visible import tell
+
+
+def guide(common: s.Globals) -> ExitCode:
+    """Ask what the ancestor script asked; blank answers are the defaults."""
+    typer.echo("Moves your W&B runs to Neptune. Blank answers take the default. Ctrl-C stops at any time;")
+    typer.echo("everything is kept in a state database, and the same command goes on.\n")
+    entity = _ask("W&B entity (blank: your account's default)")
+    projects = s.comma_separated(_ask("W&B projects, comma-separated (blank: all)"))
+    mode: s.Mode = "online" if s.token_is_set() else "offline"
+    if mode == "offline":
+        typer.echo(f"NEPTUNE_API_TOKEN is not set: runs go to Neptune offline files in {s.OFFLINE_DIR}/")
+    workspace = _workspace(mode)
+    automatic = s.default_workers()
+    answer = _ask(f"Workers (blank: automatic, {automatic})")
+    while answer and not (answer.isdigit() and int(answer) > 0):
+        answer = _ask("Workers: a number from 1 on, or blank")
+
+    typer.echo("\nListing the runs:")
+    inventory_command(
+        Scope(entity or None, projects, whole=not projects),
+        (),
+        s.work_directory(None),
+        s.Globals(common.db, quiet=True),
+    )
+    settings = RunSettings(
+        phase=Phase.COPY,
+        mode=mode,
+        workspace=workspace,
+        offline_dir=s.OFFLINE_DIR,
+        work_dir=s.work_directory(None),
+        supervision=Supervision(int(answer) if answer else automatic),
+        options=MappingOptions(),
+        projects=projects,
+    )
+    typer.echo("\nThe plan:")
+    dry_run_command(settings, common)
+    if not typer.confirm("\nGo?", default=True):
+        typer.echo("Nothing was copied. `migrate run` does it later.")
+        return ExitCode.OK
+    return run_command(settings, common)
+
+
+def _workspace(mode: s.Mode) -> str:
+    known = s.default_workspace(mode)
+    default = f"blank: {known}" if known else "there is no default: NEPTUNE_PROJECT is not set"
+    while True:
+        try:
+            return s.workspace(_ask(f"Neptune workspace ({default})"), mode)
+        except UserError as error:
+            tell(str(error))
+
+
+def _ask(question: str) -> str:
+    answer: str = typer.prompt(question, default="", show_default=False)
+    return answer.strip()

@@ -1,0 +1,212 @@
+"""`migrate run` and `migrate sync`: settings become a job, the supervisor does it, the figures come from the store."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from migrations_db import open_store
+from migrations_db.report_types import Progress, RunSummary
+from migrations_db.states import Phase, RunStatus
+from migrations_db.store import Store
+from migrations_db.types import Selection
+from migrator.commands.status.conclusions import counted
+from migrator.errors import ExitCode, UserError
+from migrator.job.address import COPIES, UPLOADS, Binding
+from migrator.job.display import display_for
+from migrator.job.job import Job, neptune_api_token
+from migrator.job.log import log_path, start_log
+from migrator.job.scratch import scratch_directory
+from migrator.job.supervisor import Display, Supervision, Supervisor
+from migrator.parts import OPTIONAL_PARTS, PARTS
+from migrator.parts.base import MappingOptions
+from migrator.settings import Globals, Mode, lease_s, tool_version
+
+SAFE_LANES = 2  # of a worker with the safe client: each has a process of its own, which keeps a core busy
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What the user chose for `migrate run` (phase copy) or `migrate sync` (phase upload)."""
+
+    phase: Phase
+    mode: Mode
+    workspace: str
+    offline_dir: Path
+    work_dir: Path
+    supervision: Supervision
+    options: MappingOptions
+    projects: Sequence[str] = ()
+    run_ids: Sequence[str] = ()
+    limit: int | None = None
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    visibility: str = "priv"
+    strict: bool = False
+    safe_client: bool = False
+    no_follow_links: bool = False
+
+    @property
+    def asked(self) -> Sequence[str]:
+        """Parts that runs which are done without them are copied further for."""
+        return [part for part in self.include if part not in self.exclude]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How it ended, and what stands in the state database then."""
+
+    exit_code: ExitCode
+    progress: Progress
+    skipped_values: int
+    uncopied: int = 0  # runs that an upload had to leave, because they have yet to be copied
+
+
+def selected_parts(include: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    """Parts in copy order: all but the optional ones, with `include` added and `exclude` taken away."""
+    for name in (*include, *exclude):
+        if name not in PARTS:
+            raise UserError(f"there is no part '{name}': parts are {', '.join(PARTS)}")
+    parts = [name for name in PARTS if (name not in OPTIONAL_PARTS or name in include) and name not in exclude]
+    if not parts:
+        raise UserError("nothing is left to copy: --exclude names every part")
+    return parts
+
+
+def run_job(settings: RunSettings, common: Globals) -> RunResult:
+    """Copy (or upload) all selected pending runs; returns when none is left, or when it had to stop."""
+    parts = selected_parts(settings.include, settings.exclude)
+    with opened(common.db) as store, scratch_directory(settings.work_dir) as scratch:
+        if settings.mode == "online":
+            neptune_api_token()  # asked for before anything starts
+        binding = binding_of(settings)
+        binding.check(store)
+        if settings.phase is Phase.UPLOAD:
+            check_offline(store, settings.offline_dir.absolute())
+        only = selection(store, settings)
+        command = "run" if settings.phase is Phase.COPY else "sync"
+        log_file = log_path(command)
+        start_log(log_file, common.verbose)
+        invocation_id = store.begin_invocation(command, socket.gethostname(), os.getpid(), tool_version())
+        job = Job(
+            database=common.db,
+            phase=settings.phase,
+            mode=settings.mode,
+            workspace=settings.workspace,
+            parts=parts,
+            options=settings.options,
+            offline_dir=settings.offline_dir.absolute(),
+            work_dir=scratch,
+            tool_version=tool_version(),
+            log_file=log_file,
+            invocation_id=invocation_id,
+            binding=binding,
+            only=only,
+            services=services(store, settings.phase),
+            visibility=settings.visibility,
+            follow_links=not settings.no_follow_links,
+            lease_s=lease_s(),
+            verbose=common.verbose,
+        )
+        if settings.safe_client:
+            job = replace(job, safe_client=True, lanes=SAFE_LANES)
+        display = display_for(quiet=common.quiet)
+        exit_code = ExitCode.UNEXPECTED
+        try:
+            exit_code = _finish(job, settings, store, display)
+            progress = store.reports.progress(settings.phase, only)
+            skipped = store.reports.skipped(only)
+            if exit_code is ExitCode.OK and (progress.runs[RunStatus.FAILED] or (settings.strict and skipped)):
+                exit_code = ExitCode.SOME_FAILED
+        finally:
+            display.close()
+            store.end_invocation(invocation_id, exit_code)
+        uncopied = waiting(store, Phase.COPY, only) if settings.phase is Phase.UPLOAD else 0
+        return RunResult(exit_code, progress, skipped, uncopied)
+
+
+def _finish(job: Job, settings: RunSettings, store: Store, display: Display) -> ExitCode:
+    """Let workers do what there is to do. Another command may end runs without what this one asks for: then again."""
+    while True:
+        again = store.start_copy(settings.asked, job.only) if settings.asked else 0
+        if again:
+            display.say(f"{counted(again, 'run')} done without {' and '.join(settings.asked)}: copied further")
+        left = waiting(store, settings.phase, job.only)
+        if not left:
+            return ExitCode.OK
+        supervision = replace(settings.supervision, workers=min(settings.supervision.workers, left))
+        exit_code = Supervisor(job, supervision, store, display).run()
+        if exit_code is not ExitCode.OK or not settings.asked:
+            return exit_code
+
+
+def opened(db: str | Path) -> closing[Store]:
+    """The state database of an earlier inventory."""
+    return closing(open_store(db, create=False))
+
+
+def binding_of(settings: RunSettings) -> Binding:
+    """The destination that the database must belong to."""
+    if settings.mode == "offline":
+        return Binding(COPIES, f"offline:{settings.offline_dir.absolute()}")
+    from migrator.destinations.neptune.token import address_of
+
+    setting = COPIES if settings.phase is Phase.COPY else UPLOADS
+    return Binding(setting, f"{address_of(neptune_api_token())} workspace {settings.workspace}")
+
+
+def check_offline(store: Store, directory: Path) -> None:
+    """`UserError` unless `directory` is where the runs of this state database were copied to, and is there.
+
+    A file that is looked for in the wrong place is not lost: nothing may be forgotten because of it.
+    """
+    bound = store.setting(COPIES)
+    if not bound:
+        return
+    if not bound.startswith("offline:"):
+        raise UserError(f"there is nothing to upload: the runs of this state database go straight to {bound}")
+    copied_to = bound.removeprefix("offline:")
+    if copied_to != str(directory):
+        raise UserError(
+            f"the offline files of this state database are in {copied_to}, not in {directory}: "
+            f"`migrate sync --offline-dir {shlex.quote(copied_to)}`"
+        )
+    if not directory.is_dir():
+        raise UserError(f"{directory}, which holds the offline files, is not there: mount it or put it back first")
+
+
+def selection(store: Store, settings: RunSettings) -> Selection:
+    """The runs that this command is about."""
+    only = store.select(settings.projects, settings.run_ids)
+    if settings.phase is Phase.UPLOAD:
+        store.start_upload(only)
+    if settings.limit is not None:
+        found = islice(to_do(store, settings.asked, only), settings.limit)
+        only = store.select((), [summary.ref for summary in found])
+    return only
+
+
+def to_do(store: Store, include: Sequence[str], only: Selection) -> Iterator[RunSummary]:
+    """Pending runs, and those that are done without a part that is asked for by name."""
+    yield from store.reports.runs(RunStatus.PENDING, only)
+    if include:
+        yield from store.reports.lacking(include, only)
+
+
+def services(store: Store, phase: Phase) -> frozenset[str]:
+    """Where the runs of the inventory come from; uploads read nothing but offline files."""
+    if phase is Phase.UPLOAD:
+        return frozenset()
+    return frozenset(project.source_service for project in store.inventory.projects())
+
+
+def waiting(store: Store, phase: Phase, only: Selection) -> int:
+    """Runs that are not at their end yet."""
+    runs = store.reports.progress(phase, only).runs
+    return runs[RunStatus.PENDING] + runs[RunStatus.RUNNING]

@@ -1,0 +1,148 @@
+"""Conclusions from the state database that the documents and the text of `migrate status` share."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from migrations_db.report_types import LedgerGroup, Overview, PartSums, RunDetail
+from migrations_db.states import Phase, RunStatus
+from migrations_db.store import Store
+from migrations_db.types import Project
+from migrator.errors import ADVICE, ErrorClass, UserError
+from migrator.job.address import COPIES, UPLOADS
+from migrator.parts import OPTIONAL_PARTS, PARTS
+from migrator.records import Kind
+
+ALIVE_S = 60.0  # a lease: a worker that was silent for longer has lost its runs
+MAX_CANDIDATES = 20  # runs named when a text fits several
+
+#: the mapping's "Not copied"
+NEVER_COPIED = (
+    "reports",
+    "workspaces",
+    "custom panels",
+    "registry links",
+    "launch queues",
+    "permissions",
+    "comments",
+    "alerts",
+)
+
+#: by the code that the ledger has for what was not written; README has the same table
+SKIPS_MEAN = {
+    "wandb_object": "an object: wandb/raw/summary.json has it, and the history if logged",
+    "missing_file": "the source names it, but does not have it",
+    "link": "a link that the log does not name, or that leads to no place for files",
+    "contains_key": "a file with a key of this tool in it",
+    "missing_rows": "the source counts more rows than it gives",
+    "duplicate_step": "the metric has a value there already",
+    "step_not_increasing": "a higher step came before it",
+    "step_out_of_range": "below 0, or 1e12 and more",
+    "not_a_number": "system metrics must be numbers",
+    "number_out_of_range": "an integer beyond every double",
+    "bad_histogram": "its edges do not rise, or do not fit its values",
+    "string_set_too_large": "the tags are over 1 MiB together",
+    "too_large": "a file over --max-file-size",
+    "unreadable": "a damaged part of a local log",
+    "refused": "Neptune's own code for what it did not take",
+}
+
+_SECRETS = (
+    (re.compile(r"(\w+://)[^\s/@'\"]+@"), r"\1***@"),  # user:password@host
+    (re.compile(r"(\w+://[^\s?'\"<>]*\?)[^\s'\"<>]+"), r"\1***"),  # signed addresses
+    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{16,}"), r"\1 ***"),
+    (re.compile(r"(?i)\b(\w*(?:api[_-]?key|token|password)[\"']?\s*[=:]\s*[\"']?)[\w.~+/=-]{16,}"), r"\1***"),
+)
+
+
+class Bound(NamedTuple):
+    """Where the runs of a state database go: Neptune's workspace (None: not known yet), by `offline` files or not."""
+
+    workspace: str | None = None
+    offline: bool = False
+
+
+NOT_BOUND = Bound()
+
+
+def bound_to(store: Store) -> Bound:
+    """As the first `migrate run` has stored it, and for offline files the first `migrate sync`."""
+    address = store.setting(COPIES) or ""
+    offline = address.startswith("offline:")
+    workspace = re.search(r" workspace (\S+)$", (store.setting(UPLOADS) or "") if offline else address)
+    return Bound(workspace[1] if workspace else None, offline)
+
+
+def find_run(store: Store, text: str) -> RunDetail:
+    """The run that a person means by "run id", "project/run id" or "entity/project/run id"."""
+    found = store.reports.find_runs(text, limit=MAX_CANDIDATES + 1)
+    if len(found) > 1:
+        named = "\n".join(f"  {run.ref}" for run in found[:MAX_CANDIDATES])
+        more = "\n  ..." if len(found) > MAX_CANDIDATES else ""
+        raise UserError(f"{len(found)} runs or more are called '{text}'. Say which one:\n{named}{more}")
+    detail = store.reports.run_detail(found[0].run) if found else None
+    if detail is None:
+        raise UserError(
+            f"There is no run '{text}' in {store.address}. Runs are found by run id, project/run id or "
+            "entity/project/run id; `migrate inventory` adds new ones."
+        )
+    return detail
+
+
+def advice(error_class: str | None) -> str:
+    """What to do about failures of a class; for a word of another version the general advice."""
+    known = {word.value: text for word, text in ADVICE.items()}
+    return known.get(error_class or "", ADVICE[ErrorClass.UNKNOWN])
+
+
+def without_secrets(text: str) -> str:
+    """An error message without keys and signed addresses, which vendors may have put there."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def destination_of(project: Project, workspace: str | None) -> str | None:
+    """ "workspace/name", or the name alone while no workspace is known; None: not decided."""
+    if project.destination_name is None or workspace is None:
+        return project.destination_name
+    return f"{workspace}/{project.destination_name}"
+
+
+def part_sums(overview: Overview) -> list[PartSums]:
+    """In copy order. Parts that are always copied are there even if nothing was read yet."""
+    seen = {part.name: part for part in overview.parts}
+    expected = [name for name in PARTS if name in seen or name not in OPTIONAL_PARTS]
+    others = [name for name in seen if name not in PARTS]
+    return [seen.get(name, PartSums(name, 0, 0, 0, 0)) for name in expected + others]
+
+
+def skips_and_notes(overview: Overview) -> tuple[list[LedgerGroup], list[LedgerGroup]]:
+    """(what was not written, what was written, but changed), most frequent first."""
+    skips = [group for group in overview.ledger if group.kind == Kind.SKIPPED]
+    return skips, [group for group in overview.ledger if group.kind != Kind.SKIPPED]
+
+
+def next_step(overview: Overview, bound: Bound) -> str:
+    """The one thing to do now."""
+    copy, upload = overview.phases[Phase.COPY], overview.phases[Phase.UPLOAD]
+    if not sum(overview.runs.values()):
+        return "`migrate inventory` lists the runs that there are to copy."
+    if any(worker.run is not None and worker.heartbeat_age_s < ALIVE_S for worker in overview.workers):
+        return "nothing to do: it is running."
+    if waiting := copy[RunStatus.PENDING] + copy[RunStatus.RUNNING]:
+        return f"`migrate run` copies {counted(waiting, 'run')}."
+    if waiting := upload[RunStatus.PENDING] + upload[RunStatus.RUNNING]:
+        return f"`migrate sync` uploads {counted(waiting, 'run')}."
+    if failed := copy[RunStatus.FAILED]:
+        return f"`migrate retry-failed` puts back {counted(failed, 'run')}, then `migrate run`."
+    if failed := upload[RunStatus.FAILED]:
+        return f"`migrate retry-failed` puts back {counted(failed, 'run')}, then `migrate sync`."
+    if bound.offline and copy[RunStatus.DONE]:
+        return f"`migrate sync` uploads {counted(copy[RunStatus.DONE], 'run')} to Neptune."
+    return "nothing left to do. `migrate inventory` looks for new runs."
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

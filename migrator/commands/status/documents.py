@@ -1,0 +1,150 @@
+"""What `migrate status --json` says.
+
+The keys of the documents are a promise to scripts: more may come, none goes away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from migrations_db.report_types import Example, LedgerGroup, LedgerRow, Overview, RunDetail, RunSummary
+from migrations_db.states import RunStatus
+from migrator.commands.status.conclusions import advice, destination_of, part_sums, skips_and_notes, without_secrets
+from migrator.records import Kind
+
+SCHEMA_VERSION = 1
+
+
+def overview_json(overview: Overview, workspace: str | None) -> dict[str, Any]:
+    """The document of `migrate status --json`. Parts count values; `workspace` is Neptune's, None while unknown."""
+    skips, notes = skips_and_notes(overview)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "runs": {**_by_status(overview.runs), "total": sum(overview.runs.values())},
+        "phases": {phase.value: _by_status(runs) for phase, runs in overview.phases.items()},
+        "parts": {
+            part.name: {
+                "read": part.read,
+                "written": part.written,
+                "skipped": part.skipped,
+                "bytes": part.size_bytes,
+            }
+            for part in part_sums(overview)
+        },
+        "projects": [
+            {
+                "source": counts.project.source,
+                "destination": destination_of(counts.project, workspace),
+                "note": counts.project.name_note,
+                "runs": _by_status(counts.runs),
+            }
+            for counts in overview.projects
+        ],
+        "failures": [
+            {
+                "class": group.error_class,
+                "count": group.count,
+                "example": _example(group.example, "message"),
+                "advice": advice(group.error_class),
+            }
+            for group in overview.failures
+        ],
+        "skips": [_ledger_group(group) for group in skips],
+        "notes": [{"kind": group.kind, **_ledger_group(group)} for group in notes],
+        "reasons": [
+            {
+                "status": group.status.value,
+                "reason": group.reason,
+                "count": group.count,
+                "example": {"run": group.example_ref},
+            }
+            for group in overview.reasons
+        ],
+        "workers": [
+            {
+                "id": worker.id,
+                "run": worker.ref,
+                "part": worker.part,
+                "heartbeat_age_s": round(worker.heartbeat_age_s, 1),
+                "idle_s": None if worker.idle_s is None else round(worker.idle_s, 1),
+            }
+            for worker in overview.workers
+        ],
+        "pauses": [
+            {
+                "service": pause.service,
+                "seconds_left": round(pause.seconds_left, 1),
+                "reason": without_secrets(pause.reason),
+            }
+            for pause in overview.pauses
+        ],
+    }
+
+
+def run_json(detail: RunDetail, ledger: Iterable[LedgerRow], workspace: str | None = None) -> dict[str, Any]:
+    """The document of `migrate status RUN --json`: everything that is known. `ledger` is the run's whole ledger."""
+    everything = _json_data(asdict(detail))
+    entries = [asdict(row) for row in ledger]
+    for told in (everything, *everything["attempts"]):
+        for key in {"message", "error_message"} & told.keys():
+            told[key] = told[key] and without_secrets(told[key])
+    for part in everything["parts"].values():
+        part["bytes"] = part.pop("size_bytes")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "ref": detail.ref,
+        "destination": destination_of(detail.project, workspace),
+        **everything,
+        "skips": [entry for entry in entries if entry["kind"] == Kind.SKIPPED],
+        "notes": [entry for entry in entries if entry["kind"] != Kind.SKIPPED],
+    }
+
+
+def failed_json(runs: Iterable[RunSummary]) -> dict[str, Any]:
+    """The document of `migrate status --failed --json`."""
+    failed = [
+        {
+            "run": run.ref,
+            "name": run.name,
+            "phase": run.phase.value,
+            "class": run.error_class,
+            "message": without_secrets(run.error_message or ""),
+            "advice": advice(run.error_class),
+        }
+        for run in runs
+    ]
+    return {"schema_version": SCHEMA_VERSION, "failed": failed}
+
+
+def _by_status(runs: Mapping[RunStatus, int]) -> dict[str, int]:
+    return {status.value: runs[status] for status in RunStatus}
+
+
+def _example(example: Example, text_key: str) -> dict[str, str]:
+    return {"run": example.ref, text_key: without_secrets(example.text)}
+
+
+def _ledger_group(group: LedgerGroup) -> dict[str, Any]:
+    return {
+        "reason": group.reason,
+        "part": group.part,
+        "count": group.count,
+        "runs": group.runs,
+        "example": {"run": group.example.ref, "path": group.example.text},
+    }
+
+
+def _json_data(value: Any) -> Any:
+    """What JSON can hold; times in ISO form."""
+    match value:
+        case datetime():
+            return value.isoformat()
+        case dict():
+            return {key: _json_data(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_json_data(item) for item in value]
+        case _:
+            return value

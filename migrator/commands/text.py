@@ -1,0 +1,97 @@
+"""Text on a console: with colours and lines on a terminal, plain elsewhere.
+
+Names come from outside: they are never read as rich's markup, and control characters in them do nothing.
+"""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from migrations_db.states import RunStatus
+from migrator.commands.status.conclusions import SKIPS_MEAN, without_secrets
+from migrator.records import Kind
+from migrator.visible import visible
+
+MESSAGE_CHARS = 300  # of an error message
+MIN_WIDTH = 20  # columns
+STATUS_STYLES = {
+    RunStatus.PENDING: "",
+    RunStatus.RUNNING: "cyan",
+    RunStatus.DONE: "green",
+    RunStatus.FAILED: "red",
+    RunStatus.SKIPPED: "yellow",
+}
+
+
+def say(console: Console, text: str, style: str = "", indent: int = 0) -> None:
+    """Text that wraps inside its indentation, without blanks at the ends of lines."""
+    width = max(console.width - indent, MIN_WIDTH)
+    for line in Text(visible(text), style).wrap(console, width, overflow="fold"):
+        line.rstrip()
+        console.print(Text(" " * indent).append_text(line), soft_wrap=True)
+
+
+def heading(console: Console, text: str) -> None:
+    console.print()
+    say(console, text, "bold")
+
+
+def new_table(console: Console, *columns: str) -> Table:
+    """Columns that begin with `>` hold numbers. Names are folded, never cut."""
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, show_edge=False)
+    for column in columns:
+        if column.startswith(">"):
+            table.add_column(Text(column[1:]), justify="right", no_wrap=True)
+        else:
+            table.add_column(Text(column), overflow="fold")
+    return table
+
+
+def add_row(table: Table, *cells: str, indent: int = 0) -> None:
+    """The last cell wraps inside its indentation."""
+    *texts, last = (Text(visible(cell)) for cell in cells)
+    table.add_row(*texts, Padding(last, (0, 0, 0, indent)))
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Without the blanks with which rich fills the last column."""
+    for line in console.render_lines(table, pad=False):
+        text = Text.assemble(*((segment.text, segment.style or "") for segment in line))
+        text.rstrip()
+        console.print(text, soft_wrap=True)
+
+
+def what_text(kind: str, reason: str, width: int) -> str:
+    """What a line of the ledger says has happened. Notes have words for it, skips codes, which are explained."""
+    short = shortened(reason, max(width, MIN_WIDTH))
+    if kind != Kind.SKIPPED:
+        return f"{kind}: {short}"
+    meaning = SKIPS_MEAN.get(reason.partition(":")[0])
+    return f"{short}: {meaning}" if meaning else short
+
+
+def path_text(path: str, width: int) -> str:
+    """The ledger's path, or "old → new": each name at most half a line, in quotes where one would overlook it."""
+    names = (shortened(name, max(width, MIN_WIDTH) // 2) for name in path.split(" → "))
+    return " → ".join(name if name and name == name.strip() else f'"{name}"' for name in names)
+
+
+def shortened(text: str, max_chars: int) -> str:
+    """Text without its middle, where it is too long."""
+    start = max_chars // 2
+    return text if len(text) <= max_chars else f"{text[:start]}…{text[start + 1 - max_chars :]}"
+
+
+def message_text(text: str | None) -> str:
+    words = " ".join(without_secrets(text or "no message").split())
+    return words if len(words) <= MESSAGE_CHARS else f"{words[:MESSAGE_CHARS]}..."
+
+
+def age_text(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"

@@ -1,0 +1,132 @@
+"""Copying one run: read a batch, convert it, write it, flush, checkpoint. Always in that order.
+
+    for each part: for each batch behind the cursor: into the pipeline, which writes, flushes and checkpoints
+    when all of it is durable: migration/complete, and the run is done
+
+A saved cursor means that everything before it is durable at the destination (see pipeline).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from migrations_db.states import PartStatus
+from migrations_db.types import Claim, PartProgress
+from migrator.copying.pipeline import Claims, Pipeline, Progress
+from migrator.destinations.base import Destination, RunTarget
+from migrator.errors import RunError
+from migrator.naming import Renamed, clean_text, neptune_run_id, neptune_run_name
+from migrator.parts import PARTS
+from migrator.parts.base import Context, MappingOptions, is_neptune_time
+from migrator.records import (
+    Assign,
+    Entry,
+    Fork,
+    Kind,
+    RunAttributes,
+    RunRef,
+)
+from migrator.sources.base import Source
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class CopyPlan:
+    """What to copy of every run, and how."""
+
+    workspace: str
+    parts: Sequence[str]
+    options: MappingOptions
+    tool_version: str
+    clock: Callable[[], float] = time.monotonic
+
+
+def copy_run(
+    claim: Claim,
+    source: Source,
+    destination: Destination,
+    claims: Claims,
+    plan: CopyPlan,
+    lane: Lane,
+) -> None:
+    """Copy all that is missing of a claimed run and mark it done.
+
+    Raises `RunError` (why it stopped), `Stopped`, `LeaseLost`, or `UserError` when the whole job must stop.
+    """
+    saved = claims.parts(claim)
+    ref = RunRef(claim.entity, claim.project, claim.run_id, claim.location)
+    lane.progress.at("open")
+    with source.open_run(ref, lane.scratch) as run:
+        attributes = run.attributes()
+        target, notes = run_target(claim, attributes, plan)
+        context = Context(
+            options=plan.options,
+            created_at=target.created_at,
+            fingerprint=claim.fingerprint,
+            scratch=lane.scratch,
+            downloads=lane.downloads,
+            clock=plan.clock,
+            tool_version=plan.tool_version,
+            has_history="history" in plan.parts,
+        )
+        begun = any(progress.intent is not None for progress in saved.values())
+        confirm = lane.progress.confirm
+        with destination.open_run(target, claim.position, begun=begun, confirm=confirm) as out:
+            pipeline = Pipeline(claim, claims, run, out, lane.progress, plan.clock)
+            try:
+                for name in plan.parts:
+                    progress = saved.get(name, PartProgress())
+                    if progress.status is PartStatus.DONE:
+                        continue
+                    lane.progress.at(name)
+                    for batch in PARTS[name](run, progress.cursor or {}, context):
+                        if notes and name == "attributes":
+                            batch.ledger.extend(notes)
+                        pipeline.send(name, batch, progress.intent)
+            except RunError:
+                pipeline.salvage()
+                raise
+            pipeline.drain()
+            out.write([Assign({"migration/complete": True})])
+            out.flush().wait()
+    claims.complete(claim, plan.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What one lane of a worker has for one run."""
+
+    scratch: Path
+    downloads: Executor
+    progress: Progress
+
+
+def run_target(claim: Claim, attributes: RunAttributes, plan: CopyPlan) -> tuple[RunTarget, list[Entry]]:
+    """Which Neptune run the claim's run becomes, and what had to change about its names."""
+    run_id, name = neptune_run_id(claim.run_id), neptune_run_name(attributes.name, claim.run_id)
+    fork = Fork(neptune_run_id(claim.fork.run_id).name, claim.fork.step or 0) if claim.fork else None
+    created_at, notes = attributes.created_at or claim.created_at, []
+    if created_at is None or not is_neptune_time(created_at):
+        created_at, notes = EPOCH, [Entry(Kind.ESTIMATED, "created_at", "no time that Neptune can hold: 1970")]
+    target = RunTarget(
+        project=f"{plan.workspace}/{claim.destination_name}",
+        run_id=run_id.name,
+        name=name.name,
+        created_at=created_at,
+        fork=fork,
+        source_url=clean_text(attributes.url),
+    )
+    notes += [*_renaming("run id", claim.run_id, run_id), *_renaming("run name", attributes.name or "", name)]
+    return target, notes
+
+
+def _renaming(what: str, original: str, renamed: Renamed) -> list[Entry]:
+    if renamed.reason is None:
+        return []
+    return [Entry(Kind.RENAMED, f"{what} {original[:80]} → {renamed.name[:80]}", renamed.reason)]

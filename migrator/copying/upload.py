@@ -1,0 +1,121 @@
+"""`migrate sync`: one run's offline file goes to Neptune, by the same claims, states and checks as a copy.
+
+    for each group of files:    store  ->  checkpoint
+    for each request:  intend  ->  send  ->  wait until it is processed  ->  checkpoint
+
+The part is called `upload`. Its cursor holds the ids, in the offline file, of the last file that is stored and of the
+last operation that Neptune has processed. The offline file stays as it is until all of it is in Neptune; then it is
+removed. A run that has changed since is copied to a new file, whose ids begin anew; an intent can
+only grow, so it counts the operations of all files, the earlier ones (`before`) included.
+Everything goes to the workspace of the upload: the one in the file may stand for one that was not known yet.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+from migrations_db.types import Claim, PartProgress, PartUpdate
+from migrator.copying.copy import Lane
+from migrator.copying.pipeline import Claims, Progress, ledger_entries
+from migrator.destinations.base import Destination
+from migrator.destinations.neptune.answers import CREATED, EXISTED, Past
+from migrator.destinations.neptune.offline import UPLOADED, run_directory
+from migrator.destinations.neptune.offline_log import OfflineLog
+from migrator.destinations.neptune.online import NeptuneDestination, NeptuneRun
+from migrator.errors import Vanished
+from migrator.job.job import Job
+from migrator.naming import neptune_run_id
+
+PART = "upload"
+FILES_AT_A_TIME = 64  # stored between two checkpoints
+
+
+def upload_run(claim: Claim, destination: Destination, claims: Claims, job: Job, lane: Lane) -> None:
+    """Send all files and operations behind the cursor, then remove the offline file."""
+    assert isinstance(destination, NeptuneDestination)
+    project, run_id = f"{job.workspace}/{claim.destination_name}", neptune_run_id(claim.run_id).name
+    directory = run_directory(job.offline_dir, project, run_id)
+    if claim.position != UPLOADED:  # else an earlier attempt came this far
+        log = OfflineLog(directory, project)
+        if not log.path.exists():
+            raise Vanished(f"offline file {log.path}")
+        saved = claims.parts(claim).get(PART, PartProgress())
+        past, progress = _past(saved), lane.progress
+        with log, destination.resend(project, run_id, past, progress.confirm) as out:
+            if past.saved:
+                out.find()
+            upload = _Upload(claim, claims, saved, log, out, past, progress)
+            upload.send_files()  # first, so that `migration/complete`, the last operation, is true when it arrives
+            upload.send_operations()
+        end = {"before": upload.announced, "existed": past.position == EXISTED}
+        claims.checkpoint(claim, [PartUpdate(PART, end, done=True)], position=UPLOADED)
+    shutil.rmtree(directory, ignore_errors=True)  # before `complete`: nobody claims a done run to clean up
+    claims.complete(claim, [PART])
+
+
+def _past(saved: PartProgress) -> Past:
+    """What earlier attempts, and uploads, know of the run."""
+    cursor = saved.cursor or {}
+    if saved.intent is None:
+        return Past(None)
+    sent = bool(cursor.get("operation") or cursor.get("before"))
+    return Past(EXISTED if cursor.get("existed") else CREATED, begun=True, saved=sent)
+
+
+class _Upload:
+    """Reads from the log, sends, and saves how far it has come."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        claims: Claims,
+        saved: PartProgress,
+        log: OfflineLog,
+        out: NeptuneRun,
+        past: Past,
+        progress: Progress,
+    ) -> None:
+        self._claim, self._claims = claim, claims
+        self._log, self._out, self._past, self._progress = log, out, past, progress
+        self._cursor = {"file": 0, "operation": 0, "before": 0} | (saved.cursor or {})
+        self.announced = int(saved.intent or 0)
+
+    def send_files(self) -> None:
+        while logged := self._log.next_uploads(self._cursor["file"], FILES_AT_A_TIME):
+            self._go_on()
+            self._out.send_files([file.upload for file in logged])
+            self._out.flush().wait()
+            size_bytes = sum(file.upload.file.size_bytes for file in logged)
+            self._save("file", logged[-1].id, PartUpdate(PART, None, read=len(logged), size_bytes=size_bytes))
+
+    def send_operations(self) -> None:
+        after, sent_before = self._cursor["operation"], self.announced - self._cursor["before"]
+        while logged := self._log.next_operation(after):
+            self._go_on()
+            self.announced = max(self.announced, self._cursor["before"] + logged.last_id)
+            self._claims.intend(self._claim, {PART: self.announced})
+            self._out.send_operation(logged.operation, replayed=after < sent_before)
+            after = logged.last_id
+            if logged.operation.HasField("create"):
+                continue  # its answer is awaited with that of the operation behind it
+            refused = self._out.flush().wait()
+            update = PartUpdate(
+                PART,
+                None,
+                read=logged.values,
+                skipped=min(logged.values, sum(refusal.count for refusal in refused)),
+                size_bytes=logged.operation.ByteSize(),
+                ledger=ledger_entries(refusal.entry() for refusal in refused),
+            )
+            self._save("operation", after, update)
+        self._out.flush().wait()
+
+    def _go_on(self) -> None:
+        self._progress.check()
+        self._progress.at(PART)
+
+    def _save(self, kind: str, id_: int, update: PartUpdate) -> None:
+        self._cursor = self._cursor | {kind: id_, "existed": self._past.position == EXISTED}
+        written = update.read - update.skipped
+        self._claims.checkpoint(self._claim, [replace(update, cursor=self._cursor, written=written)])

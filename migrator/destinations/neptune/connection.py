@@ -1,0 +1,312 @@
+"""The one module that talks to a Neptune server: neptune-api, and parts of neptune-scale that are private.
+
+Everything here speaks their wire: `RunOperation` messages in, request ids and ingest codes out. Facts are those of
+neptune-scale 0.30 and the protobuf files in neptune-api; `check_version` fails loudly for any other version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Collection, Coroutine, Generator, Iterator, Mapping, Sequence
+from functools import partial
+from hashlib import file_digest
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+from neptune_api.api.ingestion import check_details
+from neptune_api.proto.google_rpc.code_pb2 import Code
+from neptune_api.proto.neptune_pb.ingest.v1.ingest_pb2 import IngestCode
+from neptune_api.proto.neptune_pb.ingest.v1.pub.client_pb2 import (
+    BulkCheckDetail,
+    BulkIngestResultDetail,
+    BulkRequestStatus,
+    RequestId,
+    SubmitResponse,
+)
+from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
+from neptune_api.types import File as Payload
+from neptune_scale.exceptions import NeptuneFileUploadTemporaryError
+from neptune_scale.net.api_client import ApiClient, FileSignRequest
+from neptune_scale.net.projects import PROJECTS_PATH_BASE
+from neptune_scale.sync.storage.azure_storage import upload_to_azure
+from neptune_scale.sync.storage.gcs import upload_to_gcp
+from neptune_scale.util.envs import ALLOW_SELF_SIGNED_CERTIFICATE, VERIFY_SSL, get_bool
+
+from migrator.destinations.neptune.errors import check, check_storage, patiently, translated
+from migrator.destinations.neptune.token import address_of
+from migrator.destinations.neptune.wire import Upload
+from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, UserError
+
+SUPPORTED_VERSION = "0.30."
+PROJECTS_SEEN = {"userRelation": "viewerOrHigher", "sortBy": "lastViewed"}  # as neptune-scale asks
+CHUNK_BYTES = 16 * 1024 * 1024  # of an upload to gcp or azure; gcp wants a multiple of 256 KiB
+BLOCK_BYTES = 1024 * 1024  # of a file in memory, on its way to aws
+STORAGE_TIMEOUT_S = 60.0  # one read or write of an upload's connection
+
+
+def check_version() -> None:
+    """Refuse any neptune-scale whose private parts were not tested."""
+    installed = version("neptune-scale")
+    if not installed.startswith(SUPPORTED_VERSION):
+        raise UserError(
+            f"neptune-scale {installed} is installed, but this tool works with {SUPPORTED_VERSION}*: "
+            f"run `pip install 'neptune-scale=={SUPPORTED_VERSION}*'`, or copy with `migrate run --safe-client`, "
+            "which is slow, but uses only its public API (offline files: `neptune sync` uploads them)"
+        )
+
+
+# ---------------------------------------------------------------- the server
+
+
+class Answer(NamedTuple):
+    """What became of a request: `codes` counts ingest codes but OK; None while it is not processed."""
+
+    codes: Mapping[str, int] | None
+
+
+class Detail(NamedTuple):
+    """One refused operation of a request; `path` is "" for errors of the run itself."""
+
+    path: str
+    code: str
+
+
+class Connection:
+    """One authenticated connection to a Neptune server; may be used from several threads.
+
+    Each method is one try, and raises `MigratorError`.
+    """
+
+    def __init__(self, api_token: str) -> None:
+        check_version()
+        address_of(api_token)
+        self._api = patiently(lambda: _logged_in(api_token))
+        self._storage = httpx.Client(timeout=STORAGE_TIMEOUT_S, verify=_verifies_ssl())
+
+    def close(self) -> None:
+        self._storage.close()
+        self._api.close()
+
+    def create_project(self, workspace: str, name: str, description: str, visibility: str) -> None:
+        """Create the project unless it exists. A 409 means that it does: its name is what we asked for."""
+        what = f"create project {workspace}/{name}"
+        body = {
+            "name": name,
+            "description": description,
+            "projectKey": None,
+            "organizationIdentifier": workspace,
+            "visibility": visibility,
+        }
+        with translated(what):
+            response = self._api.backend.get_httpx_client().post(PROJECTS_PATH_BASE, json=body)
+        match response.status_code:
+            case 409 if "KEY_COLLISION" in response.text:
+                raise UserError(
+                    f"Neptune could not create {workspace}/{name}: another project has the key it would get. "
+                    "Create the project in Neptune with a key of your own, then run the same command again"
+                )
+            case 409:
+                return
+            case 404:
+                raise UserError(
+                    f"workspace '{workspace}' does not exist in Neptune, or you are no member: "
+                    "check --neptune-workspace"
+                )
+            case 403 if f"{workspace}/{name}" in self.projects():
+                return  # who may write in a project may not always create one
+            case 403:
+                raise UserError(
+                    f"Neptune does not let you create project {workspace}/{name}: ask an administrator to create it "
+                    "or to give you access",
+                    ExitCode.CREDENTIALS,
+                )
+        check(response, what)
+
+    def projects(self) -> Collection[str]:
+        """The projects that this account sees, as workspace/name."""
+        what = "list projects"
+        with translated(what):
+            response = self._api.backend.get_httpx_client().get(PROJECTS_PATH_BASE, params=PROJECTS_SEEN)
+            check(response, what)
+            return {f"{one['organizationName']}/{one['name']}" for one in response.json()["entries"]}
+
+    def submit(self, operation: RunOperation) -> str:
+        """Send an operation; its request id. Nothing is stored yet when this returns."""
+        what = f"send data of {operation.project}:{operation.run_id}"
+        with translated(what):
+            response = self._api.submit(operation=operation, family=operation.run_id)
+            check(response, what)
+            ids = SubmitResponse.FromString(response.content).request_ids
+        if not ids:
+            raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: Neptune gave no request id")
+        return str(ids[-1])
+
+    def check(self, project: str, request_ids: Sequence[str]) -> list[Answer]:
+        """The answers to some requests, in the order of the ids (at most limits.STATUS_BATCH)."""
+        what = f"ask Neptune what became of data of {project}"
+        with translated(what):
+            response = self._api.check_batch(request_ids=list(request_ids), project=project)
+            check(response, what)
+            statuses = BulkRequestStatus.FromString(response.content).statuses
+        if len(statuses) != len(request_ids):
+            raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: {len(statuses)} answers to {len(request_ids)} questions")
+        return [_answer(status) for status in statuses]
+
+    def details(self, project: str, request_id: str) -> Iterator[Detail]:
+        """The refused operations of a request, by path."""
+        what = f"ask Neptune what it refused in {project}"
+        cursor = ""
+        while True:
+            question = BulkCheckDetail(project=project, ids=[RequestId(value=request_id)], next_cursor=cursor or None)
+            with translated(what):
+                response = check_details.sync_detailed(
+                    client=self._api.backend,
+                    project_identifier=project,
+                    body=Payload(payload=question.SerializeToString()),
+                )
+                check(response, what)
+                page = BulkIngestResultDetail.FromString(response.content)
+            for detail in page.details:
+                yield Detail(detail.path, _code_name(detail.ingest_code))
+            if page.next_cursor in ("", cursor):
+                return
+            cursor = page.next_cursor
+
+    def sign(self, project: str, uploads: Sequence[Upload]) -> list[Any]:
+        """Where to store the files, in their order. The addresses expire: use them soon."""
+        what = f"ask Neptune where to store files of {project}"
+        requests = [FileSignRequest(upload.destination, upload.file.size_bytes, "write") for upload in uploads]
+        with translated(what):
+            response = self._api.fetch_file_storage_urls(file_sign_requests=requests, project=project)
+            check(response, what)
+        signed = {file.path: file for file in response.parsed.files or ()} if response.parsed else {}
+        missing = [request.path for request in requests if request.path not in signed]
+        if missing:
+            raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: no address for {missing[0]}")
+        return [signed[request.path] for request in requests]
+
+    def store(self, project: str, upload: Upload, signed: Any) -> None:
+        """Store one file; returns when the storage has confirmed it and the file is still what it was."""
+        what = f"store {upload.file.name}"
+        path, provider = upload.file.path, str(signed.provider)
+        with translated(what):
+            if path.stat().st_size != upload.file.size_bytes:
+                raise Retryable(ErrorClass.BAD_DATA, f"{what}: the file's size has changed on this machine")
+            match provider:
+                case "aws" if signed.multipart:
+                    self._put_parts(project, upload, signed.multipart, what)
+                case "aws":
+                    self._put(signed.url, upload, 0, upload.file.size_bytes, what)
+                case "gcp":
+                    _finish(upload_to_gcp(str(path), upload.mime_type, signed.url, CHUNK_BYTES), what)
+                case "azure":
+                    _finish(upload_to_azure(str(path), upload.mime_type, signed.url, CHUNK_BYTES), what)
+                case _:
+                    raise Rejected(ErrorClass.REJECTED_BY_NEPTUNE, f"{what}: unknown file storage '{provider}'")
+            with path.open("rb") as stream:
+                if file_digest(stream, "md5").hexdigest() != upload.file.md5:
+                    raise Retryable(ErrorClass.BAD_DATA, f"{what}: the file has changed on this machine")
+
+    def _put_parts(self, project: str, upload: Upload, multipart: Any, what: str) -> None:
+        """Part after part: neptune-scale's own upload holds the whole file in memory."""
+        etags: dict[int, str] = {}
+        size_bytes, part_bytes = upload.file.size_bytes, multipart.part_size
+        for number, url in enumerate(multipart.part_urls, start=1):
+            start = (number - 1) * part_bytes
+            part = partial(self._put, url, upload, start, min(part_bytes, size_bytes - start), what)
+            etags[number] = patiently(part)  # or the whole file would have to begin again
+        response = self._api.complete_multipart_upload(
+            upload_id=multipart.upload_id, project=project, path=upload.destination, etags=etags
+        )
+        check(response, what)
+
+    def _put(self, url: str, upload: Upload, start: int, size_bytes: int, what: str) -> str:
+        """Store some bytes of the file; their ETag, which confirms them."""
+        headers = {"Content-Type": upload.mime_type, "Content-Length": str(size_bytes)}
+        with translated(what):
+            response = self._storage.put(url, content=_blocks(upload.file.path, start, size_bytes), headers=headers)
+        check_storage(response, what)
+        etag = str(response.headers.get("etag", "")).strip('"')
+        if not etag:
+            raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: the storage did not confirm it")
+        return etag
+
+
+class _LogIn(httpx.Auth):
+    """Neptune's own authenticator, by one thread at a time, and with a new token after a 401.
+
+    On its own it lets a request go out without a token while another thread renews it, has every waiting thread
+    renew it again, and never learns from a 401 (a clock that is wrong, a server that forgot its sessions).
+    """
+
+    def __init__(self, authenticator: Any) -> None:
+        self._authenticator = authenticator
+        self._lock = threading.Lock()
+
+    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        with self._lock:
+            self._authorize(request)
+        response = yield request
+        if response.status_code == 401:
+            refused = request.headers["Authorization"]
+            with self._lock:
+                self._authorize(request)
+                if request.headers["Authorization"] == refused:  # no other thread has a new one yet
+                    self._authenticator._token = None
+                    self._authorize(request)
+            yield request
+
+    def _authorize(self, request: httpx.Request) -> None:
+        next(self._authenticator.sync_auth_flow(request))
+
+
+def _logged_in(api_token: str) -> ApiClient:
+    with translated("connect to Neptune"):
+        api = ApiClient(api_token=api_token)
+        client = api.backend.get_httpx_client()
+        client.auth = auth = _LogIn(client.auth)
+        next(auth.sync_auth_flow(httpx.Request("GET", client.base_url)))
+    return api
+
+
+def _answer(status: Any) -> Answer:
+    codes: dict[str, int] = {}
+    for entry in status.code_by_count:
+        if entry.code == Code.UNAVAILABLE:
+            return Answer(None)
+        if entry.code != Code.OK:
+            name = _code_name(entry.detail)
+            codes[name] = codes.get(name, 0) + entry.count
+    return Answer(codes)
+
+
+def _code_name(code: int) -> str:
+    """A newer server may have codes that this neptune-api does not know."""
+    return str(IngestCode.Name(code)) if code in IngestCode.values() else f"CODE_{code}"
+
+
+def _finish(upload: Coroutine[Any, Any, None], what: str) -> None:
+    """Run neptune-scale's own upload; what may pass comes out of it in an error that does not say what it is."""
+    try:
+        asyncio.run(upload)
+    except NeptuneFileUploadTemporaryError as error:
+        if isinstance(error.__cause__, httpx.RequestError | httpx.HTTPStatusError):
+            raise error.__cause__ from None
+        raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: {error.__cause__}") from error
+
+
+def _blocks(path: Path, start: int, size_bytes: int) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        stream.seek(start)
+        while size_bytes and (block := stream.read(min(BLOCK_BYTES, size_bytes))):
+            size_bytes -= len(block)
+            yield block
+
+
+def _verifies_ssl() -> bool:
+    """As neptune-scale decides it (NEPTUNE_VERIFY_SSL, NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE)."""
+    allow_self_signed = get_bool(ALLOW_SELF_SIGNED_CERTIFICATE, default_missing=False, default_invalid=False)
+    return bool(get_bool(VERIFY_SSL, default_missing=not allow_self_signed, default_invalid=True))

@@ -1,0 +1,225 @@
+"""Neptune's own offline files, read and written: the operation log of neptune-scale 0.30 (version "v5")."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from errno import EACCES, EPERM, EROFS
+from hashlib import file_digest
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import UpdateRunSnapshot
+from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
+from neptune_scale.exceptions import NeptuneLocalStorageInUnsupportedVersion, NeptuneUnableToLogData
+from neptune_scale.sync.operations_repository import OperationsRepository, OperationType
+
+from migrator.destinations.neptune.wire import REQUEST_BYTES, Upload
+from migrator.errors import DiskFull, ErrorClass, Rejected, Retryable, RunError, Vanished, disk_full
+from migrator.records import LocalFile
+
+LOG_NAME = "run_operations.sqlite3"
+SOURCE_URL = "migration/source_url"
+REQUEST_VALUES = 100_000  # one request lies between two checkpoints of an upload: so much may be sent twice
+SNAPSHOT_OVERHEAD_BYTES = 8  # of a snapshot inside a request, at most
+
+
+class LoggedOperation(NamedTuple):
+    """Consecutive rows of the log as one request. `last_id` is that of the last row."""
+
+    operation: RunOperation
+    last_id: int
+    values: int
+
+
+class LoggedUpload(NamedTuple):
+    """A file to upload, and its row in the log."""
+
+    id: int
+    upload: Upload
+
+
+class OfflineLog:
+    """Neptune's own offline file of one run: what `Run(mode="offline")` writes and `neptune sync` reads.
+
+    The files to upload lie beside it, so the directory may be moved as a whole. All methods raise `RunError` when the
+    disk does not do what it should.
+    """
+
+    def __init__(self, directory: Path, project: str | None = None) -> None:
+        """`project` ("workspace/name"): what operations are read for, whatever project they were written for."""
+        self.directory = directory.absolute()
+        self.path = self.directory / LOG_NAME
+        self._project = project
+        self._repository = OperationsRepository(db_path=self.path)
+
+    def create(self, project: str, run_id: str) -> None:
+        """Make the file."""
+        with disk_errors(self.directory):
+            self._repository.init_db()
+            self._repository.save_metadata(project, run_id)
+
+    def target(self) -> tuple[str, str]:
+        """(project, run id) of the file."""
+        with disk_errors(self.directory):
+            metadata = self._repository.get_metadata()
+        if metadata is None:
+            raise Rejected(ErrorClass.BAD_DATA, f"{self.path} is not a whole Neptune offline file")
+        return metadata.project, metadata.run_id
+
+    def source_url(self) -> str | None:
+        """Which source run the file is a copy of; None: it was not written far enough to tell."""
+        with self._transaction() as connection:
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'run_operations'").fetchone():
+                return None
+            for (blob,) in connection.execute(
+                "SELECT operation FROM run_operations WHERE operation_type = ? ORDER BY sequence_id",
+                (OperationType.UPDATE_SNAPSHOT,),
+            ):
+                assigned = UpdateRunSnapshot.FromString(blob).assign
+                if SOURCE_URL in assigned:
+                    return str(assigned[SOURCE_URL].string)
+        return None
+
+    def append(self, operations: Sequence[RunOperation], uploads: Sequence[Upload] = ()) -> None:
+        """Add operations, and files to upload, which lie in the directory; all or nothing, durably."""
+        now_ms = int(time.time() * 1000)
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT INTO run_operations (timestamp, operation_type, operation, operation_size_bytes) "
+                "VALUES (?, ?, ?, ?)",
+                [(now_ms, kind, blob, len(blob)) for operation in operations for kind, blob in _rows(operation)],
+            )
+            # A file that was written before and has changed since is uploaded once.
+            connection.executemany(
+                "DELETE FROM file_upload_requests WHERE destination = ?", [(upload.destination,) for upload in uploads]
+            )
+            connection.executemany(
+                "INSERT INTO file_upload_requests (source_path, destination, mime_type, size_bytes, is_temporary) "
+                "VALUES (?, ?, ?, ?, 1)",
+                [(str(u.file.path), u.destination, u.mime_type, u.file.size_bytes) for u in uploads],
+            )
+
+    def position(self) -> str:
+        """Where the file ends now: the last operation and the last file."""
+        operation, upload = self._ends()
+        return f"{operation}:{upload}"
+
+    def _ends(self) -> tuple[int, int]:
+        with self._transaction() as connection:
+            operation, upload = connection.execute(
+                "SELECT (SELECT COALESCE(MAX(sequence_id), 0) FROM run_operations), "
+                "(SELECT COALESCE(MAX(id), 0) FROM file_upload_requests)"
+            ).fetchone()
+        return operation, upload
+
+    def cut(self, position: str) -> None:
+        """Take back what lies behind `position`. `Vanished` where the file ends before it (an older copy of it)."""
+        operation, upload = (int(number) for number in position.split(":"))
+        if any(there < wanted for there, wanted in zip(self._ends(), (operation, upload), strict=True)):
+            raise Vanished(f"the end of offline file {self.path}")
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM run_operations WHERE sequence_id > ?", (operation,))
+            connection.execute("DELETE FROM file_upload_requests WHERE id > ?", (upload,))
+
+    def next_operation(self, after: int, max_bytes: int = REQUEST_BYTES) -> LoggedOperation | None:
+        """The rows behind id `after` that make one request of about `max_bytes`, or of REQUEST_VALUES; None: none."""
+        written_for, run_id = self.target()
+        project = self._project or written_for
+        operation, last, values, size_bytes = RunOperation(project=project, run_id=run_id), after, 0, 0
+        with self._transaction() as connection:
+            for row, kind, blob in connection.execute(
+                "SELECT sequence_id, operation_type, operation FROM run_operations WHERE sequence_id > ? "
+                "ORDER BY sequence_id",
+                (after,),
+            ):
+                size_bytes += len(blob) + SNAPSHOT_OVERHEAD_BYTES
+                if last != after and (kind == OperationType.CREATE_RUN or size_bytes > max_bytes):
+                    break
+                if kind == OperationType.CREATE_RUN:
+                    operation.create.ParseFromString(blob)
+                    if operation.create.HasField("fork_point"):
+                        operation.create.fork_point.parent_project = project
+                    last = row
+                    break
+                snapshot = UpdateRunSnapshot.FromString(blob)
+                values_more = len(snapshot.append) + len(snapshot.assign) + len(snapshot.modify_sets)
+                if last != after and values + values_more > REQUEST_VALUES:
+                    break
+                operation.update_batch.snapshots.append(snapshot)
+                last, values = row, values + values_more
+        return LoggedOperation(operation, last, values) if last != after else None
+
+    def next_uploads(self, after: int, count: int) -> list[LoggedUpload]:
+        """At most `count` files behind id `after`."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "SELECT id, source_path, size_bytes, destination, mime_type FROM file_upload_requests WHERE id > ? "
+                "ORDER BY id LIMIT ?",
+                (after, count),
+            ).fetchall()
+        return [
+            LoggedUpload(row, Upload(self._kept_file(Path(source).name, size_bytes), destination, mime_type))
+            for row, source, size_bytes, destination, mime_type in rows
+        ]
+
+    def _kept_file(self, name: str, size_bytes: int) -> LocalFile:
+        path = self.directory / name
+        try:
+            with path.open("rb") as stream:
+                digest = file_digest(stream, "md5").hexdigest()
+                size_found = stream.tell()
+        except FileNotFoundError as error:
+            raise Vanished(f"{path}, which an offline file needs,") from error
+        except OSError as error:
+            raise _disk_error(self.directory, error) from error
+        if size_found != size_bytes:
+            raise Rejected(ErrorClass.BAD_DATA, f"{path} has {size_found} bytes, but was written with {size_bytes}")
+        return LocalFile(path, name, size_bytes, digest)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with disk_errors(self.directory), self._repository._get_connection(timer=None) as connection:
+            yield connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._repository.close(cleanup_files=False)
+
+
+def _rows(operation: RunOperation) -> Iterator[tuple[OperationType, bytes]]:
+    if operation.HasField("create"):
+        yield OperationType.CREATE_RUN, operation.create.SerializeToString()
+    for snapshot in operation.update_batch.snapshots:
+        yield OperationType.UPDATE_SNAPSHOT, snapshot.SerializeToString()
+
+
+@contextmanager
+def disk_errors(directory: Path) -> Iterator[None]:
+    """Turns what the operating system, SQLite and the SDK's log raise about `directory` into `RunError`."""
+    try:
+        yield
+    except NeptuneLocalStorageInUnsupportedVersion as error:
+        raise Rejected(ErrorClass.BAD_DATA, f"{directory} was written by another version of neptune-scale") from error
+    except NeptuneUnableToLogData as error:
+        raise _disk_error(directory, error.__cause__ or error) from error
+    except (OSError, sqlite3.Error) as error:
+        raise _disk_error(directory, error) from error
+
+
+def _disk_error(directory: Path, error: BaseException) -> RunError:
+    number = getattr(error, "errno", None)
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without SQLite's details
+    if code == sqlite3.SQLITE_FULL:
+        return DiskFull("offline files", directory)
+    if full := disk_full(error, "offline files", directory):
+        return full
+    if number in (EACCES, EPERM, EROFS) or code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+        return Rejected(ErrorClass.PERMISSION, f"offline files cannot be written in {directory}: {error}")
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return Rejected(ErrorClass.BAD_DATA, f"the offline file in {directory} is damaged: {error}")
+    return Retryable(ErrorClass.UNKNOWN, f"offline files in {directory}: {error}")

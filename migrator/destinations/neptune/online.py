@@ -1,0 +1,337 @@
+"""Neptune online: operations go straight to the server, and a barrier is passed when the server has processed them.
+
+    write -> RunOperations of about REQUEST_BYTES -> submit -> request ids --StatusPoller--> answers
+                                                                               |
+    files -> sign -> store (several at a time) ----------------------------> barrier
+
+There is no local operation log: what is not confirmed is read from the source again. One connection and one poller
+serve all runs of a process, so latency and processing delay of many runs overlap.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any, NamedTuple, Self
+
+from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
+
+from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
+from migrator.destinations.neptune.answers import UNKNOWN_PATH, Past
+from migrator.destinations.neptune.connection import Answer, Connection
+from migrator.destinations.neptune.errors import SERVICE, patiently
+from migrator.destinations.neptune.wire import OperationBuilder, Upload, create_operation
+from migrator.errors import ErrorClass, MigratorError, Retryable
+from migrator.limits import STATUS_BATCH
+from migrator.naming import MAPPING_VERSION
+from migrator.records import Assign, Record
+
+POLL_MIN_S, POLL_MAX_S = 0.02, 0.5  # between two status questions: a tenth of what the oldest request waits already
+PROCESSING_TIMEOUT_S = 900.0  # a request that is not processed by then never will be: the run is tried again
+UPLOADS_AT_A_TIME = 16  # files of one run in flight
+
+
+class NeptuneDestination:
+    """One Neptune server. `uploads` runs file uploads; `now` stamps single values."""
+
+    service = SERVICE
+
+    def __init__(
+        self,
+        connection: Connection,
+        uploads: Executor,
+        visibility: str,
+        now: Callable[[], datetime],
+        processing_timeout_s: float = PROCESSING_TIMEOUT_S,
+    ) -> None:
+        self._connection = connection
+        self._uploads = uploads
+        self._visibility = visibility
+        self._now = now
+        self._poller = StatusPoller(connection, processing_timeout_s)
+
+    def ensure_project(self, project: str, description: str) -> None:
+        workspace, name = project.split("/", 1)
+        patiently(lambda: self._connection.create_project(workspace, name, description, self._visibility))
+
+    def open_run(
+        self, target: RunTarget, position: str | None, *, begun: bool = False, confirm: Confirm = unfenced
+    ) -> NeptuneRun:
+        run = self.resend(target.project, target.run_id, Past.of(position, begun=begun), confirm)
+        if position is not None:
+            run.find()
+        run.send_operation(create_operation(target), replayed=False)
+        return run
+
+    def resend(self, project: str, run_id: str, past: Past, confirm: Confirm = unfenced) -> NeptuneRun:
+        """A run whose operations exist already (in an offline file), its creation included."""
+        builder = OperationBuilder(project, run_id, self._now())
+        return NeptuneRun(project, builder, self._connection, self._poller, self._uploads, past, confirm)
+
+    def ping(self) -> None:
+        patiently(self._connection.projects)
+
+    def close(self) -> None:
+        self._poller.close()
+        self._connection.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A submitted operation. `replayed`: the server may have some of it from an earlier attempt."""
+
+    id: str
+    replayed: bool
+    answer: Future[Answer]
+
+
+@dataclass(slots=True)
+class _Sent:
+    """What was sent since the last barrier."""
+
+    requests: list[_Request] = field(default_factory=list)
+    uploads: list[Future[None]] = field(default_factory=list)
+
+
+class NeptuneRun:
+    """Builds and submits the operations of one run."""
+
+    def __init__(
+        self,
+        project: str,
+        builder: OperationBuilder,
+        connection: Connection,
+        poller: StatusPoller,
+        uploads: Executor,
+        past: Past,
+        confirm: Confirm,
+    ) -> None:
+        self._past = past
+        self._confirm = confirm
+        self._project = project
+        self._builder = builder
+        self._connection = connection
+        self._poller = poller
+        self._uploads = uploads
+        self._replayed = False
+        self._sent = _Sent()
+
+    def write(self, records: Sequence[Record], *, replayed: bool = False) -> None:
+        if replayed != self._replayed:
+            self._send()
+            self._replayed = replayed
+        for record in records:
+            self._builder.add(record)
+            if self._builder.is_full:
+                self._send()
+
+    def flush(self) -> NeptuneBarrier:
+        self._send()
+        sent, self._sent = self._sent, _Sent()
+        return NeptuneBarrier(self._connection, self._project, sent, self._past)
+
+    def _send(self) -> None:
+        operations, uploads = self._builder.take()
+        for operation in operations:
+            self.send_operation(operation, replayed=self._replayed)
+        self.send_files(uploads)
+
+    def find(self) -> None:
+        """Raise `Vanished` unless the run, which was there, still is.
+
+        To be asked before its creation is sent again, which would make it anew and hide what it has lost: so with an
+        operation that changes nothing.
+        """
+        self.write([Assign({"migration/mapping_version": MAPPING_VERSION})])
+        self.flush().wait()
+
+    def send_operation(self, operation: RunOperation, *, replayed: bool) -> None:
+        """Submit a ready operation; its answer is awaited with the next barrier."""
+        tries = 0
+
+        def submit() -> str:
+            nonlocal tries
+            self._confirm()
+            tries += 1
+            return self._connection.submit(operation)
+
+        request_id = patiently(submit)
+        answer = self._poller.watch(self._project, request_id)
+        # A repeated submission may follow one whose answer was lost after the server had applied it.
+        self._sent.requests.append(_Request(request_id, replayed or tries > 1, answer))
+
+    def send_files(self, uploads: Sequence[Upload]) -> None:
+        """Upload in groups: signed addresses expire, and a group must not wait long behind another."""
+        for start in range(0, len(uploads), UPLOADS_AT_A_TIME):
+            for future in self._sent.uploads[-UPLOADS_AT_A_TIME:]:
+                future.result()
+            self._confirm()
+            group = uploads[start : start + UPLOADS_AT_A_TIME]
+            signed = patiently(partial(self._connection.sign, self._project, group))
+            for upload, address in zip(group, signed, strict=True):
+                self._sent.uploads.append(self._uploads.submit(self._store, upload, address))
+
+    def _store(self, upload: Upload, address: Any) -> None:
+        unused = [address]
+
+        def store() -> None:
+            self._confirm()
+            signed = unused.pop() if unused else self._connection.sign(self._project, [upload])[0]
+            self._connection.store(self._project, upload, signed)
+
+        patiently(store)  # each time at a new address: the one before may have expired
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        for future in self._sent.uploads:
+            future.cancel()
+
+
+class NeptuneBarrier:
+    """Waits for the answers to the requests and uploads before it, and classifies them."""
+
+    def __init__(self, connection: Connection, project: str, sent: _Sent, past: Past) -> None:
+        self.position: str | None = None
+        self._connection = connection
+        self._project = project
+        self._sent = sent
+        self._past = past
+
+    def ready(self) -> bool:
+        sent = self._sent
+        return all(request.answer.done() for request in sent.requests) and all(file.done() for file in sent.uploads)
+
+    def wait(self) -> Sequence[Refused]:
+        refused: Counter[tuple[str, str]] = Counter()
+        notes: set[str] = set()
+        for request in self._sent.requests:
+            codes = request.answer.result().codes or {}
+            told, refusals = self._past.judge(self._project, codes, replayed=request.replayed)
+            notes |= told
+            refused.update(self._located(request, refusals))
+        for future in self._sent.uploads:
+            future.result()
+        self.position = self._past.position
+        return [
+            *(Refused("", note, 0) for note in sorted(notes)),
+            *(Refused(path, code, count) for (path, code), count in refused.items()),
+        ]
+
+    def _located(self, request: _Request, refusals: Mapping[str, int]) -> Counter[tuple[str, str]]:
+        """Refused operations of a request by (path, code)."""
+        if not refusals:
+            return Counter()
+        found: Counter[tuple[str, str]] = Counter()
+        try:
+            for detail in self._connection.details(self._project, request.id):
+                if detail.code in refusals:
+                    found[detail.path, detail.code] += 1
+        except MigratorError:
+            pass  # paths are a courtesy of the server: the counts below stand without them
+        for code, count in refusals.items():
+            missing = count - sum(number for (_, known), number in found.items() if known == code)
+            if missing > 0:
+                found[UNKNOWN_PATH, code] += missing
+        return found
+
+
+class _Open(NamedTuple):
+    """A request that is not processed yet, as far as we know. `since`: time.monotonic()."""
+
+    answer: Future[Answer]
+    since: float
+
+
+class StatusPoller:
+    """One thread that asks the server what became of requests, for all runs of this process together."""
+
+    def __init__(self, connection: Connection, processing_timeout_s: float) -> None:
+        self._connection = connection
+        self._processing_timeout_s = processing_timeout_s
+        self._open: dict[tuple[str, str], _Open] = {}  # (project, request id), the oldest first
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="neptune-status", daemon=True)
+        self._thread.start()
+
+    def watch(self, project: str, request_id: str) -> Future[Answer]:
+        """The answer to a request, once the server has processed it."""
+        answer: Future[Answer] = Future()
+        with self._changed:
+            self._open[project, request_id] = _Open(answer, time.monotonic())
+            self._changed.notify()
+        return answer
+
+    def close(self) -> None:
+        """Requests that are still open will not be answered."""
+        with self._changed:
+            self._closed.set()
+            self._changed.notify()
+        self._thread.join(timeout=5.0)
+        for key in list(self._open):
+            self._settle(key, Retryable(ErrorClass.UNAVAILABLE, "the connection to Neptune was closed"))
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._open or self._closed.is_set())
+                requests = list(self._open)
+            if self._closed.is_set():
+                return
+            for project, ids in _questions(requests):
+                self._ask(project, ids)
+            self._closed.wait(self._pause_s())
+
+    def _ask(self, project: str, ids: Sequence[str]) -> None:
+        try:
+            answers = patiently(lambda: self._connection.check(project, ids))
+        except Exception as error:  # noqa: BLE001 - raised again in the threads that wait, or they would for ever
+            for request_id in ids:
+                self._settle((project, request_id), error)
+            return
+        for request_id, answer in zip(ids, answers, strict=True):
+            key = (project, request_id)
+            if answer.codes is not None:
+                self._settle(key, answer)
+            elif self._is_overdue(key):
+                message = f"Neptune did not process data of {project} in {self._processing_timeout_s:.0f} s"
+                self._settle(key, Retryable(ErrorClass.TIMEOUT, message))
+
+    def _is_overdue(self, key: tuple[str, str]) -> bool:
+        with self._changed:
+            request = self._open.get(key)
+        return request is not None and time.monotonic() - request.since > self._processing_timeout_s
+
+    def _settle(self, key: tuple[str, str], result: Answer | Exception) -> None:
+        with self._changed:
+            request = self._open.pop(key, None)
+        if request is None:  # settled by `close`
+            return
+        if isinstance(result, Answer):
+            request.answer.set_result(result)
+        else:
+            request.answer.set_exception(result)
+
+    def _pause_s(self) -> float:
+        with self._changed:
+            oldest = next(iter(self._open.values()), None)
+        waiting_s = time.monotonic() - oldest.since if oldest else 0.0
+        return min(max(waiting_s / 10, POLL_MIN_S), POLL_MAX_S)
+
+
+def _questions(requests: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    """(project, request ids) for each status question."""
+    by_project: dict[str, list[str]] = {}
+    for project, request_id in requests:
+        by_project.setdefault(project, []).append(request_id)
+    for project, ids in by_project.items():
+        for start in range(0, len(ids), STATUS_BATCH):
+            yield project, ids[start : start + STATUS_BATCH]

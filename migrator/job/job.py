@@ -1,0 +1,104 @@
+"""What a job is made of: settings that can be sent to worker processes, and the adapters built from them.
+
+Keys and tokens are not in here: every process reads them from its environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from migrations_db.states import Phase
+from migrations_db.types import EVERYTHING, Selection
+from migrator.destinations.base import Destination
+from migrator.errors import ExitCode, UserError
+from migrator.job.address import Binding
+from migrator.job.log import own_keys
+from migrator.parts.base import MappingOptions
+from migrator.settings import LEASE_S, Mode
+from migrator.sources.base import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One `migrate run` or `migrate sync`: everything a worker process needs."""
+
+    database: str
+    phase: Phase
+    mode: Mode
+    workspace: str
+    parts: Sequence[str]
+    options: MappingOptions
+    offline_dir: Path
+    work_dir: Path
+    tool_version: str
+    log_file: Path
+    invocation_id: int
+    binding: Binding | None = None
+    only: Selection = EVERYTHING
+    services: Collection[str] = ()  # that runs come from: workers connect to them at once
+    visibility: str = "priv"
+    lanes: int = 8  # runs that one worker copies at a time
+    safe_client: bool = False  # only neptune-scale's public API: slow, but for other versions of it
+    follow_links: bool = True  # of local directories, to files that the log names
+    lease_s: float = LEASE_S
+    max_failures: int = 5
+    verbose: bool = False
+
+    @property
+    def awaited(self) -> Collection[str]:
+        """The services whose pauses concern this job."""
+        return {*self.services, "neptune"}
+
+
+def wandb_api_key() -> str | None:
+    return os.environ.get("WANDB_API_KEY") or None
+
+
+def neptune_api_token() -> str:
+    """The token, or a `UserError` that says how to get one."""
+    token = os.environ.get("NEPTUNE_API_TOKEN")
+    if not token:
+        raise UserError(
+            "NEPTUNE_API_TOKEN is not set: copy your token from the user menu of your Neptune, "
+            "or use `--mode offline`, which needs none",
+            ExitCode.CREDENTIALS,
+        )
+    return token
+
+
+def build_api_source(scratch: Path) -> Source:
+    """The W&B API of WANDB_BASE_URL (default: the cloud)."""
+    from migrator.sources.wandb.listing import WandbApiSource
+
+    return WandbApiSource(os.environ.get("WANDB_BASE_URL") or None, wandb_api_key(), scratch)
+
+
+def build_local_source(paths: Sequence[Path], *, follow_links: bool = True) -> Source:
+    """Local W&B run directories below `paths` (none: runs are opened by their stored locations)."""
+    from migrator.sources.wandb_local.listing import LocalSource
+
+    return LocalSource(paths, follow_links=follow_links, keys=own_keys())
+
+
+def build_destination(job: Job, uploads: Executor, now: Callable[[], datetime]) -> Destination:
+    """Where the job's runs go. Connects, so a wrong token fails here."""
+    if job.mode == "offline" and job.phase is Phase.COPY:
+        from migrator.destinations.neptune.offline import OfflineDestination
+
+        return OfflineDestination(job.offline_dir, now)
+    if job.safe_client:
+        os.environ["NEPTUNE_LOG_FAILURE_ACTION"] = "raise"  # read when neptune_scale is imported, as the next two are
+        os.environ.setdefault("NEPTUNE_LOGGER_LEVEL", "none")
+        os.environ.setdefault("NEPTUNE_DISABLE_COLORS", "true")
+        from migrator.destinations.neptune.safe import SafeDestination
+
+        return SafeDestination(neptune_api_token(), job.visibility)
+    from migrator.destinations.neptune.connection import Connection
+    from migrator.destinations.neptune.online import NeptuneDestination
+
+    return NeptuneDestination(Connection(neptune_api_token()), uploads, job.visibility, now)

@@ -1,0 +1,99 @@
+"""Scratch space of one invocation: removed at its end, and at the next start if it was killed; its processes, too."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from migrator.errors import ExitCode, UserError
+from migrator.job.processes import host_id, is_alive, started_s
+
+PREFIX = "wandb-to-neptune"
+
+
+@contextmanager
+def scratch_directory(parent: Path) -> Iterator[Path]:
+    """A private directory below `parent`. Directories of processes of this host that are gone are removed first.
+
+    It is also where this process, and those it starts, have their temporary files: the SDKs leave some behind.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(parent)
+        directory = parent.absolute() / f"{_prefix()}{os.getpid()}-{int(started_s(os.getpid()))}"
+        directory.mkdir(mode=0o700)
+    except OSError as error:
+        raise UserError(
+            f"scratch space cannot be made in {parent}: {error.strerror}. Name another place with --work-dir",
+            ExitCode.UNEXPECTED,
+        ) from error
+    try:
+        with _temporary_files_in(directory):
+            yield directory
+    finally:
+        _end_processes(directory, children=False)
+        shutil.rmtree(directory, ignore_errors=True)
+        remove_stale(parent)  # again: the wandb-core of a killed worker lives, and writes, a little longer
+
+
+def remove_stale(parent: Path) -> None:
+    """Remove what killed invocations left. Those of other hosts, which may share `parent`, are left alone."""
+    for path in parent.glob(f"{_prefix()}*-*"):
+        try:
+            pid, started = (int(number) for number in path.name.removeprefix(_prefix()).split("-"))
+        except ValueError:
+            continue  # not ours
+        if not is_alive(pid, started) and not _is_in_use(path):
+            _end_processes(path)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_in_use(directory: Path) -> bool:
+    """Whether a worker still works in it: for some seconds it outlives a command that was killed."""
+    for worker in directory.glob("worker-*-*"):
+        try:
+            began_at = psutil.Process(int(worker.name.rpartition("-")[2])).create_time()
+            if began_at <= worker.stat().st_mtime:  # else another process has the pid now
+                return True
+        except (psutil.NoSuchProcess, OSError, ValueError):
+            pass  # it has just ended, or is not ours
+    return False
+
+
+def _end_processes(directory: Path, *, children: bool = True) -> None:
+    """Kill what killed workers have left: processes of the SDKs, which have their temporary files there.
+
+    `children`: also ours. Python's resource tracker ends by itself, once it has tidied up.
+    """
+    for process in psutil.process_iter():
+        try:
+            is_left = process.environ().get("TMPDIR") == str(directory.absolute())
+            if is_left and (children or process.ppid() != os.getpid()):
+                process.kill()
+        except psutil.Error:
+            pass  # it has just ended, or is not ours
+
+
+def _prefix() -> str:
+    """Short: wandb-core puts a socket below, and its path may have 107 bytes at most (else it goes to /tmp)."""
+    return f"{PREFIX}-{host_id()}-"
+
+
+@contextmanager
+def _temporary_files_in(directory: Path) -> Iterator[None]:
+    before = os.environ.get("TMPDIR"), tempfile.tempdir
+    os.environ["TMPDIR"] = tempfile.tempdir = str(directory)
+    try:
+        yield
+    finally:
+        variable, tempfile.tempdir = before
+        if variable is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = variable

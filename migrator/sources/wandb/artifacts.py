@@ -1,0 +1,217 @@
+"""Artifacts of a run: what it logged and used, their files, and W&B's own export of the system metrics among them."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from migrator.errors import ErrorClass, Rejected
+from migrator.records import Artifact, LocalFile, RunRef, SourceFile
+from migrator.sources.wandb import queries
+from migrator.sources.wandb.answers import (
+    EVENTS_TYPE,
+    OWN_TYPES,
+    fewer,
+    md5_hex,
+    next_cursor,
+    nodes,
+    number,
+    parse_time,
+    run_of,
+)
+from migrator.sources.wandb.client import WandbClient
+from migrator.sources.wandb.downloads import Downloads
+from migrator.sources.wandb.files import ScratchNames
+
+PAGE_ARTIFACTS = 100
+PAGE_URLS = 5_000  # as wandb 0.31 asks for
+VERSION_ALIAS = re.compile(r"v\d+")  # listed among the aliases by some servers; the version says it
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactRef:
+    """An artifact version and where it lives: `entity/project/name:version`."""
+
+    id: str
+    entity: str
+    project: str
+    name: str
+    version: str
+    type: str
+    node: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.entity}/{self.project}/{self.name}:{self.version}"
+
+
+class RunArtifacts:
+    """One run's artifacts. `fetch` may be called from several threads."""
+
+    def __init__(self, client: WandbClient, downloads: Downloads, ref: RunRef, scratch: Path) -> None:
+        self._client, self._downloads, self._ref = client, downloads, ref
+        self._places = ScratchNames(scratch / "artifacts")
+        self._lock = threading.Lock()
+        self._logged: list[ArtifactRef] | None = None
+        self.partial: str | None = None  # see `SourceRun.partial`
+        self._addresses: tuple[str, dict[str, str]] = ("", {})  # of one artifact: there may be a million files
+
+    def logged(self) -> Iterator[Artifact]:
+        """Logged artifacts but W&B's own, in W&B's order, each with what its manifest lists."""
+        for one in self._outputs():
+            if one.type not in OWN_TYPES:
+                yield self._artifact(one)
+
+    def used(self) -> Sequence[str]:
+        """Full names."""
+        return [str(one) for one in self._list(queries.INPUT_ARTIFACTS)]
+
+    def events_export(self) -> list[Path] | None:
+        """W&B's unsampled export of the system metrics, downloaded, in order; None if there is none.
+
+        `Rejected` when it is listed, but cannot be had.
+        """
+        own = [one for one in self._outputs() if one.type == EVENTS_TYPE]
+        if not own:
+            return None
+        newest = max(own, key=lambda one: int(one.version[1:]))
+        names = sorted(name for name in self._urls(newest) if name.endswith(".parquet"))
+        return [self._fetch(newest, name, None).path for name in names] or None
+
+    def fetch(self, artifact: Artifact, name: str) -> LocalFile:
+        file = next((file for file in artifact.files if file.name == name), None)
+        for one in self._outputs():
+            if (one.name, one.version) == (artifact.name, artifact.version) and file:
+                return self._fetch(one, name, file)
+        raise Rejected(ErrorClass.NOT_FOUND, f"{artifact.name}:{artifact.version}/{name} is not (or no longer) at W&B")
+
+    def release(self, file: LocalFile) -> None:
+        if self._places.owns(file.path):
+            file.path.unlink(missing_ok=True)
+
+    # ------------------------------------------------------------ listing
+
+    def _outputs(self) -> list[ArtifactRef]:
+        with self._lock:
+            if self._logged is None:
+                self._logged = self._list(queries.OUTPUT_ARTIFACTS)
+            return self._logged
+
+    def _list(self, document: str) -> list[ArtifactRef]:
+        found: list[ArtifactRef] = []
+        given = 0
+        asked = {"entity": self._ref.entity, "project": self._ref.project, "run": self._ref.run_id}
+        cursor: str | None = None
+        while True:
+            answer = self._client.ask(
+                document, asked | {"cursor": cursor, "perPage": PAGE_ARTIFACTS}, f"artifacts of {self._ref}"
+            )
+            page = run_of(answer, self._ref).get("artifacts") or {}
+            given += len(nodes(page))
+            # others are deleted, or uploads that were never finished
+            found += [self._ref_of(node) for node in nodes(page) if node.get("state") in (None, "COMMITTED")]
+            cursor = next_cursor(page, cursor)
+            if cursor is None:
+                self.partial = self.partial or fewer("artifacts", given, number(page.get("totalCount")))
+                return found
+
+    def _ref_of(self, node: dict[str, Any]) -> ArtifactRef:
+        home = node.get("artifactSequence") or {}
+        project = home.get("project") or {}
+        return ArtifactRef(
+            id=node["id"],
+            entity=(project.get("entity") or {}).get("name") or self._ref.entity,
+            project=project.get("name") or self._ref.project,
+            name=home.get("name") or "",
+            version=f"v{node.get('versionIndex') or 0}",
+            type=(node.get("artifactType") or {}).get("name") or "",
+            node=node,
+        )
+
+    def _artifact(self, one: ArtifactRef) -> Artifact:
+        node = one.node
+        entries = self._manifest(one)
+        files = [
+            SourceFile(path, int(entry.get("size") or 0), md5_hex(entry.get("digest")))
+            for path, entry in entries.items()
+            if not entry.get("ref")
+        ]
+        return Artifact(
+            name=one.name,
+            version=one.version,
+            type=one.type,
+            aliases=_aliases(one),
+            digest=node.get("digest") or "",
+            size_bytes=int(node.get("size") or 0),
+            created_at=parse_time(node.get("createdAt")),
+            metadata=node.get("metadata") or "{}",
+            files=files,
+            references={path: str(entry["ref"]) for path, entry in entries.items() if entry.get("ref")},
+        )
+
+    def _manifest(self, one: ArtifactRef) -> dict[str, dict[str, Any]]:
+        """Path in the artifact to its entry, by path: base64 md5 `digest`, `size`, and `ref` for outside data."""
+
+        def address(again: bool) -> str | None:
+            found = self._client.ask(queries.MANIFEST, {"id": one.id}, f"manifest of {one}").get("artifact") or {}
+            url = ((found.get("currentManifest") or {}).get("file") or {}).get("directUrl")
+            return self._client.absolute(url) if url else None
+
+        saved = self._downloads.save(address, self._places.new(), f"manifest of {one}")
+        if saved is None:
+            raise Rejected(ErrorClass.NOT_FOUND, f"{one} has no manifest (deleted, or never finished)")
+        try:
+            return dict(sorted(json.loads(saved.path.read_bytes())["contents"].items()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Rejected(ErrorClass.BAD_DATA, f"the manifest of {one} cannot be read") from error
+        finally:
+            saved.path.unlink(missing_ok=True)
+
+    # ------------------------------------------------------------ files
+
+    def _fetch(self, one: ArtifactRef, name: str, file: SourceFile | None) -> LocalFile:
+        def address(again: bool) -> str | None:
+            return self._urls(one, again).get(name)
+
+        size, md5 = (file.size_bytes, file.md5) if file else (None, None)
+        saved = self._downloads.save(address, self._places.new(), f"{one}/{name}", size, md5)
+        if saved is None:
+            raise Rejected(ErrorClass.NOT_FOUND, f"{one}/{name} is not (or no longer) at W&B")
+        return LocalFile(saved.path, name, saved.size_bytes, saved.md5)
+
+    def _urls(self, one: ArtifactRef, again: bool = False) -> dict[str, str]:
+        """Path in the artifact to the address of its bytes; signed, so it expires. Kept for the last artifact."""
+        with self._lock:
+            if again or self._addresses[0] != one.id:
+                self._addresses = one.id, dict(self._ask_urls(one))
+            return self._addresses[1]
+
+    def _ask_urls(self, one: ArtifactRef) -> Iterator[tuple[str, str]]:
+        asked = {"entity": one.entity, "project": one.project, "collection": one.name, "alias": one.version}
+        cursor: str | None = None
+        while True:
+            answer = self._client.ask(
+                queries.ARTIFACT_FILES, asked | {"cursor": cursor, "perPage": PAGE_URLS}, f"files of {one}"
+            )
+            collection = (answer.get("project") or {}).get("artifactCollection") or {}
+            page = (collection.get("artifactMembership") or {}).get("files") or {}
+            for node in nodes(page):
+                if url := node.get("directUrl"):
+                    yield node["name"], self._client.absolute(url)
+            cursor = next_cursor(page, cursor)
+            if cursor is None:
+                return
+
+
+def _aliases(one: ArtifactRef) -> list[str]:
+    """Those of the artifact's own collection: a registry that links it has aliases of its own."""
+    found = []
+    for alias in one.node.get("aliases") or ():
+        home = (alias.get("artifactCollection") or {}).get("name")
+        if home in (None, one.name) and not VERSION_ALIAS.fullmatch(alias["alias"]):
+            found.append(alias["alias"])
+    return found

@@ -1,0 +1,230 @@
+"""The one door to the wandb SDK: its environment, one `wandb.Api`, and GraphQL requests through it.
+
+Everything else about W&B's service goes through `WandbClient.ask` (and `downloads` for plain downloads), so that a
+new version of the SDK can break in this file only. Private names of wandb 0.31 used here: `Api._service_api` with
+`execute_graphql` and `app_url`, `wbauth.authenticate_session`, `WandbApiFailedError`, and the mailbox's errors.
+
+The SDK starts one helper process, `wandb-core`, for all `Api` objects of a process. It lets 10 requests a time through
+for each `Api`; more objects do not pay on the few cores that a worker has.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from migrator.errors import ErrorClass, ExitCode, MigratorError, Throttled, UserError
+from migrator.sources.wandb.answers import Json
+from migrator.sources.wandb.errors import SERVICE, Passing, clean, of_message, refused_key, retries
+from migrator.sources.wandb.queries import VIEWER
+
+REQUEST_TIMEOUT_S = 200  # one request with all of wandb-core's tries: 30 s each, or as long as W&B asks to wait
+
+DIRECTORIES = ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR")
+SETTINGS = {
+    "WANDB_SILENT": "true",
+    "WANDB_ERROR_REPORTING": "false",  # wandb-core would send its errors to a third service
+    # Short, so that our error classes decide; in whole seconds, below 1 means wandb's default (wandb-core 0.31).
+    "WANDB_X_GRAPHQL_RETRY_MAX": "2",
+    "WANDB_X_GRAPHQL_RETRY_WAIT_MIN_SECONDS": "1",
+    "WANDB_X_GRAPHQL_RETRY_WAIT_MAX_SECONDS": "2",
+    "WANDB_X_FILE_TRANSFER_RETRY_MAX": "2",
+    "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MIN_SECONDS": "1",
+    "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MAX_SECONDS": "2",
+}
+#: WANDB_SERVICE would share the wandb-core of a parent process; the others would be taken for defaults
+UNSET = ("WANDB_SERVICE", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_MODE")
+
+
+class _Environment:
+    """This process's wandb settings while clients are open. The process has them once: clients are counted."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._clients = 0
+        self._before: dict[str, str | None] = {}
+
+    def enter(self, scratch: Path) -> None:
+        with self._lock:
+            self._clients += 1
+            if self._clients > 1:
+                return
+            wanted = SETTINGS | {name: str(scratch / name.lower()) for name in DIRECTORIES}
+            for name in DIRECTORIES:
+                Path(wanted[name]).mkdir(parents=True, exist_ok=True)  # absent ones fall back to the working directory
+            self._before = {name: os.environ.get(name) for name in (*wanted, *UNSET)}
+            os.environ.update(wanted)
+            for name in UNSET:
+                os.environ.pop(name, None)
+
+    def leave(self) -> bool:
+        """True for the last client; the environment is then as it was."""
+        with self._lock:
+            self._clients -= 1
+            if self._clients:
+                return False
+            for name, value in self._before.items():
+                if value is None or name == "WANDB_SERVICE":
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+            return True
+
+
+class WandbClient:
+    """A logged-in `wandb.Api` of this process's own. May be used by several threads."""
+
+    _process: ClassVar = _Environment()
+
+    def __init__(self, base_url: str | None, api_key: str | None, scratch: Path) -> None:
+        """Log in (one request). No key, or a refused one: `UserError`; W&B not there: `Throttled`."""
+        self._process.enter(scratch)
+        try:
+            import wandb
+            from wandb.sdk.lib import wbauth
+            from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+            from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+
+            self._wandb, self._wbauth = wandb, wbauth
+            self._dead = (MailboxClosedError, HandleAbandonedError, OSError)
+            self._failed = WandbApiFailedError
+            self._lock = threading.Lock()
+            self._key = api_key
+            self._url = _without_password(base_url or os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url)
+            self._api = self._log_in()
+        except BaseException:
+            self._process.leave()
+            raise
+        self._entity: str | None = None
+
+    # ------------------------------------------------------------ requests
+
+    def ask(self, document: str, variables: Mapping[str, Any], what: str) -> Json:
+        """Send a GraphQL document and return `data`. `what` names the thing asked for in messages."""
+        for attempt in retries():
+            with attempt, self._translated(what):
+                return dict(self._api._service_api.execute_graphql(document, variables) or {})
+        raise AssertionError("retries() raises its last error")
+
+    @contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        api = self._api
+        try:
+            yield
+        except self._failed as error:
+            status = error.response.http_status if error.response else 0
+            raise of_message(str(error), what, status) from error
+        except ValueError as error:  # json: not even wandb-core's answer is whole
+            raise Passing(ErrorClass.UNAVAILABLE, f"{what}: unreadable answer") from error
+        except self._dead as error:
+            self._revive(api)
+            raise Passing(ErrorClass.UNAVAILABLE, f"{what}: the wandb-core process ended; started again") from error
+
+    def _revive(self, dead: Any) -> None:
+        """Start a new wandb-core in place of one that was killed; without it every later run would fail."""
+        with self._lock:
+            if self._api is not dead:
+                return
+            try:
+                self._api = self._log_in()  # another client of this process may have started one
+            except MigratorError:
+                _tear_down(self._wandb)
+                self._api = self._log_in()
+
+    def entity(self) -> str:
+        """The account's default entity."""
+        if self._entity is None:
+            viewer = self.ask(VIEWER, {}, "the account").get("viewer") or {}
+            if not viewer.get("entity"):
+                raise UserError("This W&B account has no default entity: name one with --wandb-entity.")
+            self._entity = str(viewer["entity"])
+        return self._entity
+
+    # ------------------------------------------------------------ what the login found out
+
+    @property
+    def api_key(self) -> str | None:
+        return self._api.api_key or None
+
+    @property
+    def base_url(self) -> str:
+        """The API's address without a slash at the end."""
+        return str(self._api._service_api.base_url).rstrip("/")
+
+    def absolute(self, url: str) -> str:
+        """An address as answers give it, which may be a path on the API's host."""
+        return self.base_url + url if url.startswith("/") else url
+
+    @property
+    def app_url(self) -> str:
+        """The address of W&B's pages for people, without a slash at the end."""
+        return str(self._api._service_api.app_url).rstrip("/")
+
+    # ------------------------------------------------------------ begin and end
+
+    def _log_in(self) -> Any:
+        try:
+            self._check_key()
+            # An explicit key is given to Api alone: nothing is written to ~/.netrc or to the environment.
+            return self._wandb.Api(
+                overrides={"base_url": self._url, "entity": None, "project": None},
+                timeout=REQUEST_TIMEOUT_S,
+                api_key=self._key,
+            )
+        except self._wandb.errors.AuthenticationError as error:
+            raise _login_error(error, self._url) from error
+        except (self._wandb.errors.UsageError, ValueError) as error:  # pydantic's errors of settings are ValueErrors
+            raise UserError(f"W&B settings: {clean(str(error))}. Check WANDB_BASE_URL ({self._url}).") from error
+
+    def _check_key(self) -> None:
+        """`Api` would ask a person at a terminal for a missing key, and a worker has none to ask."""
+        if self._key or self._wbauth.authenticate_session(
+            host=self._url, source="migrate", prompt=False, update_session=False
+        ):
+            return
+        raise UserError(
+            f"No W&B API key for {self._url}. Set WANDB_API_KEY, or run `wandb login` (it writes ~/.netrc).",
+            ExitCode.CREDENTIALS,
+        )
+
+    def close(self) -> None:
+        """Stop wandb-core when this is the process's last client, and put the environment back."""
+        if not self._process.leave():
+            return
+        _tear_down(self._wandb)
+
+
+def _without_password(url: str) -> str:
+    """The address itself. One with a user name or password is refused: addresses are stored, sent and shown, and
+    wandb-core would not even use the password, since the API key takes its place in each request.
+    """
+    if "@" in url:
+        raise UserError(
+            "The address of W&B holds a user name or password, which W&B does not use: remove everything up to `@` "
+            "from WANDB_BASE_URL (or base_url in wandb's settings), and put your API key in WANDB_API_KEY."
+        )
+    return url
+
+
+def _tear_down(wandb: Any) -> None:
+    try:
+        wandb.teardown()
+    except (OSError, AssertionError):  # wandb-core is dead already, or was torn down by an exit hook
+        pass
+
+
+def _login_error(error: Exception, url: str) -> MigratorError:
+    """wandb 0.31 says `AuthenticationError` for every failure of a login, W&B being down among them."""
+    cause = error.__cause__
+    if cause is None:  # the key's form: too short, odd letters
+        return refused_key(clean(str(error)))
+    response = getattr(cause, "response", None)
+    told = of_message(str(cause), f"login at {url}", response.http_status if response else 0)
+    if isinstance(told, Throttled):
+        return told
+    passing = isinstance(told, Passing) or "giving up after" in str(cause) or not hasattr(cause, "response")
+    return Throttled(ErrorClass.UNAVAILABLE, str(told), SERVICE) if passing else refused_key(clean(str(cause)))

@@ -1,0 +1,195 @@
+"""Plain downloads: run files, exports and artifact files, by several threads over kept connections.
+
+The key goes to W&B's own addresses only, never to a storage host: not by a redirect, and not from ~/.netrc. Proxies
+and certificates are those of `requests` (HTTPS_PROXY, REQUESTS_CA_BUNDLE). A file is taken when it is whole: as long
+as its Content-Length, and of the size and md5 that W&B tells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase, HTTPBasicAuth
+
+from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable, Throttled, UserError, retry_after_s
+from migrator.records import LocalFile
+from migrator.sources.wandb.errors import SERVICE, Passing, of_disk, of_status, retries
+
+CONNECTIONS = 16  # kept open for one host
+TIMEOUT_S = (10.0, 60.0)  # to connect; between two pieces of a body
+PIECE_BYTES = 1 << 20
+SHORT_WAIT_S = 10.0  # a Retry-After up to this is waited for in place, a longer one pauses all workers
+
+#: W&B's service answers under both names (wandb 0.31, sdk/lib/urls.py), and may name files by either
+SAME_SERVICE = frozenset({"api.forge.coreweave.com", "api.wandb.ai"})
+
+#: What a signed address that has expired is answered with, by the storage services
+EXPIRED = frozenset({400, 401, 403, 404, 410})
+
+#: Gives the address of a file; asked with True for a fresh one. None: there is no such file (any more)
+Address = Callable[[bool], str | None]
+
+
+class Downloads:
+    """A pool of connections that knows the key."""
+
+    def __init__(self, base_url: str, api_key: str | None) -> None:
+        self._session = _Session(base_url, api_key)
+
+    def save(
+        self, address: Address, path: Path, name: str, size_bytes: int | None = None, md5: str | None = None
+    ) -> LocalFile | None:
+        """Download to `path` and check; None if there is no such file. `name` is its name at the source.
+
+        An address that is refused is asked for again once. Cut bodies, 5xx and wrong sums are tried again.
+        """
+        url, fresh = address(False), False
+        for attempt in retries(_again):
+            with attempt:
+                if url is None:
+                    return None
+                try:
+                    found = self._save_once(url, path, name)
+                except _RefusedAddress as refused:
+                    if fresh:
+                        if refused.status in (404, 410):
+                            return None
+                        raise of_status(refused.status, name) from refused
+                    url, fresh = address(True), True
+                    raise Passing(ErrorClass.UNAVAILABLE, f"{name}: the address was refused") from refused
+                _check(found, size_bytes, md5)
+                return found
+        raise AssertionError("retries() raises its last error")
+
+    def _save_once(self, url: str, path: Path, name: str) -> LocalFile:
+        try:
+            with self._session.get(url, stream=True, timeout=TIMEOUT_S) as answer:
+                if answer.status_code != 200:
+                    raise _of_answer(answer, name)
+                size, md5 = _copy(answer, path)
+                encoded = "Content-Encoding" in answer.headers  # was decoded while reading, against our wish
+                promised = None if encoded else answer.headers.get("Content-Length")
+        except (requests.RequestException, HTTPException) as error:
+            raise _of_network(error, url, name) from error
+        except OSError as error:  # not the network's: requests wraps those
+            raise of_disk(error, name, path.parent) from error
+        if promised is not None and promised.isdigit() and size != int(promised):
+            raise Passing(ErrorClass.UNAVAILABLE, f"{name}: cut after {size} of {promised} bytes")
+        return LocalFile(path, name, size, md5)
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def _copy(answer: requests.Response, path: Path) -> tuple[int, str]:
+    """Write the body as it is on the wire; its size in bytes and md5 in hex."""
+    size, sums = 0, hashlib.md5(usedforsecurity=False)
+    with path.open("wb") as out:
+        for piece in answer.iter_content(PIECE_BYTES):
+            out.write(piece)
+            sums.update(piece)
+            size += len(piece)
+    return size, sums.hexdigest()
+
+
+def _check(found: LocalFile, size_bytes: int | None, md5: str | None) -> None:
+    if size_bytes is not None and found.size_bytes != size_bytes:
+        told = f"{found.size_bytes} bytes instead of {size_bytes}"
+    elif md5 is not None and found.md5 != md5:
+        told = f"md5 {found.md5} instead of {md5}"
+    else:
+        return
+    raise Passing(ErrorClass.BAD_DATA, f"{found.name}: the download does not match W&B's record: {told}")
+
+
+# ---------------------------------------------------------------- the key, to W&B alone
+
+
+class _Session(requests.Session):
+    """A session whose key stays at W&B's own addresses."""
+
+    def __init__(self, base_url: str, api_key: str | None) -> None:
+        super().__init__()
+        hosts: Sequence[str] = [base_url]
+        if urlsplit(base_url).hostname in SAME_SERVICE:
+            hosts = [f"https://{name}" for name in SAME_SERVICE]
+        self._key = _KeyForWandb(hosts, api_key)
+        self.auth = self._key  # with an auth object, requests does not look into ~/.netrc
+        self.headers["Accept-Encoding"] = "identity"  # sizes and sums are those of the stored bytes
+        adapter = HTTPAdapter(pool_connections=CONNECTIONS, pool_maxsize=CONNECTIONS)
+        self.mount("https://", adapter)
+        self.mount("http://", adapter)
+
+    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+        """requests would turn `a/../b` into `b`, but W&B's files may be called `a/../b`."""
+        prepared = super().prepare_request(request)
+        if "/." in urlsplit(str(request.url)).path:
+            prepared.url = str(request.url)
+        return prepared
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        """After a redirect; requests' own would look into ~/.netrc here."""
+        prepared_request.headers.pop("Authorization", None)
+        self._key(prepared_request)
+
+
+class _KeyForWandb(AuthBase):
+    def __init__(self, hosts: Sequence[str], api_key: str | None) -> None:
+        self._hosts = [_origin(host) for host in hosts]
+        self._basic = HTTPBasicAuth("api", api_key) if api_key else None
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._basic and _origin(request.url or "") in self._hosts:
+            self._basic(request)
+        return request
+
+
+def _origin(url: str) -> tuple[str, str | None, int]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+# ---------------------------------------------------------------- failures
+
+
+class _RefusedAddress(Exception):
+    def __init__(self, status: int) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status = status
+
+
+def _of_answer(answer: requests.Response, name: str) -> Exception:
+    status = answer.status_code
+    if status in EXPIRED:
+        return _RefusedAddress(status)
+    told = of_status(status, name, retry_after_s=retry_after_s(answer.headers.get("Retry-After")))
+    if isinstance(told, Retryable) and not isinstance(told, Throttled):
+        return Passing(told.error_class, str(told))
+    return told
+
+
+def _again(error: Exception) -> bool | float:
+    """Whether to try again: after the pause that was asked for if it is short, else after our own."""
+    if isinstance(error, Throttled):
+        wait_s = error.retry_after_s
+        return wait_s is None or (wait_s <= SHORT_WAIT_S and wait_s)
+    return isinstance(error, Passing)
+
+
+def _of_network(error: Exception, url: str, name: str) -> MigratorError:
+    host = urlsplit(url).netloc
+    if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return UserError(f"The certificate of {host} is not accepted. REQUESTS_CA_BUNDLE names your own authorities.")
+    if isinstance(error, requests.Timeout):
+        return Passing(ErrorClass.TIMEOUT, f"{name}: {host} was too slow")
+    if isinstance(error, requests.ConnectionError) and ("refused" in str(error) or "resolve" in str(error)):
+        return Throttled(ErrorClass.UNAVAILABLE, f"{name}: {host} cannot be reached", SERVICE)
+    if isinstance(error, ValueError):  # requests' InvalidURL, MissingSchema, InvalidSchema
+        return Rejected(ErrorClass.BAD_DATA, f"{name}: W&B names an address that cannot be used")
+    return Passing(ErrorClass.UNAVAILABLE, f"{name}: {host}: connection lost ({type(error).__name__})")

@@ -1,0 +1,109 @@
+"""W&B's failures as ours, and which of them are worth a second try at once.
+
+Two layers retry before a run does: wandb-core repeats GraphQL requests on 429, 5xx and dropped connections (twice, as
+`client` sets it), and `retries` repeats what wandb-core does not: answers that were cut, downloads, addresses
+that have expired. What is left is raised, and costs the run an attempt. Wording of messages: wandb-core 0.31.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import stamina
+
+from migrator.errors import ErrorClass, ExitCode, MigratorError, Rejected, Retryable, Throttled, UserError, disk_full
+
+SERVICE = "wandb"
+TRIES = 4  # of one request, by us: about 2 s with the waits between them
+
+STATUS = re.compile(r"\bHTTP (\d{3})\b")
+CUT = re.compile(r"unexpected EOF|invalid character|unexpected end of JSON|malformed chunked", re.IGNORECASE)
+SLOW = re.compile(r"did not respond in time|deadline exceeded|timed? ?out", re.IGNORECASE)
+DOWN = re.compile(r"connection refused|no such host|network is unreachable|no route to host", re.IGNORECASE)
+REFUSED = re.compile(r"permission|forbidden|access denied|not authori[sz]ed", re.IGNORECASE)
+ABSENT = re.compile(r"not found|could not find|does not exist", re.IGNORECASE)
+NOT_KNOWN = re.compile(
+    r"cannot query field|unknown (argument|field|type)|unsupported|requires W&B server", re.IGNORECASE
+)
+
+
+class Passing(Retryable):
+    """A fault that the same request, sent again in a moment, may not meet."""
+
+
+def retries(on: type[Exception] | Callable[[Exception], bool | float] = Passing) -> Iterator[Any]:
+    """`for attempt in retries(): with attempt: ...` repeats the block on `Passing`, or on what `on` says.
+
+    The last try's `Passing` comes out as `Retryable`: so nested retries do not multiply.
+    """
+    try:
+        yield from stamina.retry_context(
+            on=on, attempts=TRIES, timeout=None, wait_initial=0.2, wait_max=5.0, wait_jitter=0.5
+        )
+    except Passing as error:
+        raise Retryable(error.error_class, str(error)) from error
+
+
+def of_message(message: str, what: str, status: int = 0) -> MigratorError:
+    """The error for a GraphQL request that failed with wandb-core's `message`; `status` 0: not in the answer."""
+    if not status and (found := STATUS.search(message)):
+        status = int(found[1])
+    if status >= 400:
+        return of_status(status, what, message)
+    if CUT.search(message):
+        return Passing(ErrorClass.UNAVAILABLE, f"{what}: W&B's answer was cut: {clean(message)}")
+    if DOWN.search(message):
+        return Throttled(ErrorClass.UNAVAILABLE, f"{what}: W&B cannot be reached: {clean(message)}", SERVICE)
+    if SLOW.search(message):
+        return Retryable(ErrorClass.TIMEOUT, f"{what}: W&B was too slow: {clean(message)}")
+    if REFUSED.search(message):
+        return Rejected(ErrorClass.PERMISSION, f"{what}: W&B does not allow it: {clean(message)}")
+    if NOT_KNOWN.search(message):
+        return Rejected(ErrorClass.UNKNOWN, f"{what}: this W&B server does not know the request: {clean(message)}")
+    if ABSENT.search(message):
+        return Rejected(ErrorClass.NOT_FOUND, f"{what}: not found: {clean(message)}")
+    return Retryable(ErrorClass.UNAVAILABLE, f"{what}: {clean(message)}")
+
+
+def of_status(status: int, what: str, message: str = "", retry_after_s: float | None = None) -> MigratorError:
+    """The error for an answer with HTTP status `status`, once nobody below us will try again."""
+    text = f"{what}: HTTP {status}" + (f": {clean(message)}" if message else "")
+    match status:
+        case 401:
+            return refused_key(text)
+        case 403:
+            return Rejected(ErrorClass.PERMISSION, text)
+        case 404 | 410:
+            return Rejected(ErrorClass.NOT_FOUND, text)
+        case 408:
+            return Retryable(ErrorClass.TIMEOUT, text)
+        case 429:
+            return Throttled(ErrorClass.RATE_LIMITED, text, SERVICE, retry_after_s)
+        case 503 if retry_after_s is not None:
+            return Throttled(ErrorClass.UNAVAILABLE, text, SERVICE, retry_after_s)
+        case _ if status >= 500:
+            return Retryable(ErrorClass.UNAVAILABLE, text)
+    return Rejected(ErrorClass.UNKNOWN, text)
+
+
+def refused_key(why: str) -> UserError:
+    return UserError(
+        f"W&B refused the API key ({why}). Check WANDB_API_KEY and WANDB_BASE_URL, or run `wandb login`.",
+        ExitCode.CREDENTIALS,
+    )
+
+
+def of_disk(error: OSError, what: str, scratch: Path) -> MigratorError:
+    """The error for scratch space that could not be written or read."""
+    return disk_full(error, what, scratch) or Retryable(
+        ErrorClass.UNKNOWN, f"{what}: scratch file: {error.strerror or error}"
+    )
+
+
+def clean(message: str) -> str:
+    """`message` on one line, without what may be secret: queries of URLs (signatures) and long tokens (keys)."""
+    text = re.sub(r"(https?://[^\s?\"']+)\?[^\s\"']*", r"\1?...", " ".join(message.split()))
+    return re.sub(r"\b[0-9A-Za-z_-]{40,}\b", "***", text)[:300]

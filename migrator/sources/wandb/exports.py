@@ -1,0 +1,299 @@
+"""W&B's history exports: Parquet files, one row a logged step, one column a key, read column by column.
+
+Shapes (measured, wandb 0.31): `_step` is always there, of any integer or float type; a missing value is null; a nested
+dict is a struct column that has every field of any row, absent ones null. Nulls are left out of what is read here.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from migrator.errors import ErrorClass, Rejected
+from migrator.records import HistoryRow
+from migrator.sources.wandb.errors import Passing
+from migrator.values import SeriesKey, SeriesKind, leaves
+
+VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+BATCH_BYTES = 4 << 20  # converted at once: enough to make the cost of a batch small
+VALUE_BYTES = 40  # at least, of one value in memory; repeated ones take hardly any space in the file
+TEXT_ROWS = 100  # at most in a batch with texts: how long they are is not known where they repeat
+READ_BYTES = 64 << 10  # read at once of one column; without a limit a column is read as a whole
+UNREADABLE = (pa.ArrowException, OSError)
+
+STEP, TIME = "_step", "_timestamp"
+
+
+class Table:
+    """A Parquet file of W&B's. Opening it reads the footer: a cut or foreign file raises `Passing(BAD_DATA)`."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path, self._what = path, what
+        try:
+            self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES)
+        except UNREADABLE as error:
+            raise self._unreadable(error) from error
+        arrow = self._file.schema_arrow  # made anew at each look
+        self.names: list[str] = arrow.names
+        self.kinds: dict[str, pa.DataType] = dict(zip(arrow.names, arrow.types, strict=True))
+        self.rows: int = self._file.metadata.num_rows
+        schema = self._file.metadata.schema
+        self._flat = {schema.column(i).path: i for i in range(len(schema))}  # struct columns by the path of each part
+
+    def batches(self, columns: list[str] | None = None, groups: list[int] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows in file order, some at a time. May hold more columns than asked for (names with dots)."""
+        groups = list(range(self._file.metadata.num_row_groups)) if groups is None else groups
+        if not groups:
+            return
+        size = min(map(self._rows_in_batch, groups))
+        try:
+            yield from map(_computable, self._file.iter_batches(size, groups, columns, use_threads=False))
+        except UNREADABLE as error:
+            raise self._unreadable(error) from error
+
+    def _rows_in_batch(self, group: int) -> int:
+        meta = self._file.metadata.row_group(group)
+        parts = [meta.column(i) for i in range(meta.num_columns)]
+        size_bytes = sum(max(part.total_uncompressed_size, VALUE_BYTES * part.num_values) for part in parts)
+        at_most = TEXT_ROWS if any(part.physical_type == "BYTE_ARRAY" for part in parts) else meta.num_rows
+        return max(1, int(min(at_most, BATCH_BYTES * meta.num_rows / max(size_bytes, 1))))
+
+    def statistics(self, name: str) -> list[Any]:
+        """Of the flat column `name`, one a row group; None where the file has none."""
+        meta, at = self._file.metadata, self._flat.get(name)
+        if at is None:
+            return [None]
+        return [meta.row_group(group).column(at).statistics for group in range(meta.num_row_groups)]
+
+    def close(self) -> None:
+        self._file.close(force=True)
+
+    def _unreadable(self, error: Exception) -> Passing:
+        return Passing(ErrorClass.BAD_DATA, f"{self._what}: unreadable Parquet file ({type(error).__name__})")
+
+
+def _computable(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Views of text (which newer writers use) as texts: pyarrow can do little with them."""
+    if VIEWS.keys().isdisjoint(batch.schema.types):
+        return batch
+    columns = [column.cast(VIEWS[column.type]) if column.type in VIEWS else column for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+class HistoryExport:
+    """One export file of a run's history; `first` and `last` are its lowest and highest step (rows > 0)."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        self._table, self._what = Table(path, what), what
+        self.rows = self._table.rows
+        self.first, self.last, self._ascending = 0.0, 0.0, True
+        if not self.rows:
+            return  # and no columns, where nobody could tell their types
+        if STEP not in self._table.names:
+            self.close()
+            raise Rejected(ErrorClass.BAD_DATA, f"{what}: an export without the column {STEP}")
+        self.first, self.last, self._ascending = self._span()
+
+    def _span(self) -> tuple[float, float, bool]:
+        """Lowest and highest step, and whether the rows ascend (W&B writes them so)."""
+        first = last = before = None
+        ascending = True
+        for batch in self._table.batches([STEP]):
+            steps = batch.column(STEP)
+            if steps.null_count:
+                raise Rejected(ErrorClass.BAD_DATA, f"{self._what}: a row without {STEP}")
+            if not len(steps):
+                continue
+            ends = pc.min_max(steps)
+            low, high = ends["min"].as_py(), ends["max"].as_py()
+            ascending = ascending and (before is None or low >= before)
+            ascending = ascending and pc.all(pc.less_equal(steps[:-1], steps[1:])).as_py() is not False
+            first, last = min(low, low if first is None else first), max(high, high if last is None else last)
+            before = high
+        return first or 0, last or 0, ascending
+
+    def chunks(self, after_step: float | None) -> Iterator[list[HistoryRow]]:
+        """The rows with a step above `after_step`, ascending."""
+        for batch in self._batches(after_step):
+            if after_step is not None:
+                batch = batch.filter(pc.greater(batch.column(STEP), pa.scalar(after_step)))
+            if batch.num_rows:
+                yield history_rows(batch)
+
+    def _batches(self, after_step: float | None) -> Iterator[pa.RecordBatch]:
+        if self._ascending:
+            groups = [
+                group
+                for group, known in enumerate(self._table.statistics(STEP))
+                if after_step is None or known is None or not known.has_min_max or known.max > after_step
+            ]
+            return self._table.batches(groups=groups)
+        table = pa.Table.from_batches(self._table.batches())  # W&B writes rising steps; sorting needs all in memory
+        return iter(table.sort_by(STEP).to_batches(max_chunksize=1000))
+
+    def survey(self, series: dict[SeriesKey, None], media: set[tuple[str, str]]) -> None:
+        """Add the series in this file, in the order of its columns, and the media files its values name."""
+        found: dict[str, dict[SeriesKey, None]] = {}
+        to_read = []
+        for name in self._table.names:
+            if name in (STEP, TIME):
+                continue
+            found[name] = {}
+            known = self._table.statistics(name) if _is_number(self._table.kinds[name]) else [None]
+            if all(one is not None and one.has_null_count for one in known):
+                if any(one is not None and one.num_values for one in known):
+                    found[name][SeriesKey(name, "", SeriesKind.NUMBER)] = None
+            else:
+                to_read.append(name)
+        if to_read:
+            for batch in self._table.batches([STEP, *to_read]):
+                for name in to_read:
+                    _survey_column(name, batch.column(name), batch.column(STEP), found[name], media)
+        for keys in found.values():
+            series.update(keys)
+
+    def close(self) -> None:
+        self._table.close()
+
+
+# ---------------------------------------------------------------- columns to rows
+
+
+def history_rows(batch: pa.RecordBatch) -> list[HistoryRow]:
+    """A batch of history as rows; values that are null are left out."""
+    steps, times, values = _rows(batch, (STEP, TIME))
+    return list(map(HistoryRow, map(_whole, steps), map(as_time, times), values))
+
+
+def plain_rows(batch: pa.RecordBatch) -> tuple[list[Any], list[dict[str, Any]]]:
+    """The `_timestamp` column and the other values of each row, without nulls."""
+    times, values = _rows(batch, (TIME,))
+    return times, values
+
+
+def _rows(batch: pa.RecordBatch, apart: tuple[str, ...]) -> list[Any]:
+    """The columns named in `apart` as lists, and last the rows of all the others."""
+    values: list[dict[str, Any]] = [{} for _ in range(batch.num_rows)]
+    alone: dict[str, list[Any]] = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if name in apart:
+            alone[name] = column.to_pylist()
+        elif column.null_count == 0:
+            for row, value in zip(values, _plain_list(column), strict=True):
+                row[name] = value
+        elif column.null_count < len(column):
+            where = pc.indices_nonzero(column.is_valid()).to_numpy().tolist()
+            for i, value in zip(where, _plain_list(column.drop_null()), strict=True):
+                values[i][name] = value
+    return [*(alone.get(name) or [None] * batch.num_rows for name in apart), values]
+
+
+def _plain_list(column: pa.Array) -> list[Any]:
+    """The values of a column without nulls, in JSON's types, as wandb 0.31 gives them: the fast ways first."""
+    if _is_number(column.type):
+        return column.to_numpy(zero_copy_only=False).tolist()  # type: ignore[no-any-return]
+    values: list[Any] = column.to_pylist(maps_as_pydicts="lossy")
+    clean = _cleaner(column.type)
+    return [clean(value) for value in values] if clean else values
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+Cleaner = Callable[[Any], Any]
+
+
+def _cleaner(kind: pa.DataType) -> Cleaner | None:
+    """What makes a value of type `kind` one of JSON, with absent fields of dicts left out; None: nothing to do."""
+    if pa.types.is_struct(kind):
+        parts = {kind.field(i).name: _cleaner(kind.field(i).type) for i in range(kind.num_fields)}
+        return lambda value: {
+            key: clean(inner) if (clean := parts[key]) else inner for key, inner in value.items() if inner is not None
+        }
+    if pa.types.is_map(kind):
+        item = _cleaner(kind.item_type) or (lambda value: value)
+        return lambda value: {str(key): item(inner) for key, inner in value.items() if inner is not None}
+    if _is_list(kind):
+        element = _cleaner(kind.value_type)
+        return element and (lambda value: [None if inner is None else element(inner) for inner in value])
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return lambda value: base64.b64encode(value).decode()
+    if pa.types.is_decimal(kind):
+        return lambda value: int(value) if value == value.to_integral_value() else float(value)
+    if pa.types.is_duration(kind):
+        return lambda value: value.total_seconds()
+    if pa.types.is_temporal(kind):
+        return lambda value: value.isoformat()
+    return None
+
+
+def _whole(step: int | float) -> int | float:
+    return int(step) if isinstance(step, float) and step.is_integer() else step
+
+
+def as_time(value: Any) -> float | None:
+    """Seconds since the epoch; None for what is not a finite number or a time (UTC if it does not say)."""
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, Decimal) and value.is_finite():
+        value = float(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e12:
+        return float(value)
+    return None
+
+
+# ---------------------------------------------------------------- survey
+
+
+def _survey_column(
+    name: str, column: pa.Array, steps: pa.Array, found: dict[SeriesKey, None], media: set[tuple[str, str]]
+) -> None:
+    if column.null_count == len(column):
+        return
+    kind = column.type
+    if _is_number(kind):
+        found[SeriesKey(name, "", SeriesKind.NUMBER)] = None
+    elif _is_list(kind) and _is_number(kind.value_type):
+        found[SeriesKey(name, "", SeriesKind.TEXT)] = None
+    elif pa.types.is_struct(kind) and _all_histograms(column):
+        found[SeriesKey(name, "", SeriesKind.HISTOGRAM)] = None
+    else:
+        if pa.types.is_string(kind) or pa.types.is_dictionary(kind):
+            column, steps = column.unique().drop_null(), repeat(None)
+        else:
+            steps = steps.filter(column.is_valid()).to_pylist()
+            column = column.drop_null()
+        for value, step in zip(_plain_list(column), steps, strict=False):
+            add_leaves(name, value, step, found, media)
+
+
+def _all_histograms(column: pa.Array) -> bool:
+    """The common case, without building the lists of bins."""
+    if column.type.get_field_index("_type") < 0:
+        return False
+    kinds = pc.struct_field(column, "_type")
+    return bool(kinds.null_count == column.null_count and kinds.drop_null().unique().to_pylist() == ["histogram"])
+
+
+def add_leaves(
+    key: str, value: Any, step: float | None, found: dict[SeriesKey, None], media: set[tuple[str, str]]
+) -> None:
+    """Add the series that `value` of `key` becomes, and the media files that it names."""
+    for leaf in leaves(key, value, step):
+        found[leaf.series] = None
+        if leaf.series.kind is SeriesKind.FILE:
+            media.add((key, str(leaf.payload["path"])))  # type: ignore[index]

@@ -1,0 +1,106 @@
+"""The files of a run: one listing, and downloads into scratch files whose names owe nothing to the remote name."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from migrator.records import LocalFile, RunRef, SourceFile
+from migrator.sources.wandb import queries
+from migrator.sources.wandb.answers import md5_hex, next_cursor, nodes, number, run_of
+from migrator.sources.wandb.client import WandbClient
+from migrator.sources.wandb.downloads import Downloads
+
+PAGE_FILES = 500  # in one answer: about 300 kB
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """None: W&B does not tell. Without `url` it is not there, whatever the list says."""
+
+    name: str
+    url: str | None
+    size_bytes: int | None
+    md5: str | None
+
+
+class RunFiles:
+    """One run's files. `fetch` may be called from several threads."""
+
+    def __init__(self, client: WandbClient, downloads: Downloads, ref: RunRef, scratch: Path) -> None:
+        self._client, self._downloads, self._ref = client, downloads, ref
+        self._places = ScratchNames(scratch / "files")
+        self._lock = threading.Lock()
+        self._listed: tuple[dict[str, _File], int] | None = None
+
+    def all(self) -> Sequence[SourceFile]:
+        """All files, by name."""
+        return [SourceFile(one.name, one.size_bytes or 0, one.md5) for _, one in sorted(self._list()[0].items())]
+
+    def count(self) -> int:
+        """W&B's own count."""
+        return self._list()[1]
+
+    def fetch(self, name: str) -> LocalFile | None:
+        """The file `name`, checked against W&B's size and md5; None if the run has none of that name."""
+        file = self._list()[0].get(name)
+        if file is None:
+            return None
+
+        def address(again: bool) -> str | None:
+            found = self._ask([name])[0] if again else {name: file}
+            return found[name].url if name in found else None
+
+        return self._downloads.save(address, self._places.new(), name, file.size_bytes, file.md5)
+
+    def release(self, file: LocalFile) -> None:
+        """Delete the scratch file; others (none of ours) are left alone."""
+        if self._places.owns(file.path):
+            file.path.unlink(missing_ok=True)
+
+    def _list(self) -> tuple[dict[str, _File], int]:
+        with self._lock:
+            if self._listed is None:
+                self._listed = self._ask([])
+            return self._listed
+
+    def _ask(self, names: Sequence[str]) -> tuple[dict[str, _File], int]:
+        """All files (or those of `names`), and how many the run has by W&B's own count."""
+        found: dict[str, _File] = {}
+        cursor: str | None = None
+        while True:
+            asked: dict[str, Any] = {"fileNames": names, "fileLimit": PAGE_FILES, "fileCursor": cursor}
+            asked |= {"project": self._ref.project, "entity": self._ref.entity, "name": self._ref.run_id}
+            asked |= {"upload": False, "pattern": None}
+            run = run_of(self._client.ask(queries.FILES, asked, f"files of {self._ref}"), self._ref)
+            page = run.get("files") or {}
+            found |= {file.name: file for file in map(self._file, nodes(page))}
+            cursor = next_cursor(page, cursor)
+            if cursor is None:
+                return found, number(run.get("fileCount")) or 0
+
+    def _file(self, node: dict[str, Any]) -> _File:
+        url = node.get("url") or node.get("directUrl")
+        size_bytes, md5 = number(node.get("sizeBytes")), md5_hex(node.get("md5"))
+        if md5 is None and not size_bytes:
+            size_bytes = None  # 0 may mean that nobody knows
+        return _File(node["name"], self._client.absolute(url) if url else None, size_bytes, md5)
+
+
+class ScratchNames:
+    """Fresh paths in a directory of our own: remote names hold `..`, `/`, and anything else."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._numbers = itertools.count()
+
+    def new(self) -> Path:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        return self._directory / str(next(self._numbers))
+
+    def owns(self, path: Path) -> bool:
+        return path.parent == self._directory

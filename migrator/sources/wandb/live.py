@@ -1,0 +1,187 @@
+"""Live history: the rows of a run that W&B has not exported to Parquet yet, read with `HistoryPage`.
+
+A page is a range of steps, not a number of rows, and steps may lie far apart (0, 10, 1e9), and a row may be long: an
+answer is held in memory as a whole. `LiveRows` asks for all that is left where that is little, begins with few rows,
+and sizes each page by the rows and bytes of the one before. Rows come as JSON text, where NaN and infinities
+are the strings "NaN", "Infinity" and "-Infinity" (as summaries have them), or bare.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import pickle
+import tempfile
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from migrator.errors import ErrorClass, Rejected
+from migrator.limits import WANDB_PAGE_STEPS_MAX
+from migrator.records import HistoryRow, RunRef
+from migrator.sources.wandb import queries
+from migrator.sources.wandb.answers import parsed, run_of
+from migrator.sources.wandb.client import WandbClient
+from migrator.sources.wandb.errors import of_disk
+from migrator.sources.wandb.exports import as_time
+
+PAGE_BYTES = 4 * 1024 * 1024  # aimed at in one HistoryPage; wandb-core, its message and our rows each hold a copy
+PAGE_BYTES_MAX = 64 * 1024 * 1024  # in one where rows turn out to be longer than those before
+PAGE_ROWS = 5_000  # at most aimed at in one
+FIRST_ROWS = 100  # at most aimed at in the first: how long rows are is known only then
+WIDEN = 8  # at most so many times as much in the next page
+SPOOL_BYTES = 1024 * 1024  # kept in memory; more goes to a scratch file
+
+Chunk = list[HistoryRow]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryFacts:
+    """What the run itself says of its history. `last_step` None: it has none; `row_count` 0: none, or not known."""
+
+    last_step: float | None
+    row_count: int
+    row_bytes: int  # of JSON text, about: the summary has the last value of each key
+    ended: bool  # while a run goes on, its counts lag behind
+    has_rows: bool = False  # the summary tells of some, although there is no count
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What the Parquet exports hold: so many rows, up to step `last` (-inf: none)."""
+
+    rows: int
+    last: float
+
+
+class LiveRows:
+    """The live rows of one run. `listed` are the steps of the rows that W&B says are not exported, ascending."""
+
+    def __init__(
+        self, client: WandbClient, ref: RunRef, facts: HistoryFacts, exported: Exported, listed: Sequence[float]
+    ) -> None:
+        self._client, self._ref, self._facts, self._exported, self._listed = client, ref, facts, exported, listed
+        self._what = f"history of {ref}"
+        self._last = max(-1 if facts.last_step is None else facts.last_step, *listed[-1:], -1)
+
+    @property
+    def counted(self) -> int:
+        """How many W&B says there are, at least."""
+        return len(self._listed) or int(self._last > self._exported.last and self._facts.last_step is not None)
+
+    @property
+    def overlap(self) -> bool:
+        """Whether some of them belong between exported rows."""
+        return bool(self._listed) and self._listed[0] < self._exported.last
+
+    def chunks(self, after_step: float | None) -> Iterator[Chunk]:
+        """The rows with a step above `after_step`, ascending, a page at a time."""
+        after = -math.inf if after_step is None else after_step
+        if self._last <= after or self._last < 0 or not (self._listed or self._last > self._exported.last):
+            return
+        within = Counter(step for step in self._listed if step <= self._exported.last)
+        for rows in self._pages(math.floor(max(self._start(), after)), math.floor(self._last) + 1):
+            if self._exported.rows:
+                rows = list(_not_exported(rows, self._exported.last, within))
+            if rows := [row for row in rows if row.step > after]:
+                yield rows
+
+    def _start(self) -> float:
+        """The first step worth asking for; the list of live steps is trusted when it is as long as it should be."""
+        first = max(self._exported.last, 0)
+        if self._listed and self._exported.rows + len(self._listed) >= self._facts.row_count:
+            first = self._listed[0]
+        return first
+
+    def _pages(self, at: int, stop: int) -> Iterator[Chunk]:
+        """Rows with `at` <= step < `stop`."""
+        left: float = max(self._facts.row_count - self._exported.rows, len(self._listed)) or math.inf
+        aim = self._aim(FIRST_ROWS, self._facts.row_bytes)
+        width = aim
+        while at < stop:
+            end = stop if left <= aim else min(at + width, stop)
+            behind = bisect_left(self._listed, at) + aim
+            if behind < len(self._listed):
+                end = min(end, max(math.floor(self._listed[behind]), at + 1))
+            rows, size_bytes = self._page(at, end)
+            yield rows
+            left -= len(rows)
+            width = WIDEN * (end - at)
+            if rows:
+                aim = self._aim(WIDEN * aim, size_bytes // len(rows))
+                width = max(1, min(width, (end - at) * aim // len(rows)))
+            at = end
+
+    def _aim(self, at_most: int, row_bytes: int) -> int:
+        """How many rows to ask for when they had `row_bytes` so far; the next may be as long as the summary."""
+        worst = PAGE_BYTES_MAX // max(self._facts.row_bytes, 1)
+        return max(1, min(at_most, PAGE_ROWS, worst, PAGE_BYTES // max(row_bytes, 1)))
+
+    def _page(self, at: int, end: int) -> tuple[Chunk, int]:
+        """The rows with `at` <= step < `end`, and the length of their texts."""
+        asked: dict[str, Any] = {"entity": self._ref.entity, "project": self._ref.project, "run": self._ref.run_id}
+        # W&B samples when more than pageSize rows are in range (several rows may have one step).
+        size = min(max(end - at, PAGE_ROWS, len(self._listed)), WANDB_PAGE_STEPS_MAX)
+        asked |= {"minStep": at, "maxStep": end, "pageSize": size}
+        found = run_of(self._client.ask(queries.HISTORY_PAGE, asked, self._what), self._ref).get("history") or []
+        size_bytes = sum(len(str(row)) for row in found)
+        try:
+            rows = [row for row in map(_row, found) if at <= row.step < end]
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise Rejected(ErrorClass.BAD_DATA, f"{self._what}: a row that is no JSON object with _step") from error
+        return sorted(rows, key=attrgetter("step")), size_bytes
+
+
+def _row(row: Any) -> HistoryRow:
+    values = dict(parsed(row))
+    step = values.pop("_step")
+    whole = int(step)
+    return HistoryRow(whole if whole == step else step, as_time(values.pop("_timestamp", None)), values)
+
+
+def _not_exported(rows: Iterable[HistoryRow], exported_last: float, within: Counter[float]) -> Iterator[HistoryRow]:
+    """Without rows that a page repeats: up to the last exported step, only as many of a step as are listed for it."""
+    for step, same in itertools.groupby(rows, attrgetter("step")):
+        if step > exported_last:
+            yield from same
+        elif within[step]:
+            yield from list(same)[-within[step] :]
+
+
+def listed_steps(live_data: Iterable[Any]) -> list[float]:
+    """The steps in `parquetHistory.liveData`: one object with `_step` for each row that is not exported."""
+    rows = map(parsed, live_data)
+    return sorted(row["_step"] for row in rows if isinstance(row, dict) and isinstance(row.get("_step"), (int, float)))
+
+
+class Spool:
+    """Rows set aside: read once from W&B, served again from memory or a scratch file."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._file = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(directory))  # noqa: SIM115 - closed by `close`
+
+    def add(self, rows: Chunk) -> None:
+        try:
+            pickle.dump([tuple(row) for row in rows], self._file, pickle.HIGHEST_PROTOCOL)
+        except OSError as error:
+            raise of_disk(error, "live history", self._directory) from error
+
+    def chunks(self, after_step: float | None) -> Iterator[Chunk]:
+        """The rows with a step above `after_step`, in the order in which they were added."""
+        end, at = self._file.seek(0, 2), 0
+        while at < end:
+            self._file.seek(at)
+            rows = [HistoryRow(*row) for row in pickle.load(self._file)]
+            at = self._file.tell()
+            if after_step is None or rows[0].step > after_step:
+                yield rows
+            elif rest := [row for row in rows if row.step > after_step]:
+                yield rest
+
+    def close(self) -> None:
+        self._file.close()

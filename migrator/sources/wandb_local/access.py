@@ -1,0 +1,73 @@
+"""Which files of a local run directory may be read: the directory may come from anywhere, and hold anything.
+
+Only regular files are. A link is followed if the run's own log names the file (what `run.save()` leaves), never into
+the kernel's file systems; and what holds one of this tool's keys is not sent anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence, Set
+from pathlib import Path
+from typing import BinaryIO
+
+from migrator.records import LocalFile
+from migrator.sources.base import Withheld
+from migrator.sources.wandb_local.log import opened
+
+READ_BYTES = 1024 * 1024
+KERNEL_PLACES = (Path("/proc"), Path("/sys"), Path("/dev"))
+
+
+def local_file(path: Path, name: str, *, link_allowed: bool, keys: Set[bytes]) -> LocalFile | None:
+    """A regular file with its size and md5 as they are now; None if there is none (any more).
+
+    `Withheld` if it is a link that may not be followed, or holds one of `keys`.
+    """
+    if path.is_symlink() and not link_allowed:
+        raise Withheld("link")
+    try:
+        place = path.resolve(strict=True)
+    except (OSError, RuntimeError):  # gone, or a loop of links
+        return None
+    if any(place.is_relative_to(kernel) for kernel in KERNEL_PLACES):
+        raise Withheld("link")
+    if not place.is_file():
+        return None
+    digest, size_bytes = hashlib.md5(usedforsecurity=False), 0
+
+    def saw(piece: bytes) -> None:
+        nonlocal size_bytes
+        digest.update(piece)
+        size_bytes += len(piece)
+
+    with opened(place) as file:
+        _read_without_keys(file, saw, keys)
+    return LocalFile(place, name, size_bytes, digest.hexdigest())
+
+
+def _read_without_keys(file: BinaryIO, saw: Callable[[bytes], None], keys: Set[bytes]) -> None:
+    overlap = max(map(len, keys), default=1) - 1
+    before = b""
+    while piece := file.read(READ_BYTES):
+        saw(piece)
+        window = before + piece
+        if any(key in window for key in keys):
+            raise Withheld("contains_key")
+        before = window[-overlap:] if overlap else b""
+
+
+def console_files(directories: Sequence[Path], keys: Set[bytes]) -> list[Path]:
+    """The `output.log` of each directory that may be read; `files` says of the others why not."""
+    found = []
+    for directory in directories:
+        path = directory / "files" / "output.log"
+        if path.parent.is_symlink():
+            continue
+        try:
+            file = local_file(path, path.name, link_allowed=False, keys=keys)
+        except Withheld:
+            continue
+        if file:
+            found.append(path)
+    return found

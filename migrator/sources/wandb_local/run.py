@@ -1,0 +1,228 @@
+"""One run of the local W&B directories, read part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence, Set
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from itertools import dropwhile
+from pathlib import Path
+from typing import Any, Self
+
+from migrator.errors import ErrorClass, Rejected
+from migrator.records import (
+    Artifact,
+    ConsoleLine,
+    Document,
+    HistoryRow,
+    LocalFile,
+    RunAttributes,
+    RunRef,
+    Scalar,
+    SourceFile,
+    Sweep,
+    SystemRow,
+)
+from migrator.sources.base import Survey
+from migrator.sources.wandb_local.access import console_files, local_file
+from migrator.sources.wandb_local.artifacts import LoggedArtifact, ManifestEntry, read_artifact, staged_file
+from migrator.sources.wandb_local.files import run_files
+from migrator.sources.wandb_local.rows import console_lines, history_rows, output_file_lines, pages, system_rows
+from migrator.sources.wandb_local.scan import RunHead, RunScan, merged, scan_run
+from migrator.sources.wandb_local.values import json_object
+
+QUIET_AFTER = timedelta(minutes=10)  # a log without an end that nobody wrote to for so long is a crashed run's
+
+
+def log_of(directory: Path, run_id: str) -> Path:
+    """The log in a run directory. W&B names it after the run; a single one with another name is taken, too."""
+    named = directory / f"run-{run_id}.wandb"
+    if named.is_file():
+        return named
+    others = list(directory.glob("run-*.wandb"))
+    if len(others) != 1:
+        raise Rejected(ErrorClass.NOT_FOUND, f"{named} is gone")
+    return others[0]
+
+
+def run_state(exit_code: int | None, written_at: datetime, now: datetime) -> str:
+    """W&B's word for the state of a run whose last log ends with this exit code (None: without any)."""
+    if exit_code is not None:
+        return "finished" if exit_code == 0 else "failed"
+    return "crashed" if now - written_at >= QUIET_AFTER else "running"
+
+
+#: the SDK gives the artifacts of an online run to W&B alone; offline they are in the log
+ONLINE_ARTIFACTS = "the directory of an online run does not have them"
+
+
+class LocalRun:
+    """A `SourceRun`. The first question that needs it starts one pass over the logs, which answers all but rows."""
+
+    def __init__(
+        self, ref: RunRef, now: Callable[[], datetime], *, follow_links: bool = True, keys: Set[bytes] = frozenset()
+    ) -> None:
+        if not ref.location:
+            raise Rejected(ErrorClass.NOT_FOUND, f"{ref}: the inventory has no directory for it")
+        self._ref = ref
+        self._directories = [Path(directory) for directory in ref.location]
+        self._logs = [log_of(directory, ref.run_id) for directory in self._directories]
+        self._now = now()
+        self._follow_links = follow_links
+        self._keys = keys  # files with one of them in it are withheld
+        self._open_artifact: tuple[LoggedArtifact, dict[str, ManifestEntry]] | None = None
+
+    # ------------------------------------------------------------ single values
+
+    def attributes(self) -> RunAttributes:
+        head, scan = self._head, self._scan
+        values: dict[str, Scalar | None] = {
+            "id": head.run_id,
+            "name": head.name,
+            "path": f"{head.entity}/{head.project}/{head.run_id}",
+            "entity": head.entity,
+            "project": head.project,
+            "state": self._state,
+            "created_at": head.started_at,
+            "heartbeat_at": datetime.fromtimestamp(scan.last_time_s, UTC) if scan.last_time_s else self._written_at,
+            "job_type": head.job_type,
+            "group": head.group,
+            "sweep": head.sweep_id,
+            "commit": head.commit,
+            "user": scan.user,
+            "host": head.host,
+            "history_line_count": scan.rows,
+            "last_history_step": scan.last_step(),
+        }
+        return RunAttributes(
+            name=head.name or None,
+            created_at=head.started_at,
+            url=self._directories[0].absolute().as_uri(),
+            notes=head.notes or None,
+            tags=head.tags,
+            group=head.group or None,
+            wandb={name: value for name, value in values.items() if value not in (None, "")},
+            sweep=Sweep(head.sweep_id) if head.sweep_id else None,
+            fork=head.fork,
+        )
+
+    def unreadable(self) -> Sequence[str]:
+        """Damaged parts of the logs. Of a log that is being written, the last record is seldom whole."""
+        logs = self._scan.logs if self._state != "running" else self._scan.logs[:-1]
+        return [f"{log.log.parent.name}/{log.log.name}: {log.tail}" for log in logs if log.tail.bytes_lost]
+
+    def config(self) -> Document:
+        """The raw form is W&B's: each value as {"value": ...}. `_wandb`, W&B's own notes, is in both."""
+        config = self._scan.config
+        raw = json_object((key, f'{{"value": {text}}}') for key, text in config.texts())
+        return Document(config.values(), raw.encode())
+
+    def summary(self) -> Document:
+        """By key, because the log has them in random order. Steps in it are those of the log, without any shift."""
+        summary = self._scan.summary
+        raw = json_object(sorted(summary.texts()))
+        return Document(dict(sorted(summary.values().items())), raw.encode())
+
+    # ------------------------------------------------------------ rows
+
+    def survey(self) -> Survey:
+        scan = self._scan
+        return Survey(tuple(scan.series), frozenset(scan.media), scan.rows, scan.rows)
+
+    def history(self, after_step: float | None) -> Iterator[list[HistoryRow]]:
+        return pages(history_rows(self._scan.logs, after_step))
+
+    def system(self, first_row: int) -> Iterator[list[SystemRow]]:
+        return pages(system_rows(self._scan.logs, first_row))
+
+    def partial(self, part: str) -> str | None:
+        online = any(log.head and not log.head.offline for log in self._scan.logs)
+        return ONLINE_ARTIFACTS if part == "artifacts" and online else None
+
+    def console(self, first_line: int) -> Iterator[list[ConsoleLine]]:
+        """Lines count from their first character, as in W&B's own log; see `terminal`."""
+        logged = any(log.pieces for log in self._scan.logs)
+        lines = (
+            console_lines(self._scan.logs)
+            if logged
+            else output_file_lines(console_files(self._directories, self._keys))
+        )
+        return pages(dropwhile(lambda sized: sized[0].number < first_line, lines))
+
+    # ------------------------------------------------------------ files
+
+    def files(self) -> Sequence[SourceFile]:
+        return [SourceFile(name, size_bytes) for name, (_, size_bytes) in self._files.items()]
+
+    def file_count(self) -> int:
+        return len(self._files)
+
+    def fetch(self, name: str) -> LocalFile | None:
+        found = self._files.get(name)
+        return local_file(found[0], name, link_allowed=name in self._linked, keys=self._keys) if found else None
+
+    def release(self, file: LocalFile) -> None:
+        """Files stay where they are."""
+
+    # ------------------------------------------------------------ artifacts
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Versions and aliases are this run's own view; see `artifacts`."""
+        index = self._scan.artifacts
+        for logged in index.logged:
+            artifact, entries = read_artifact(logged, index.aliases(logged))
+            self._open_artifact = logged, entries
+            yield artifact
+
+    def fetch_artifact_file(self, artifact: Artifact, name: str) -> LocalFile:
+        index = self._scan.artifacts
+        logged = index.find(artifact.name, artifact.version)
+        if logged is None:
+            raise Rejected(ErrorClass.NOT_FOUND, f"{self._ref} logged no artifact {artifact.name}:{artifact.version}")
+        if self._open_artifact is None or self._open_artifact[0] is not logged:
+            self._open_artifact = logged, read_artifact(logged, index.aliases(logged))[1]
+        return staged_file(artifact, self._open_artifact[1].get(name), name, self._keys)
+
+    def used_artifacts(self) -> Sequence[str]:
+        return list(self._scan.used)
+
+    # ------------------------------------------------------------ the run itself
+
+    @cached_property
+    def _scan(self) -> RunScan:
+        return scan_run(self._logs)
+
+    @cached_property
+    def _head(self) -> RunHead:
+        heads = [log.head for log in self._scan.logs if log.head]
+        if not heads or any(head.run_id != self._ref.run_id for head in heads):
+            raise Rejected(ErrorClass.BAD_DATA, f"{self._logs[0]} holds no record of a run {self._ref.run_id}")
+        return merged(heads)
+
+    @cached_property
+    def _written_at(self) -> datetime:
+        try:
+            return datetime.fromtimestamp(max(log.stat().st_mtime for log in self._logs), UTC)
+        except FileNotFoundError as error:
+            raise Rejected(ErrorClass.NOT_FOUND, f"{error.filename} is gone") from error
+
+    @cached_property
+    def _state(self) -> str:
+        return run_state(self._scan.logs[-1].exit_code, self._written_at, self._now)
+
+    @cached_property
+    def _linked(self) -> Set[str]:
+        """Names of files that may be links, because the log names them."""
+        if not self._follow_links:
+            return frozenset()
+        return self._scan.saved | {name for _, name in self._scan.media}
+
+    @cached_property
+    def _files(self) -> dict[str, tuple[Path, int]]:
+        return run_files(self._directories)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        return None
