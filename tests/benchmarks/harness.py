@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.command import migrate_command
 from tests.servers.http import control, spawned
 from tests.servers.neptune_server import api_token
 from tests.servers.wandb_server import API_KEY
@@ -122,7 +123,7 @@ def directory() -> Iterator[Path]:
 
 
 def migrate(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "migrator", *arguments]
+    return [*migrate_command(), *arguments]
 
 
 @dataclass(frozen=True)

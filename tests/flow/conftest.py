@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.command import migrate_command
 from tests.flow.expected import Options, arrived, content_of, differences, project_names
 from tests.servers.http import Server
 from tests.servers.neptune_server import NeptuneServer, api_token
@@ -100,7 +100,7 @@ class Migrate:
         variables = {name: value for name, value in (self.environment | environment).items() if value is not None}
         with output.with_suffix(".out").open("w") as stdout, output.with_suffix(".err").open("w") as stderr:
             process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", "migrator", *map(str, arguments)],
+                [*self.prefix, *migrate_command(), *map(str, arguments)],
                 cwd=self.directory,
                 env=variables,
                 stdin=subprocess.DEVNULL,

@@ -23,8 +23,8 @@ from neptune_scale.sync.operations_repository import OperationType
 from migrations_db import Outcome, RunStatus, open_store
 from migrator.commands.demo import run_demo
 from migrator.errors import ExitCode, UserError
+from tests.command import migrate_command
 
-ROOT = Path(__file__).parents[2]
 LONG_ROWS = 20_000
 SHORT_ROWS = 200
 
@@ -32,8 +32,8 @@ SHORT_ROWS = 200
 def start_demo(directory: Path, **options: Any) -> subprocess.Popen[str]:
     """The command, with settings of a person that must not reach the demo's own commands."""
     private = {"WANDB_API_KEY": "x" * 40, "NEPTUNE_API_TOKEN": "secret", "MIGRATE_MODE": "nonsense", "WANDB_DIR": "/no"}
-    environment = os.environ | private | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-    command = [sys.executable, "-m", "migrator", "demo", "--dir", str(directory)]
+    environment = os.environ | private | {"COLUMNS": "100"}
+    command = [*migrate_command(), "demo", "--dir", str(directory)]
     return subprocess.Popen(
         command,
         cwd=directory.parent,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
-import sys
 from pathlib import Path
 
+from tests.command import migrate_command
 from tests.flow.conftest import DEADLINE_S, Scene, SetScene
 from tests.servers.wandb_data import sample_runs
 
@@ -16,7 +16,7 @@ def typed(scene: Scene, *answers: str) -> tuple[int, str]:
     """(exit code, all that the terminal showed)."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "migrator"],
+        migrate_command(),
         cwd=scene.migrate.directory,
         env=scene.migrate.environment,
         stdin=theirs,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Mapping
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ import pytest
 import migrations_db
 import migrator
 
-ROOT = Path(migrator.__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 #: pure data and pure rules
 WORDS = frozenset({"records", "values", "json_text", "naming", "limits", "errors", "visible"})
@@ -150,6 +153,30 @@ def test_the_exceptions_are_still_needed() -> None:
 def test_each_vendors_package_stays_with_its_adapter(vendor: str) -> None:
     users = {name for name, tree in MIGRATOR.items() if vendor in packages(tree)}
     assert {name for name in users if not name.startswith(VENDORS[vendor])} == set()
+
+
+def provided_by(module: str, packages: Mapping[str, list[str]]) -> set[str]:
+    """Names of the distributions that bring `module` (in full); a namespace such as `google` is shared by several."""
+    found = set(packages.get(module.split(".")[0], ()))
+    if len(found) > 1:
+        folder = "/".join(module.split(".")[:2])
+        found = {name for name in found if any(str(file).startswith(folder) for file in distribution(name).files or ())}
+    return {canonical(name) for name in found}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_imported_package_is_a_declared_dependency() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    declared = {canonical(re.split(r"[^\w.-]", line)[0]) for line in project["dependencies"]}
+    packages = packages_distributions()
+    imported = {full for tree in (*MIGRATOR.values(), *STATE.values()) for full in imports(tree)}
+    ours = {*sys.stdlib_module_names, "migrator", "migrations_db"}
+    outside = {full for full in imported if full.split(".")[0] not in ours}
+    assert {full for full in outside if not provided_by(full, packages) & declared} == set()
 
 
 def test_the_command_line_starts_without_slow_packages() -> None:
