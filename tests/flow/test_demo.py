@@ -86,6 +86,7 @@ def losses(run_id: str, rows: int, learning_rate: float, first_row: int = 0) -> 
     return [math.exp(-learning_rate * i / 20) + noise.random() * 0.05 for i in range(first_row, first_row + rows)]
 
 
+@pytest.mark.installed
 def test_the_demo_does_the_whole_job_and_is_stopped_half_way(tmp_path: Path) -> None:
     directory = tmp_path / "a demo"
     process = start_demo(directory)
