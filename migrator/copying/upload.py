@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 from migrations_db.types import Claim, PartProgress, PartUpdate
 from migrator.copying.copy import Lane
@@ -24,18 +25,19 @@ from migrator.destinations.neptune.offline import UPLOADED, run_directory
 from migrator.destinations.neptune.offline_log import OfflineLog
 from migrator.destinations.neptune.online import NeptuneDestination, NeptuneRun
 from migrator.errors import Vanished
-from migrator.job.job import Job
 from migrator.naming import neptune_run_id
 
 PART = "upload"
 FILES_AT_A_TIME = 64  # stored between two checkpoints
 
 
-def upload_run(claim: Claim, destination: Destination, claims: Claims, job: Job, lane: Lane) -> None:
-    """Send all files and operations behind the cursor, then remove the offline file."""
+def upload_run(
+    claim: Claim, destination: Destination, claims: Claims, workspace: str, offline_dir: Path, lane: Lane
+) -> None:
+    """Send all files and operations behind the cursor to `workspace`, then remove the offline file."""
     assert isinstance(destination, NeptuneDestination)
-    project, run_id = f"{job.workspace}/{claim.destination_name}", neptune_run_id(claim.run_id).name
-    directory = run_directory(job.offline_dir, project, run_id)
+    project, run_id = f"{workspace}/{claim.destination_name}", neptune_run_id(claim.run_id).name
+    directory = run_directory(offline_dir, project, run_id)
     if claim.position != UPLOADED:  # else an earlier attempt came this far
         log = OfflineLog(directory, project)
         if not log.path.exists():

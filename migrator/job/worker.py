@@ -309,7 +309,7 @@ class _Worker:
                 if self.job.phase is Phase.UPLOAD:
                     from migrator.copying.upload import upload_run  # brings the Neptune SDK, which a copy may not need
 
-                    upload_run(claim, self._destination, self._store, self.job, lane)
+                    upload_run(claim, self._destination, self._store, self.job.workspace, self.job.offline_dir, lane)
                 else:
                     source = self._source(claim.source_service)
                     copy_run(claim, source, self._destination, self._store, self._plan, lane)

@@ -24,8 +24,8 @@ from migrator.limits import STRING_MAX_BYTES
 from migrator.parts.base import bounded_text
 from migrator.records import Fork, HistoryRow, RunRef, SourceProject
 from migrator.sources.base import Withheld
+from migrator.sources.paging import PAGE_BYTES, pages
 from migrator.sources.wandb_local.listing import LocalSource
-from migrator.sources.wandb_local.rows import PAGE_BYTES, pages
 from migrator.sources.wandb_local.terminal import LINE_MAX, Console
 from migrator.values import SeriesKey, SeriesKind
 from tests.contract.local_source import (

@@ -39,12 +39,6 @@ NAME_ADAPTERS = {
     "copying.upload": "sends Neptune's own offline files, whatever the destination",
     "commands.run": "asks where runs would go, without connecting",
 }
-#: imports that are to go
-TO_GO = {
-    ("copying.upload", "job.job"),
-    ("sources.wandb.streams", "sources.wandb_local.rows"),
-    ("sources.wandb_local.artifacts", "sources.wandb.answers"),
-}
 VENDORS = {
     "wandb": ("sources.wandb", "commands.demo"),
     "pyarrow": ("sources.wandb.", "commands.demo"),
@@ -82,8 +76,7 @@ def imports(tree: ast.AST) -> Iterator[str]:
 def ours(name: str) -> set[str]:
     """The modules of the package that a module imports."""
     inside = {full.removeprefix("migrator.") for full in imports(MIGRATOR[name]) if full.startswith("migrator.")}
-    found = {each if each in MIGRATOR else each.rpartition(".")[0] for each in inside}
-    return {each for each in found if (name, each) not in TO_GO}
+    return {each if each in MIGRATOR else each.rpartition(".")[0] for each in inside}
 
 
 def folder(name: str) -> str:

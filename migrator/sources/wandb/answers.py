@@ -1,9 +1,7 @@
-"""W&B's answers and records: the run in them, states, types, times, digests, and the way to the next page."""
+"""W&B's answers and records: the run in them, states, types, times, and the way to the next page."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -16,9 +14,6 @@ Json = dict[str, Any]
 
 #: States of runs that may still log; in all others they will not, unless they are resumed
 LIVE = frozenset({"running", "pending", "preempting"})
-EVENTS_TYPE = "wandb-events"
-#: W&B's own exports of a run, which are listed among its artifacts
-OWN_TYPES = frozenset({"wandb-history", EVENTS_TYPE})
 
 
 def run_of(data: Mapping[str, Any], ref: RunRef) -> Json:
@@ -66,12 +61,3 @@ def parse_time(text: Any) -> datetime | None:
     except (ValueError, TypeError):
         return None
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-
-
-def md5_hex(text: str | None) -> str | None:
-    """W&B's base64 as hex; None for what is no md5."""
-    try:
-        digest = base64.b64decode(text or "", validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return digest.hex() if len(digest) == 16 else None

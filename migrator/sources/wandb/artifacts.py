@@ -14,10 +14,7 @@ from migrator.errors import ErrorClass, Rejected
 from migrator.records import Artifact, LocalFile, RunRef, SourceFile
 from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import (
-    EVENTS_TYPE,
-    OWN_TYPES,
     fewer,
-    md5_hex,
     next_cursor,
     nodes,
     number,
@@ -27,6 +24,7 @@ from migrator.sources.wandb.answers import (
 from migrator.sources.wandb.client import WandbClient
 from migrator.sources.wandb.downloads import Downloads
 from migrator.sources.wandb.files import ScratchNames
+from migrator.sources.wandb_facts import EVENTS_TYPE, OWN_TYPES, md5_hex
 
 PAGE_ARTIFACTS = 100
 PAGE_URLS = 5_000  # as wandb 0.31 asks for

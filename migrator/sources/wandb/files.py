@@ -11,9 +11,10 @@ from typing import Any
 
 from migrator.records import LocalFile, RunRef, SourceFile
 from migrator.sources.wandb import queries
-from migrator.sources.wandb.answers import md5_hex, next_cursor, nodes, number, run_of
+from migrator.sources.wandb.answers import next_cursor, nodes, number, run_of
 from migrator.sources.wandb.client import WandbClient
 from migrator.sources.wandb.downloads import Downloads
+from migrator.sources.wandb_facts import md5_hex
 
 PAGE_FILES = 500  # in one answer: about 300 kB
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from migrator.errors import ErrorClass, Rejected, Retryable, Throttled
 from migrator.records import ConsoleLine, RunRef, SystemRow
+from migrator.sources.paging import output_lines, pages
 from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import fewer, next_cursor, nodes, number, parse_time, parsed, run_of
 from migrator.sources.wandb.artifacts import RunArtifacts
@@ -16,7 +17,6 @@ from migrator.sources.wandb.client import WandbClient
 from migrator.sources.wandb.errors import retries
 from migrator.sources.wandb.exports import Table, as_time, plain_rows
 from migrator.sources.wandb.files import RunFiles
-from migrator.sources.wandb_local.rows import output_file_lines, pages
 
 log = logging.getLogger(__name__)
 
@@ -149,8 +149,9 @@ class Console:
         if saved is None:
             return
         try:
-            lines = output_file_lines([saved.path])
-            yield from pages(dropwhile(lambda sized: sized[0].number < first_line, lines))
+            with saved.path.open("rb") as file:
+                lines = output_lines(file, 0)
+                yield from pages(dropwhile(lambda sized: sized[0].number < first_line, lines))
         finally:
             self._files.release(saved)
 

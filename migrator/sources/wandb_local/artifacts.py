@@ -16,7 +16,7 @@ from typing import Any
 
 from migrator.errors import ErrorClass, Rejected
 from migrator.records import Artifact, LocalFile, SourceFile
-from migrator.sources.wandb.answers import OWN_TYPES, md5_hex
+from migrator.sources.wandb_facts import OWN_TYPES, md5_hex
 from migrator.sources.wandb_local.access import local_file
 from migrator.sources.wandb_local.log import WandbLog
 

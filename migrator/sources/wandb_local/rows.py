@@ -7,22 +7,18 @@ written belong to one moment. Rows come with their size in the log: pages end by
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from migrator.records import ConsoleLine, HistoryRow, SystemRow
+from migrator.sources.paging import Sized, output_lines, sized
 from migrator.sources.wandb_local.log import WandbLog, opened
 from migrator.sources.wandb_local.scan import LogScan
-from migrator.sources.wandb_local.terminal import LINE_MAX, Console
+from migrator.sources.wandb_local.terminal import Console
 from migrator.sources.wandb_local.values import as_time_s, epoch_s, parse_json, row_step, row_values
 
-Row = TypeVar("Row", HistoryRow, SystemRow, ConsoleLine)
-Sized = tuple[Row, int]  # a row and how many bytes of the log it takes
-
-PAGE_BYTES = 1024 * 1024  # in memory some 10 times as many: 100 bytes a number with its name, 30 in a list
-LINE_BYTES = 32  # of a console line besides its text: an empty one counts, too
 STREAMS = {0: "stderr", 1: "stdout"}  # wandb_internal.proto, OutputRawRecord.OutputType
 
 
@@ -93,40 +89,19 @@ def console_lines(logs: Sequence[LogScan]) -> Iterator[Sized[ConsoleLine]]:
                     piece = getattr(record, kind)
                     time_s = epoch_s(piece.timestamp) if piece.HasField("timestamp") else None
                     stream = STREAMS.get(piece.output_type, "stdout")
-                    yield from map(_sized, console.write(stream, time_s, piece.line))
-        yield from map(_sized, console.finish())
+                    yield from map(sized, console.write(stream, time_s, piece.line))
+        yield from map(sized, console.finish())
         number = console.next_number
 
 
 def output_file_lines(paths: Sequence[Path]) -> Iterator[Sized[ConsoleLine]]:
-    """Lines of `output.log` files: without times, and both streams as one."""
+    """Lines of `output.log` files, numbered over all of them."""
     number = 0
     for path in paths:
         with opened(path) as file:
-            while line := file.readline(LINE_MAX):
-                text = line.decode(errors="replace").removesuffix("\n").removesuffix("\r")
-                yield _sized(ConsoleLine(number, None, "stdout", text))
-                number += 1
-                while line and not line.endswith(b"\n"):  # the rest of a longer one
-                    line = file.readline(LINE_MAX)
-
-
-def _sized(line: ConsoleLine) -> Sized[ConsoleLine]:
-    return line, LINE_BYTES + len(line.text)
-
-
-def pages(rows: Iterable[Sized[Row]]) -> Iterator[list[Row]]:
-    """Pages of about `PAGE_BYTES`; rows of one step in one page."""
-    page: list[Row] = []
-    size = 0
-    for row, size_bytes in rows:
-        if size >= PAGE_BYTES and row[0] != page[-1][0]:  # a row's first field is its step or number
-            yield page
-            page, size = [], 0
-        page.append(row)
-        size += size_bytes
-    if page:
-        yield page
+            for line in output_lines(file, number):
+                yield line
+                number = line[0].number + 1
 
 
 def _records(log: LogScan, offset: int = 0) -> Iterator[tuple[Any, int]]:

@@ -24,10 +24,11 @@ from migrator.records import (
     SystemRow,
 )
 from migrator.sources.base import Survey
+from migrator.sources.paging import pages
 from migrator.sources.wandb_local.access import console_files, local_file
 from migrator.sources.wandb_local.artifacts import LoggedArtifact, ManifestEntry, read_artifact, staged_file
 from migrator.sources.wandb_local.files import run_files
-from migrator.sources.wandb_local.rows import console_lines, history_rows, output_file_lines, pages, system_rows
+from migrator.sources.wandb_local.rows import console_lines, history_rows, output_file_lines, system_rows
 from migrator.sources.wandb_local.scan import RunHead, RunScan, merged, scan_run
 from migrator.sources.wandb_local.values import json_object
 

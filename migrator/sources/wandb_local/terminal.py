@@ -15,11 +15,10 @@ from collections import deque
 from collections.abc import Iterator
 from io import StringIO
 
-from migrator.limits import STRING_MAX_BYTES
 from migrator.records import ConsoleLine
+from migrator.sources.paging import LINE_MAX
 
 VIEW_LINES = 32  # W&B: height of the terminal, and lines that can still change (maxTerminalLines)
-LINE_MAX = STRING_MAX_BYTES + 2  # characters kept: over Neptune's limit even without a last "\r": the cut is noted
 _CONTROL = re.compile("[\r\n]|\x1b\\[[AB]")
 _CONTROL_BEGUN = re.compile("\x1b\\[?$")
 
