@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, insert, select, update
 
-from migrations_db.clock import now_plus
+from migrations_db.columns import now_plus
 from migrations_db.models import Attempt, Run
 from migrations_db.states import Outcome, RunStatus, after_failure
 from migrations_db.types import Claim, Failure

@@ -9,6 +9,8 @@ answer however many runs there are. Status is written into the SQL, not bound: p
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
@@ -17,9 +19,11 @@ from sqlalchemy import (
     Double,
     ScalarSelect,
     Select,
+    Text,
     Update,
     bindparam,
     case,
+    cast,
     exists,
     func,
     literal,
@@ -28,11 +32,13 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.orm import aliased
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import InstrumentedAttribute, aliased
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
-from migrations_db.clock import now_plus, seconds_until
-from migrations_db.models import Project, Run
-from migrations_db.selecting import in_selection, one_of
+from migrations_db.columns import now_plus, safe, seconds_until
+from migrations_db.models import Part, Project, Run
 from migrations_db.states import Phase, RunStatus
 from migrations_db.types import Selection
 
@@ -144,3 +150,52 @@ def _waits_for_parent(run: type[Run]) -> ColumnElement[bool]:
         parent.phase == run.phase,
         parent.status.in_([RunStatus.PENDING, RunStatus.RUNNING]),
     )
+
+
+# ---------------------------------------------------------------- selections
+#
+# Conditions for many values at once.
+#
+# Drivers limit the parameters of a statement (SQLite: 32,766), and a limit on runs may select more than that. So a list
+# travels as one parameter, JSON text, that the database takes apart.
+
+
+class json_values(FunctionElement[Any]):
+    """The rows of a JSON list, in a column `value`."""
+
+    name = "json_values"
+    inherit_cache = True
+
+
+@compiles(json_values, "sqlite")
+def _sqlite_json_values(element: json_values, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"json_each({compiler.process(element.clauses, **kw)})"
+
+
+@compiles(json_values, "postgresql")
+def _postgresql_json_values(element: json_values, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"json_array_elements_text(CAST({compiler.process(element.clauses, **kw)} AS JSON))"
+
+
+def one_of(column: InstrumentedAttribute[Any], values: Collection[int] | Collection[str]) -> ColumnElement[bool]:
+    """Whether the column has one of any number of values."""
+    plain = [safe(value) if isinstance(value, str) else value for value in values]
+    rows = json_values(literal(json.dumps(plain), Text())).table_valued("value")
+    return column.in_(select(cast(rows.c.value, column.type)))
+
+
+def in_selection(run: type[Run], only: Selection) -> list[ColumnElement[bool]]:
+    """The conditions of a selection."""
+    if only.runs is not None:
+        return [one_of(run.id, only.runs)]
+    if only.projects is not None:
+        return [one_of(run.project_id, only.projects)]
+    return []
+
+
+def lacks(parts: Collection[str]) -> list[ColumnElement[bool]]:
+    """The conditions of a run that is done, but without one of these parts, and still there at the source."""
+    copied = select(func.count()).where(
+        Part.run == Run.id, Part.name.in_(parts), Part.done_fingerprint == Run.fingerprint
+    )
+    return [Run.status == RunStatus.DONE, Run.reason.is_(None), copied.scalar_subquery() < len(set(parts))]

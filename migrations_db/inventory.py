@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, cast
 
 from sqlalchemy import Connection, Table, Update, and_, bindparam, case, exists, func, or_, select, update
 
+from migrations_db.claiming import one_of
 from migrations_db.columns import safe
 from migrations_db.database import Database
 from migrations_db.models import Part, Project, Run
 from migrations_db.rows import AnyRow, to_project
-from migrations_db.selecting import one_of
 from migrations_db.states import Phase, RunStatus, Unseen, listed
 from migrations_db.types import Counts, ProjectRow, RunRow
 from migrations_db.types import Project as ProjectData

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, and_, cast, func, or_, select
 
-from migrations_db.clock import seconds_until
+from migrations_db.claiming import in_selection, lacks, one_of
+from migrations_db.columns import seconds_until
 from migrations_db.database import Database
 from migrations_db.models import Attempt, Ledger, Part, Project, Run, Service, Worker
 from migrations_db.report_types import (
@@ -26,7 +27,6 @@ from migrations_db.report_types import (
     WorkerRow,
 )
 from migrations_db.rows import AnyRow, AnySelect, read_parts, ref, run_query, to_fork, to_project
-from migrations_db.selecting import in_selection, lacks, one_of
 from migrations_db.states import Phase, RunStatus
 from migrations_db.types import EVERYTHING, Pause, Selection
 from migrations_db.types import Project as ProjectData

@@ -13,21 +13,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from migrations_db import attempts
-from migrations_db.claiming import claim_statement, wait_statement
-from migrations_db.clock import now_plus, seconds_until
-from migrations_db.columns import safe
+from migrations_db.claiming import claim_statement, in_selection, lacks, one_of, wait_statement
+from migrations_db.columns import now_plus, safe, seconds_until
 from migrations_db.database import Database
 from migrations_db.errors import CountsDisagree, LeaseLost
 from migrations_db.inventory import Inventory
 from migrations_db.models import Invocation, Ledger, Part, Project, Run, Service, Setting
 from migrations_db.reports import Reports
 from migrations_db.rows import AnyRow, read_parts, run_query, to_claim
-from migrations_db.selecting import in_selection, lacks, one_of
 from migrations_db.states import Outcome, PartStatus, Phase, RunStatus
 from migrations_db.types import (
     EVERYTHING,
@@ -54,6 +52,12 @@ class Store:
         self.workers = Workers(database)
         self.reports = Reports(database)
         self._database = database
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Give back the connections."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from sqlalchemy import Connection, exists, or_, select, update
 
 from migrations_db import attempts
-from migrations_db.clock import now_plus, seconds_until
+from migrations_db.columns import now_plus, seconds_until
 from migrations_db.database import Database
 from migrations_db.models import Project, Run, Worker
 from migrations_db.rows import ref

@@ -133,8 +133,7 @@ def inventory(
     work_dir: WorkDir = None,
 ) -> None:
     """List all W&B runs into the state database. Again: refresh it."""
-    from migrator.commands.inventory import Scope
-    from migrator.commands.inventory_command import inventory_command
+    from migrator.commands.inventory import Scope, inventory_command
     from migrator.sources.base import RunFilter
 
     scope = Scope(
@@ -213,8 +212,7 @@ def run(
 ) -> None:
     """Copy all pending runs to Neptune. Interrupted: the same command goes on."""
     from migrations_db.states import Phase
-    from migrator.commands.run import RunSettings
-    from migrator.commands.run_command import dry_run_command, run_command
+    from migrator.commands.run import RunSettings, dry_run_command, run_command
     from migrator.job.supervisor import Supervision
     from migrator.parts.base import MappingOptions
 
@@ -264,8 +262,7 @@ def sync(
 ) -> None:
     """Upload offline files to Neptune. Interrupted: the same command goes on."""
     from migrations_db.states import Phase
-    from migrator.commands.run import RunSettings
-    from migrator.commands.run_command import run_command
+    from migrator.commands.run import RunSettings, run_command
     from migrator.job.supervisor import Supervision
     from migrator.parts.base import MappingOptions
 
@@ -293,7 +290,7 @@ def status(
     skips: Annotated[bool, typer.Option("--skips", help="List what was skipped or changed.")] = False,
 ) -> None:
     """Show progress, failures and what could not be copied."""
-    from migrator.commands.status.command import status_command
+    from migrator.commands.status import status_command
 
     status_command(run, failed=failed, skips=skips, common=context.obj)
 
@@ -309,7 +306,7 @@ def retry_failed(
     run_id: RunIds = None,
 ) -> None:
     """Put failed runs back to pending."""
-    from migrator.commands.status.command import retry_failed_command
+    from migrator.commands.status import retry_failed_command
 
     retry_failed_command(tuple(error_class or ()), s.comma_separated(projects), tuple(run_id or ()), context.obj)
 

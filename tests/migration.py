@@ -15,8 +15,8 @@ from migrations_db import Phase, Store, open_store
 from migrations_db.report_types import RunDetail
 from migrations_db.types import Claim, Counts, Selection, WorkerInfo
 from migrator.commands.inventory import Scope, find_projects, take_inventory
-from migrator.copying.copy import CopyPlan, Lane, copy_run
-from migrator.copying.pipeline import Progress
+from migrator.copying.copy import CopyPlan, RunTools, copy_run
+from migrator.copying.pipeline import RunControl
 from migrator.destinations.memory import MemoryDestination, StoredRun
 from migrator.parts import OPTIONAL_PARTS, PARTS
 from migrator.parts.base import MappingOptions
@@ -27,7 +27,7 @@ SELECTED = tuple(name for name in PARTS if name not in OPTIONAL_PARTS)
 
 
 class Undisturbed:
-    """Progress that nobody interrupts."""
+    """Control that nobody interrupts."""
 
     def check(self) -> None:
         """Go on."""
@@ -114,12 +114,12 @@ class Migration:
     def _id(self, worker: str) -> str:
         return f"{self.project}:{worker}"
 
-    def copy(self, claim: Claim, progress: Progress | None = None, slow: Iterable[bool] = (False,)) -> None:
+    def copy(self, claim: Claim, control: RunControl | None = None, slow: Iterable[bool] = (False,)) -> None:
         """What a worker does with a claim; errors come out as they are."""
         plan = CopyPlan("workspace", self.parts, self.options, "1.0", Ticks(slow))
         scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=self.directory))
-        lane = Lane(scratch, Inline(), progress or Undisturbed())
-        copy_run(claim, self.source, self.destination, self.store, plan, lane)
+        tools = RunTools(scratch, Inline(), control or Undisturbed())
+        copy_run(claim, self.source, self.destination, self.store, plan, tools)
 
     def run(self, slow: Iterable[bool] = (False,)) -> None:
         """`migrate inventory` and `migrate run` until nothing is left, with nobody in the way."""

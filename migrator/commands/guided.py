@@ -6,10 +6,8 @@ import typer
 
 from migrations_db.states import Phase
 from migrator import settings as s
-from migrator.commands.inventory import Scope
-from migrator.commands.inventory_command import inventory_command
-from migrator.commands.run import RunSettings
-from migrator.commands.run_command import dry_run_command, run_command
+from migrator.commands.inventory import Scope, inventory_command
+from migrator.commands.run import RunSettings, dry_run_command, run_command
 from migrator.errors import ExitCode, UserError
 from migrator.job.supervisor import Supervision
 from migrator.parts.base import MappingOptions

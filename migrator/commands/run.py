@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+
+from rich.console import Console
 
 from migrations_db import open_store
 from migrations_db.report_types import Progress, RunSummary
 from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Selection
-from migrator.commands.status.conclusions import counted
+from migrator.commands.text import add_row, counted, new_table, say
 from migrator.errors import ExitCode, UserError
 from migrator.job.address import COPIES, UPLOADS, Binding
 from migrator.job.display import display_for
@@ -27,6 +29,7 @@ from migrator.job.supervisor import Display, Supervision, Supervisor
 from migrator.parts import OPTIONAL_PARTS, PARTS
 from migrator.parts.base import MappingOptions
 from migrator.settings import Globals, Mode, lease_s, tool_version
+from migrator.visible import tell
 
 SAFE_LANES = 2  # of a worker with the safe client: each has a process of its own, which keeps a core busy
 
@@ -82,7 +85,7 @@ def selected_parts(include: Sequence[str], exclude: Sequence[str]) -> list[str]:
 def run_job(settings: RunSettings, common: Globals) -> RunResult:
     """Copy (or upload) all selected pending runs; returns when none is left, or when it had to stop."""
     parts = selected_parts(settings.include, settings.exclude)
-    with opened(common.db) as store, scratch_directory(settings.work_dir) as scratch:
+    with open_store(common.db, create=False) as store, scratch_directory(settings.work_dir) as scratch:
         if settings.mode == "online":
             neptune_api_token()  # asked for before anything starts
         binding = binding_of(settings)
@@ -146,11 +149,6 @@ def _finish(job: Job, settings: RunSettings, store: Store, display: Display) -> 
             return exit_code
 
 
-def opened(db: str | Path) -> closing[Store]:
-    """The state database of an earlier inventory."""
-    return closing(open_store(db, create=False))
-
-
 def binding_of(settings: RunSettings) -> Binding:
     """The destination that the database must belong to."""
     if settings.mode == "offline":
@@ -210,3 +208,77 @@ def waiting(store: Store, phase: Phase, only: Selection) -> int:
     """Runs that are not at their end yet."""
     runs = store.reports.progress(phase, only).runs
     return runs[RunStatus.PENDING] + runs[RunStatus.RUNNING]
+
+
+# ---------------------------------------------------------------- what it prints
+
+
+def run_command(settings: RunSettings, common: Globals) -> ExitCode:
+    """Do the job and say how it ended."""
+    result = run_job(settings, common)
+    if common.json:
+        print(json.dumps(_as_json(result)))
+    elif not common.quiet:
+        tell(_summary(settings, result))
+    return result.exit_code
+
+
+def _as_json(result: RunResult) -> dict[str, object]:
+    progress = result.progress
+    return {
+        "schema_version": 1,
+        "exit_code": int(result.exit_code),
+        "runs": {
+            **{str(status): count for status, count in progress.runs.items()},
+            "total": sum(progress.runs.values()),
+        },
+        "read": progress.points_read,
+        "written": progress.points_written,
+        "skipped": result.skipped_values,
+        "bytes": progress.size_bytes,
+    }
+
+
+def _summary(settings: RunSettings, result: RunResult) -> str:
+    runs = result.progress.runs
+    if not result.progress.runs_total and not result.uncopied:
+        return "There is nothing to do: `migrate inventory` lists runs, `migrate status` shows them."
+    text = [f"{runs[RunStatus.DONE]} of {result.progress.runs_total} runs are done."]
+    if settings.phase is Phase.COPY and settings.mode == "offline" and runs[RunStatus.DONE]:
+        text.append(f"They are in {settings.offline_dir}; `migrate sync` uploads them to Neptune.")
+    if runs[RunStatus.FAILED]:
+        text.append(f"{runs[RunStatus.FAILED]} failed: `migrate status --failed` says why.")
+    if result.skipped_values:
+        text.append(f"{result.skipped_values:,} values could not be copied: `migrate status --skips` lists them.")
+    if result.uncopied:
+        text.append(f"{result.uncopied} must be copied first: `migrate run`, then `migrate sync` again.")
+    if runs[RunStatus.PENDING]:
+        text.append(f"{runs[RunStatus.PENDING]} are pending: run the same command again.")
+    return "\n".join(text)
+
+
+def dry_run_command(settings: RunSettings, common: Globals) -> ExitCode:
+    """Say what `run` would copy, from the state database alone. Nothing is written anywhere."""
+    parts = selected_parts(settings.include, settings.exclude)
+    with open_store(common.db, create=False) as store:
+        only = store.select(settings.projects, settings.run_ids)
+        plan: dict[str, dict[str, int | str]] = {}
+        projects = {project.source: project.destination_name for project in store.inventory.projects()}
+        for summary in islice(to_do(store, settings.asked, only), settings.limit):
+            source = summary.ref.rsplit("/", 1)[0]
+            entry = plan.setdefault(source, {"destination": f"{settings.workspace}/{projects[source]}", "runs": 0})
+            entry["runs"] = int(entry["runs"]) + 1
+    if common.json:
+        print(json.dumps({"schema_version": 1, "mode": settings.mode, "parts": parts, "projects": plan}))
+        return ExitCode.OK
+    console = Console()
+    table = new_table(console, "W&B project", "Neptune project", ">runs")
+    for source, entry in plan.items():
+        add_row(table, source, str(entry["destination"]), str(entry["runs"]))
+    if plan:
+        console.print(table)
+        where = f"offline files in {settings.offline_dir}" if settings.mode == "offline" else "Neptune"
+        say(console, f"would be copied to {where}, parts: {', '.join(parts)}. Nothing was written.")
+    else:
+        say(console, "No run is pending: nothing would be copied.")
+    return ExitCode.OK

@@ -5,6 +5,8 @@ Names come from outside: they are never read as rich's markup, and control chara
 
 from __future__ import annotations
 
+import re
+
 from rich import box
 from rich.console import Console
 from rich.padding import Padding
@@ -12,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from migrations_db.states import RunStatus
-from migrator.commands.status.conclusions import SKIPS_MEAN, without_secrets
 from migrator.records import Kind
 from migrator.visible import visible
 
@@ -25,6 +26,32 @@ STATUS_STYLES = {
     RunStatus.FAILED: "red",
     RunStatus.SKIPPED: "yellow",
 }
+
+#: by the code that the ledger has for what was not written; README has the same table
+SKIPS_MEAN = {
+    "wandb_object": "an object: wandb/raw/summary.json has it, and the history if logged",
+    "missing_file": "the source names it, but does not have it",
+    "link": "a link that the log does not name, or that leads to no place for files",
+    "contains_key": "a file with a key of this tool in it",
+    "missing_rows": "the source counts more rows than it gives",
+    "duplicate_step": "the metric has a value there already",
+    "step_not_increasing": "a higher step came before it",
+    "step_out_of_range": "below 0, or 1e12 and more",
+    "not_a_number": "system metrics must be numbers",
+    "number_out_of_range": "an integer beyond every double",
+    "bad_histogram": "its edges do not rise, or do not fit its values",
+    "string_set_too_large": "the tags are over 1 MiB together",
+    "too_large": "a file over --max-file-size",
+    "unreadable": "a damaged part of a local log",
+    "refused": "Neptune's own code for what it did not take",
+}
+
+_SECRETS = (
+    (re.compile(r"(\w+://)[^\s/@'\"]+@"), r"\1***@"),  # user:password@host
+    (re.compile(r"(\w+://[^\s?'\"<>]*\?)[^\s'\"<>]+"), r"\1***"),  # signed addresses
+    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{16,}"), r"\1 ***"),
+    (re.compile(r"(?i)\b(\w*(?:api[_-]?key|token|password)[\"']?\s*[=:]\s*[\"']?)[\w.~+/=-]{16,}"), r"\1***"),
+)
 
 
 def say(console: Console, text: str, style: str = "", indent: int = 0) -> None:
@@ -95,3 +122,14 @@ def age_text(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"
+
+
+def without_secrets(text: str) -> str:
+    """An error message without keys and signed addresses, which vendors may have put there."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from migrations_db.states import PartStatus
 from migrations_db.types import Claim, PartProgress
-from migrator.copying.pipeline import Claims, Pipeline, Progress
+from migrator.copying.pipeline import Claims, Pipeline, RunControl
 from migrator.destinations.base import Destination, RunTarget
 from migrator.errors import RunError
 from migrator.naming import Renamed, clean_text, neptune_run_id, neptune_run_name
@@ -53,7 +53,7 @@ def copy_run(
     destination: Destination,
     claims: Claims,
     plan: CopyPlan,
-    lane: Lane,
+    tools: RunTools,
 ) -> None:
     """Copy all that is missing of a claimed run and mark it done.
 
@@ -61,30 +61,30 @@ def copy_run(
     """
     saved = claims.parts(claim)
     ref = RunRef(claim.entity, claim.project, claim.run_id, claim.location)
-    lane.progress.at("open")
-    with source.open_run(ref, lane.scratch) as run:
+    tools.control.at("open")
+    with source.open_run(ref, tools.scratch) as run:
         attributes = run.attributes()
         target, notes = run_target(claim, attributes, plan)
         context = Context(
             options=plan.options,
             created_at=target.created_at,
             fingerprint=claim.fingerprint,
-            scratch=lane.scratch,
-            downloads=lane.downloads,
+            scratch=tools.scratch,
+            downloads=tools.downloads,
             clock=plan.clock,
             tool_version=plan.tool_version,
             has_history="history" in plan.parts,
         )
         begun = any(progress.intent is not None for progress in saved.values())
-        confirm = lane.progress.confirm
+        confirm = tools.control.confirm
         with destination.open_run(target, claim.position, begun=begun, confirm=confirm) as out:
-            pipeline = Pipeline(claim, claims, run, out, lane.progress, plan.clock)
+            pipeline = Pipeline(claim, claims, run, out, tools.control, plan.clock)
             try:
                 for name in plan.parts:
                     progress = saved.get(name, PartProgress())
                     if progress.status is PartStatus.DONE:
                         continue
-                    lane.progress.at(name)
+                    tools.control.at(name)
                     for batch in PARTS[name](run, progress.cursor or {}, context):
                         if notes and name == "attributes":
                             batch.ledger.extend(notes)
@@ -99,12 +99,12 @@ def copy_run(
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """What one lane of a worker has for one run."""
+class RunTools:
+    """What a worker has for one run."""
 
     scratch: Path
     downloads: Executor
-    progress: Progress
+    control: RunControl
 
 
 def run_target(claim: Claim, attributes: RunAttributes, plan: CopyPlan) -> tuple[RunTarget, list[Entry]]:

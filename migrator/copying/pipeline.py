@@ -32,7 +32,7 @@ class Stopped(MigratorError):
     """The copy was asked to stop; everything in hand is durable and its cursor saved."""
 
 
-class Progress(Protocol):
+class RunControl(Protocol):
     """What a copy asks and tells between batches."""
 
     def check(self) -> None:
@@ -86,11 +86,11 @@ class Pipeline:
         claims: Claims,
         run: SourceRun,
         out: DestinationRun,
-        progress: Progress,
+        control: RunControl,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._claim, self._claims = claim, claims
-        self._run, self._out, self._progress = run, out, progress
+        self._run, self._out, self._control = run, out, control
         self._clock = clock
         self._gathered: list[_Item] = []
         self._gathering_since = 0.0
@@ -99,7 +99,7 @@ class Pipeline:
     def send(self, part: str, batch: Batch, intent: float | None) -> None:
         """Take a batch; settle what has become durable meanwhile."""
         self._stop_if_asked()
-        self._progress.at(part)
+        self._control.at(part)
         if not self._gathered:
             self._gathering_since = self._clock()
         self._gathered.append(_Item(part, batch, intent))
@@ -124,7 +124,7 @@ class Pipeline:
 
     def _stop_if_asked(self) -> None:
         try:
-            self._progress.check()
+            self._control.check()
         except Stopped:
             self.drain()
             raise
@@ -160,7 +160,7 @@ class Pipeline:
         for group in settled:
             updates += _updates(group.items, group.barrier.wait())
             position = group.barrier.position
-            self._progress.at(group.items[-1].part)
+            self._control.at(group.items[-1].part)
         self._claims.checkpoint(self._claim, updates, position)
         for group in settled:
             for item in group.items:

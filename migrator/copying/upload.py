@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from migrations_db.types import Claim, PartProgress, PartUpdate
-from migrator.copying.copy import Lane
-from migrator.copying.pipeline import Claims, Progress, ledger_entries
+from migrator.copying.copy import RunTools
+from migrator.copying.pipeline import Claims, RunControl, ledger_entries
 from migrator.destinations.base import Destination
 from migrator.destinations.neptune.answers import CREATED, EXISTED, Past
 from migrator.destinations.neptune.offline import UPLOADED, run_directory
@@ -32,7 +32,7 @@ FILES_AT_A_TIME = 64  # stored between two checkpoints
 
 
 def upload_run(
-    claim: Claim, destination: Destination, claims: Claims, workspace: str, offline_dir: Path, lane: Lane
+    claim: Claim, destination: Destination, claims: Claims, workspace: str, offline_dir: Path, tools: RunTools
 ) -> None:
     """Send all files and operations behind the cursor to `workspace`, then remove the offline file."""
     assert isinstance(destination, NeptuneDestination)
@@ -43,11 +43,11 @@ def upload_run(
         if not log.path.exists():
             raise Vanished(f"offline file {log.path}")
         saved = claims.parts(claim).get(PART, PartProgress())
-        past, progress = _past(saved), lane.progress
-        with log, destination.resend(project, run_id, past, progress.confirm) as out:
+        past, control = _past(saved), tools.control
+        with log, destination.resend(project, run_id, past, control.confirm) as out:
             if past.saved:
                 out.find()
-            upload = _Upload(claim, claims, saved, log, out, past, progress)
+            upload = _Upload(claim, claims, saved, log, out, past, control)
             upload.send_files()  # first, so that `migration/complete`, the last operation, is true when it arrives
             upload.send_operations()
         end = {"before": upload.announced, "existed": past.position == EXISTED}
@@ -76,10 +76,10 @@ class _Upload:
         log: OfflineLog,
         out: NeptuneRun,
         past: Past,
-        progress: Progress,
+        control: RunControl,
     ) -> None:
         self._claim, self._claims = claim, claims
-        self._log, self._out, self._past, self._progress = log, out, past, progress
+        self._log, self._out, self._past, self._control = log, out, past, control
         self._cursor = {"file": 0, "operation": 0, "before": 0} | (saved.cursor or {})
         self.announced = int(saved.intent or 0)
 
@@ -114,8 +114,8 @@ class _Upload:
         self._out.flush().wait()
 
     def _go_on(self) -> None:
-        self._progress.check()
-        self._progress.at(PART)
+        self._control.check()
+        self._control.at(PART)
 
     def _save(self, kind: str, id_: int, update: PartUpdate) -> None:
         self._cursor = self._cursor | {kind: id_, "existed": self._past.position == EXISTED}

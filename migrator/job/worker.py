@@ -32,7 +32,7 @@ from migrations_db import LeaseLost, StateError, open_store
 from migrations_db.states import Phase
 from migrations_db.store import Store
 from migrations_db.types import Activity, Claim, WorkerInfo
-from migrator.copying.copy import CopyPlan, Lane, copy_run
+from migrator.copying.copy import CopyPlan, RunTools, copy_run
 from migrator.copying.pipeline import Stopped
 from migrator.destinations.base import Destination
 from migrator.errors import ExitCode, Retryable, RunError, UserError
@@ -304,15 +304,15 @@ class _Worker:
         log.info("run %s: attempt %d begins", claim.ref, claim.attempt)
         try:
             with self._outcomes.recorded(claim), self._scratch_of(claim) as scratch, self._in_project(claim):
-                lane = Lane(scratch, self._pool, held)
+                tools = RunTools(scratch, self._pool, held)
                 assert self._destination is not None
                 if self.job.phase is Phase.UPLOAD:
                     from migrator.copying.upload import upload_run  # brings the Neptune SDK, which a copy may not need
 
-                    upload_run(claim, self._destination, self._store, self.job.workspace, self.job.offline_dir, lane)
+                    upload_run(claim, self._destination, self._store, self.job.workspace, self.job.offline_dir, tools)
                 else:
                     source = self._source(claim.source_service)
-                    copy_run(claim, source, self._destination, self._store, self._plan, lane)
+                    copy_run(claim, source, self._destination, self._store, self._plan, tools)
                 log.info("run %s: done", claim.ref)
         finally:
             self._in_hand.pop(claim.run, None)

@@ -20,8 +20,8 @@ import pytest
 from migrations_db import Phase, RunStatus, Store, open_store
 from migrations_db.report_types import RunDetail
 from migrations_db.types import Claim, ProjectRow, RunRow, WorkerInfo
-from migrator.copying.copy import Lane
-from migrator.copying.pipeline import Progress
+from migrator.copying.copy import RunTools
+from migrator.copying.pipeline import RunControl
 from migrator.copying.upload import upload_run
 from migrator.destinations.base import Destination, RunTarget
 from migrator.destinations.memory import MemoryDestination
@@ -29,8 +29,6 @@ from migrator.destinations.neptune.connection import Connection
 from migrator.destinations.neptune.offline import OfflineDestination
 from migrator.destinations.neptune.online import NeptuneDestination
 from migrator.destinations.neptune.safe import SafeDestination
-from migrator.job.job import Job
-from migrator.parts.base import MappingOptions
 from migrator.records import Fork, Histogram, LocalFile
 from tests.servers import neptune_store
 from tests.servers.neptune_server import NeptuneServer
@@ -218,10 +216,10 @@ class OfflinePlace:
         self.upload(self.runs.claim(run_id))
         return self.online.read(run_id)
 
-    def upload(self, claim: Claim, store: Any = None, progress: Progress | None = None) -> None:
-        """As `migrate sync` does it; `store` and `progress` stand in for those of a worker."""
-        lane = Lane(Path(), self.online.pool, progress or Quiet())
-        upload_run(claim, self.online.destination, store or self.runs.store, job(self.offline.directory), lane)
+    def upload(self, claim: Claim, store: Any = None, control: RunControl | None = None) -> None:
+        """As `migrate sync` does it; `store` and `control` stand in for those of a worker."""
+        tools = RunTools(Path(), self.online.pool, control or Quiet())
+        upload_run(claim, self.online.destination, store or self.runs.store, WORKSPACE, self.offline.directory, tools)
 
     def refuse(self, path: str) -> None:
         self.online.refuse(path)
@@ -265,24 +263,8 @@ class StoredRuns:
         return detail
 
 
-def job(offline_dir: Path) -> Job:
-    return Job(
-        database="",
-        phase=Phase.UPLOAD,
-        mode="offline",
-        workspace=WORKSPACE,
-        parts=(),
-        options=MappingOptions(),
-        offline_dir=offline_dir,
-        work_dir=offline_dir,
-        tool_version="1.0",
-        log_file=offline_dir,
-        invocation_id=1,
-    )
-
-
 class Quiet:
-    """Progress that nobody looks at."""
+    """Control that nobody looks at."""
 
     def check(self) -> None: ...
 

@@ -523,7 +523,7 @@ def test_a_stopped_upload_goes_on_later(place: OfflinePlace, tmp_path: Path) -> 
 
     claim = place.runs.claim("r1")
     with pytest.raises(Stopped):
-        place.upload(claim, progress=StopsAtFourth())
+        place.upload(claim, control=StopsAtFourth())
     offered = place.online.server.store.stats()["points_offered"]
     assert 0 < offered < POINTS
     place.upload(claim)

@@ -51,8 +51,7 @@ from migrations_db import (
 )
 from migrations_db.claiming import claim_statement
 from migrations_db.database import translate
-from migrations_db.engine import SCHEMA_REVISION
-from migrations_db.filesystems import Mount, network_type
+from migrations_db.engine import SCHEMA_REVISION, Mount, network_type
 from migrations_db.models import Base
 from migrations_db.report_types import PartSums, RunDetail
 from migrations_db.states import may_move
@@ -1268,7 +1267,7 @@ def test_a_network_file_system_is_recognised_by_its_nearest_mount() -> None:
 
 
 def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("migrations_db.filesystems.mounted", lambda: [Mount("/", "nfs")])
+    monkeypatch.setattr("migrations_db.engine.mounted", lambda: [Mount("/", "nfs")])
     with pytest.raises(StateUnsupported, match=r"network file system \(nfs\).*postgresql"):
         open_store(tmp_path / "state.db")
 

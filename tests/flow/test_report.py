@@ -27,7 +27,6 @@ from migrations_db.types import (
     WorkerInfo,
 )
 from migrator.commands.status import (
-    Bound,
     bound_to,
     failed_json,
     find_run,
@@ -38,7 +37,8 @@ from migrator.commands.status import (
     print_skips,
     run_json,
 )
-from migrator.commands.status.conclusions import ALIVE_S, NOT_BOUND, next_step, without_secrets
+from migrator.commands.status.conclusions import ALIVE_S, NOT_BOUND, Bound, next_step
+from migrator.commands.text import without_secrets
 from migrator.errors import ADVICE, ErrorClass, UserError
 from migrator.parts import PARTS
 

@@ -12,7 +12,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from migrator.cli import app
-from migrator.commands.status.conclusions import SKIPS_MEAN
+from migrator.commands.text import SKIPS_MEAN
 from migrator.errors import ErrorClass, ExitCode
 from migrator.parts import PARTS
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,8 +158,8 @@ When you have seen enough, delete the directory; there is nothing of the demo el
             if exit_code := process.wait():
                 raise _StepFailed(f"`migrate {arguments[0]}`", exit_code)
 
-    def _store(self) -> closing[Store]:
-        return closing(open_store(self.directory / DEFAULT_DB, create=False))
+    def _store(self) -> Store:
+        return open_store(self.directory / DEFAULT_DB, create=False)
 
     def _migrate_and_stop(self, *arguments: str) -> None:
         """SIGTERM as soon as some runs are done, while another is in its middle."""

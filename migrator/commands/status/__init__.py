@@ -1,26 +1,62 @@
-"""`migrate status`: what the state database says.
+"""`migrate status` and `migrate retry-failed`: what the state database says, and what follows from it.
 
-conclusions.py   what follows from it: where runs go, the next step, which run is meant
-documents.py     as JSON
-overview.py      as text: the whole job
-run.py           as text: one run
-text.py          how text gets on a console
+conclusions   where runs go, the next step, which run is meant
+documents     as JSON
+overview      as text: the whole job
+run           as text: one run
 """
 
-from migrator.commands.status.conclusions import Bound, bound_to, find_run
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from migrations_db import open_store
+from migrations_db.states import RunStatus
+from migrator.commands.status.conclusions import bound_to, find_run
 from migrator.commands.status.documents import failed_json, overview_json, run_json
 from migrator.commands.status.overview import print_failed, print_overview, print_skips
 from migrator.commands.status.run import print_run
+from migrator.commands.text import counted
+from migrator.errors import ErrorClass
+from migrator.settings import Globals
 
-__all__ = [
-    "Bound",
-    "bound_to",
-    "failed_json",
-    "find_run",
-    "overview_json",
-    "print_failed",
-    "print_overview",
-    "print_run",
-    "print_skips",
-    "run_json",
-]
+
+def status_command(run: str, *, failed: bool, skips: bool, common: Globals) -> None:
+    """The state of the whole job, or of one run."""
+    console = Console()
+    with open_store(common.db, create=False) as store:
+        bound = bound_to(store)
+        if run:
+            detail = find_run(store, run)
+            ledger = store.reports.ledger(detail.run)
+            if common.json:
+                print(json.dumps(run_json(detail, ledger, bound.workspace)))
+            else:
+                print_run(console, detail, ledger, bound)
+        elif failed:
+            runs = store.reports.runs(RunStatus.FAILED)
+            if common.json:
+                print(json.dumps(failed_json(runs)))
+            else:
+                print_failed(console, runs)
+        elif common.json:
+            print(json.dumps(overview_json(store.reports.overview(), bound.workspace)))
+        elif skips:
+            print_skips(console, store.reports.overview())
+        else:
+            print_overview(console, store.reports.overview(), bound)
+
+
+def retry_failed_command(
+    classes: Sequence[ErrorClass], projects: Sequence[str], run_ids: Sequence[str], common: Globals
+) -> None:
+    """Put failed runs back to pending and say how many."""
+    with open_store(common.db, create=False) as store:
+        count = store.retry_failed(store.select(projects, run_ids), [str(word) for word in classes])
+    if common.json:
+        print(json.dumps({"schema_version": 1, "retried": count}))
+    else:
+        print(f"{counted(count, 'failed run')} put back to pending" + (". Next: `migrate run`" if count else ""))

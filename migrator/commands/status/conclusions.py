@@ -9,6 +9,7 @@ from migrations_db.report_types import LedgerGroup, Overview, PartSums, RunDetai
 from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Project
+from migrator.commands.text import counted
 from migrator.errors import ADVICE, ErrorClass, UserError
 from migrator.job.address import COPIES, UPLOADS
 from migrator.parts import OPTIONAL_PARTS, PARTS
@@ -27,32 +28,6 @@ NEVER_COPIED = (
     "permissions",
     "comments",
     "alerts",
-)
-
-#: by the code that the ledger has for what was not written; README has the same table
-SKIPS_MEAN = {
-    "wandb_object": "an object: wandb/raw/summary.json has it, and the history if logged",
-    "missing_file": "the source names it, but does not have it",
-    "link": "a link that the log does not name, or that leads to no place for files",
-    "contains_key": "a file with a key of this tool in it",
-    "missing_rows": "the source counts more rows than it gives",
-    "duplicate_step": "the metric has a value there already",
-    "step_not_increasing": "a higher step came before it",
-    "step_out_of_range": "below 0, or 1e12 and more",
-    "not_a_number": "system metrics must be numbers",
-    "number_out_of_range": "an integer beyond every double",
-    "bad_histogram": "its edges do not rise, or do not fit its values",
-    "string_set_too_large": "the tags are over 1 MiB together",
-    "too_large": "a file over --max-file-size",
-    "unreadable": "a damaged part of a local log",
-    "refused": "Neptune's own code for what it did not take",
-}
-
-_SECRETS = (
-    (re.compile(r"(\w+://)[^\s/@'\"]+@"), r"\1***@"),  # user:password@host
-    (re.compile(r"(\w+://[^\s?'\"<>]*\?)[^\s'\"<>]+"), r"\1***"),  # signed addresses
-    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{16,}"), r"\1 ***"),
-    (re.compile(r"(?i)\b(\w*(?:api[_-]?key|token|password)[\"']?\s*[=:]\s*[\"']?)[\w.~+/=-]{16,}"), r"\1***"),
 )
 
 
@@ -96,13 +71,6 @@ def advice(error_class: str | None) -> str:
     return known.get(error_class or "", ADVICE[ErrorClass.UNKNOWN])
 
 
-def without_secrets(text: str) -> str:
-    """An error message without keys and signed addresses, which vendors may have put there."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
-
-
 def destination_of(project: Project, workspace: str | None) -> str | None:
     """ "workspace/name", or the name alone while no workspace is known; None: not decided."""
     if project.destination_name is None or workspace is None:
@@ -142,7 +110,3 @@ def next_step(overview: Overview, bound: Bound) -> str:
     if bound.offline and copy[RunStatus.DONE]:
         return f"`migrate sync` uploads {counted(copy[RunStatus.DONE], 'run')} to Neptune."
     return "nothing left to do. `migrate inventory` looks for new runs."
-
-
-def counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -12,7 +12,8 @@ from typing import Any
 
 from migrations_db.report_types import Example, LedgerGroup, LedgerRow, Overview, RunDetail, RunSummary
 from migrations_db.states import RunStatus
-from migrator.commands.status.conclusions import advice, destination_of, part_sums, skips_and_notes, without_secrets
+from migrator.commands.status.conclusions import advice, destination_of, part_sums, skips_and_notes
+from migrator.commands.text import without_secrets
 from migrator.records import Kind
 
 SCHEMA_VERSION = 1
