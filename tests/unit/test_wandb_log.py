@@ -103,13 +103,28 @@ def test_a_lost_middle_of_a_long_record_costs_that_record(path: Path) -> None:
     zeroed = log[:BLOCK_BYTES] + bytes(BLOCK_BYTES) + log[2 * BLOCK_BYTES :]
     found, tail = read(path, zeroed)
     assert found == [(parts[0], ends[0]), (parts[2], ends[2])]
-    assert tail.torn_at is None
-    assert 2 * BLOCK_BYTES < tail.bytes_lost < 3 * BLOCK_BYTES
+    assert tail == Tail(None, ends[1] - ends[0], ((ends[0], ends[1]),))
 
 
-def test_zeros_at_the_end_are_no_loss(path: Path) -> None:
-    parts, log, ends = sample((10, 20))
-    assert read(path, log + bytes(3 * BLOCK_BYTES)) == (list(zip(parts, ends, strict=True)), Tail())
+def test_zeros_are_lost_data_wherever_they_lie(path: Path) -> None:
+    parts, log, ends = sample((BLOCK_BYTES - len(HEADER) - 7, *[BLOCK_BYTES - 7] * 3, 50))
+    records = list(zip(parts, ends, strict=True))
+    for block in range(1, 4):
+        at = block * BLOCK_BYTES
+        found, tail = read(path, log[:at] + bytes(BLOCK_BYTES) + log[at + BLOCK_BYTES :])
+        assert found == records[:block] + records[block + 1 :]
+        assert tail == Tail(None, BLOCK_BYTES, ((at, at + BLOCK_BYTES),))
+        assert f"bytes {at} to {at + BLOCK_BYTES}" in str(tail)
+    assert read(path, log + bytes(3 * BLOCK_BYTES)) == (records, Tail(ends[-1], 3 * BLOCK_BYTES))
+
+
+def test_a_message_names_the_first_holes_and_counts_the_others(path: Path) -> None:
+    _, log, _ = sample([997] * 330)
+    for block in range(1, 10, 2):
+        log = log[: block * BLOCK_BYTES] + bytes(BLOCK_BYTES) + log[(block + 1) * BLOCK_BYTES :]
+    _, tail = read(path, log)
+    assert len(tail.holes) == 5
+    assert "2 more places" in str(tail)
 
 
 @pytest.mark.parametrize("size", range(len(HEADER) + 1))
@@ -137,4 +152,5 @@ def test_a_payload_that_is_no_record_is_counted_as_lost(path: Path) -> None:
     path.write_bytes(serialized_log([good, b"\xff\xff\xff", good]))
     reader = WandbLog(path)
     assert [record.num for record, _ in reader.records()] == [7, 7]
-    assert reader.tail == Tail(None, 3)
+    begin = len(serialized_log([good]))
+    assert reader.tail == Tail(None, 10, ((begin, begin + 10),))

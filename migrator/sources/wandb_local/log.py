@@ -9,7 +9,8 @@ The format is that of wandb 0.31 (its `core/internal/transactionlog`): LevelDB's
     record  one chunk FULL, or chunks FIRST, MIDDLE..., LAST: a serialized protobuf `Record`
 
 W&B writes in blocks, so the log of a process that was killed ends anywhere, even right behind the header. Everything
-whole is read; where a chunk is damaged, reading goes on with the first record that begins in a later block.
+whole is read; where a chunk is damaged, reading goes on with the first record that begins in a later block. Zeros
+where a chunk should be, as a power loss leaves them, are damage like any other.
 """
 
 from __future__ import annotations
@@ -36,20 +37,28 @@ CRC_SEED = {kind: zlib.crc32(bytes([kind])) for kind in (FULL, FIRST, MIDDLE, LA
 READ_AHEAD_BYTES = 1024 * 1024
 
 
+HOLES_SHOWN = 3  # of those that a message names
+
+
 @dataclass(frozen=True, slots=True)
 class Tail:
     """What a pass over a log could not read.
 
-    `torn_at` is the offset behind the last whole record if something unreadable follows it, else None. `bytes_lost`
-    counts all bytes that belong to no whole record, there and elsewhere, zeros apart.
+    `torn_at` is the offset behind the last whole record if anything but padding follows it, else None. `holes` are
+    the places before that: (first byte, byte behind the last). `bytes_lost` counts the bytes of all of them.
     """
 
     torn_at: int | None = None
     bytes_lost: int = 0
+    holes: tuple[tuple[int, int], ...] = ()
 
     def __str__(self) -> str:
-        where = "" if self.torn_at is None else f", its whole part ends at byte {self.torn_at}"
-        return f"{self.bytes_lost} bytes cannot be read{where}"
+        places = [f"bytes {begin} to {end}" for begin, end in self.holes[:HOLES_SHOWN]]
+        if len(self.holes) > HOLES_SHOWN:
+            places.append(f"{len(self.holes) - HOLES_SHOWN} more places")
+        where = f" ({', '.join(places)})" if places else ""
+        torn = "" if self.torn_at is None else f", its whole part ends at byte {self.torn_at}"
+        return f"{self.bytes_lost} bytes cannot be read{where}{torn}"
 
 
 class WandbLog:
@@ -71,23 +80,25 @@ class WandbLog:
         from wandb.proto.wandb_internal_pb2 import Record
 
         parse = Record.FromString
-        undecoded_bytes = 0
+        undecoded: list[tuple[int, int]] = []
         for payload, end in self.payloads():
             try:
                 record = parse(payload)
             except DecodeError:  # right checksum, but no such message: another program's, or a newer format's
-                undecoded_bytes += len(payload)
+                undecoded.append((end - CHUNK_HEAD.size - len(payload), end))
                 continue
             yield record, end
-        self.tail = Tail(self.tail.torn_at, self.tail.bytes_lost + undecoded_bytes)
+        lost = self.tail.bytes_lost + sum(end - begin for begin, end in undecoded)
+        self.tail = Tail(self.tail.torn_at, lost, tuple(sorted((*self.tail.holes, *undecoded))))
 
     def payloads(self) -> Iterator[tuple[bytes, int]]:
         """Each whole record in its serialized form, with the offset behind it."""
         unpack, crc32, full_seed = CHUNK_HEAD.unpack_from, zlib.crc32, CRC_SEED[FULL]
         begun: list[bytes] = []  # chunks of the record that is not whole yet
-        good_end = self._offset  # behind the last whole record
+        begun_at = 0
+        good_end = file_end = self._offset  # behind the last whole record, and behind the last block
         damaged = False  # anything unreadable since then?
-        lost = 0
+        holes: list[tuple[int, int]] = []
         for block, block_at, pos in self._blocks():
             size = len(block)
             while pos + 7 <= size:
@@ -95,30 +106,34 @@ class WandbLog:
                 stop = pos + 7 + length
                 payload = block[pos + 7 : stop]
                 if kind == FULL and not begun and stop <= size and crc32(payload, full_seed) == crc:
+                    if damaged:
+                        holes.append((_behind_padding(good_end), block_at + pos))
                     pos, good_end, damaged = stop, block_at + stop, False
                     yield payload, good_end
                     continue
                 if stop > size or kind not in CRC_SEED or crc32(payload, CRC_SEED[kind]) != crc:
+                    begun, damaged = [], True
                     break  # unreadable from here to the end of the block
-                pos = stop
-                if (kind in (FULL, FIRST)) == bool(begun):
-                    if not begun:  # its beginning was in a damaged block
-                        lost, damaged = lost + 7 + length, True
-                        continue
-                    lost, damaged = lost + _chunk_bytes(begun), True  # its end is missing
+                if (kind in (FULL, FIRST)) == bool(begun):  # its beginning was in a damaged block, or the end
+                    damaged = True
                     begun = []
+                    if kind in (MIDDLE, LAST):
+                        pos = stop
+                        continue
+                if not begun:
+                    begun_at = block_at + pos
+                pos = stop
                 begun.append(payload)
                 if kind in (FULL, LAST):
+                    if damaged:
+                        holes.append((_behind_padding(good_end), begun_at))
                     whole, begun = b"".join(begun), []
                     good_end, damaged = block_at + stop, False
                     yield whole, good_end
-            if pos < size and any(memoryview(block)[pos:]):
-                lost, damaged = lost + size - pos, True
-            if pos + 7 <= size and begun:  # the record cannot go on behind the gap
-                lost, damaged = lost + _chunk_bytes(begun), True
-                begun = []
-        lost += _chunk_bytes(begun)
-        self.tail = Tail(good_end if damaged or begun else None, lost)
+            file_end = block_at + size
+        torn_bytes = max(0, file_end - _behind_padding(good_end))
+        lost = torn_bytes + sum(end - begin for begin, end in holes)
+        self.tail = Tail(good_end if torn_bytes else None, lost, tuple(holes))
 
     def _blocks(self) -> Iterator[tuple[bytes, int, int]]:
         """Each block with its offset in the file and the position in it to read from."""
@@ -137,8 +152,10 @@ class WandbLog:
                 pos = 0
 
 
-def _chunk_bytes(chunks: list[bytes]) -> int:
-    return sum(len(chunk) + 7 for chunk in chunks)
+def _behind_padding(end: int) -> int:
+    """Where the next chunk may begin behind a record that ends at `end`."""
+    left = BLOCK_BYTES - end % BLOCK_BYTES
+    return end + left if left < CHUNK_HEAD.size else end
 
 
 @contextmanager
