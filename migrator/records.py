@@ -173,12 +173,16 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """Bytes on this machine's disk, complete and checked; `name` is its name at the source."""
+    """Bytes on this machine's disk, complete and checked; `name` is its name at the source.
+
+    `linked_from`: a link led to this place outside of the run's directory (None: there was no such link).
+    """
 
     path: Path
     name: str
     size_bytes: int
     md5: str
+    linked_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +236,7 @@ class Kind(StrEnum):
     ESTIMATED = "estimated"  #: a time that the source does not have
     SAMPLED = "sampled"  #: there may be more than could be had
     KEPT = "kept"  #: of an earlier copy: the source has it no more
+    LINKED = "linked"  #: a file from outside of the run's directory, where a link of `run.save()` led
 
 
 @dataclass(frozen=True, slots=True)

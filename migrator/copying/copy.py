@@ -9,7 +9,7 @@ A saved cursor means that everything before it is durable at the destination (se
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,12 +38,13 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class CopyPlan:
-    """What to copy of every run, and how."""
+    """What to copy of every run, and how. Text that holds one of `keys` is not sent."""
 
     workspace: str
     parts: Sequence[str]
     options: MappingOptions
     tool_version: str
+    keys: Collection[str] = ()
     clock: Callable[[], float] = time.monotonic
 
 
@@ -74,6 +75,7 @@ def copy_run(
             clock=plan.clock,
             tool_version=plan.tool_version,
             has_history="history" in plan.parts,
+            keys=plan.keys,
         )
         begun = any(progress.intent is not None for progress in saved.values())
         confirm = tools.control.confirm

@@ -37,7 +37,7 @@ from migrator.copying.pipeline import Stopped
 from migrator.destinations.base import Destination
 from migrator.errors import ExitCode, Retryable, RunError, UserError
 from migrator.job.job import Job, build_api_source, build_destination, build_local_source
-from migrator.job.log import start_log, without_keys
+from migrator.job.log import own_keys, start_log, without_keys
 from migrator.job.outcomes import Outcomes, Pings
 from migrator.job.processes import host_id, started_s, worker_id_of
 from migrator.job.signals import TERMINAL
@@ -146,7 +146,9 @@ class _Worker:
             self._pings,
             lambda: self._store.reports.progress(job.phase, job.only),
         )
-        self._plan = CopyPlan(job.workspace, job.parts, job.options, job.tool_version)
+        self._plan = CopyPlan(
+            job.workspace, job.parts, job.options, job.tool_version, keys=[os.fsdecode(key) for key in own_keys()]
+        )
 
     def _register(self) -> str:
         pid = os.getpid()

@@ -40,10 +40,16 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
             continue
         done = files_done if key == unfinished else 0
         batch = Batch(cursor={})
+        secret = [name for name, value in info.items() if context.withholds(str(value))]
+        for name in secret:
+            del info[name]
         if not done:
+            for name in secret:
+                ledger.add(Kind.SKIPPED, f"{key} {name}", "contains_key")
             batch.records.append(Assign({info_paths[name]: value for name, value in info.items()}))
             ledger.renamed(key, base)
-            batch.read = batch.written = len(info)
+            batch.written = len(info)
+            batch.read = len(info) + len(secret)
         if done > len(artifact.files):  # the list is gone since, and nobody knows what else was in it
             ledger.add(Kind.SKIPPED, key, "missing_file")
             batch.read = 1

@@ -21,7 +21,14 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     paths = Paths()
     values: dict[str, Scalar | frozenset[str]] = {}
 
+    withheld = 0
+
     def assign(name: str, wanted: str, value: Scalar) -> None:
+        nonlocal withheld
+        if context.withholds(str(value)):
+            ledger.add(Kind.SKIPPED, name, "contains_key")
+            withheld += 1
+            return
         place, single = paths.claim(name, wanted), single_value(value)
         ledger.renamed(name, place)
         ledger.note(place.name, single.note)
@@ -39,7 +46,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
 
     tags = [tag for tag in attributes.tags if tag]
     groups = [attributes.group] if attributes.group else []
-    read = len(values) + len(tags) + len(groups)
+    read = len(values) + withheld + len(tags) + len(groups)
     unreadable = run.unreadable()
     for place in unreadable:
         ledger.add(Kind.SKIPPED, place, "unreadable")
@@ -47,7 +54,9 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     for words, name, is_group in ((tags, "tags", False), (groups, "group_tags", True)):
         clean = frozenset(map(clean_text, words))
         gone = frozenset(cursor.get(name, ())) - clean
-        if sum(len(word.encode()) for word in clean) > STRING_MAX_BYTES:
+        if any(map(context.withholds, clean)):
+            ledger.add(Kind.SKIPPED, name, "contains_key", len(words))
+        elif sum(len(word.encode()) for word in clean) > STRING_MAX_BYTES:
             ledger.add(Kind.SKIPPED, name, "string_set_too_large", len(words))
         elif clean or gone:
             batch.records.append(AddTags(clean, is_group, gone))

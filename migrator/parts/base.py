@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -57,6 +57,11 @@ class Context:
     clock: Callable[[], float]
     tool_version: str
     has_history: bool = True  # whether the history is copied, too
+    keys: Collection[str] = ()  # of this tool, in all their forms: text with one of them in it is not sent
+
+    def withholds(self, text: str) -> bool:
+        """Whether text must not be sent, because it holds one of our keys."""
+        return any(key in text for key in self.keys)
 
 
 class Part(Protocol):
@@ -207,6 +212,11 @@ class Ledger:
         """What changed about a name, if anything."""
         if to.reason:
             self.add(Kind.RENAMED, f"{name} → {to.name}", to.reason)
+
+    def linked(self, file: LocalFile) -> None:
+        """Where a link led, if it left the run's directory."""
+        if file.linked_from is not None:
+            self.add(Kind.LINKED, file.name, f"a link led to {clean_text(file.linked_from)}")
 
     def take(self) -> list[Entry]:
         """What was added since the last call."""

@@ -27,6 +27,7 @@ class _Converter:
 
     def __init__(self, run: SourceRun, cursor: Cursor, context: Context) -> None:
         self._run = run
+        self._context = context
         self._ledger = Ledger()
         self._times = Times(cursor, context.created_at)
         self._next_line: int = cursor.get("line", 0)
@@ -37,6 +38,7 @@ class _Converter:
 
     def _begin(self) -> None:
         self._records: list[Points] = []
+        self._read = 0
         self._size_bytes = 0
         self._fill.restart()
 
@@ -46,7 +48,7 @@ class _Converter:
         return min(self._known, default=self._next_line)
 
     def is_full(self) -> bool:
-        return self._fill.full(len(self._records), self._size_bytes)
+        return self._fill.full(self._read, self._size_bytes)
 
     def add(self, line: ConsoleLine) -> None:
         path = f"runtime/{line.stream}"
@@ -56,6 +58,11 @@ class _Converter:
                 self._ledger.add(Kind.KEPT, path, "a line that has changed since it was copied")
             return
         self._last.append((line.number, text_hash))
+        self._next_line = line.number + 1
+        self._read += 1
+        if self._context.withholds(line.text):
+            self._ledger.add(Kind.SKIPPED, path, "contains_key")
+            return
         time_us = self._times.of_row(line.time, self._ledger, path)
         single = bounded_text(line.text)
         self._ledger.note(path, single.note)
@@ -63,7 +70,6 @@ class _Converter:
         for at_us, value in self._times.by_series(time_us, {path: text}, self._ledger):
             self._records.append(Points(line.number, at_us, value))
         self._size_bytes += len(text)
-        self._next_line = line.number + 1
 
     def take(self, *, done: bool) -> Batch:
         """The batch so far; a new one begins."""
@@ -73,7 +79,7 @@ class _Converter:
             cursor={"line": self._next_line, "last": [*self._last], **self._times.state()},
             records=[*self._records],
             ledger=self._ledger.take(),
-            read=len(self._records),
+            read=self._read,
             written=len(self._records),
             size_bytes=self._size_bytes,
             until_step=self._next_line - 1 if self._records else None,

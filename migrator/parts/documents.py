@@ -59,6 +59,9 @@ def _batch(
         if isinstance(value, Mapping) and value:
             ledger.add(Kind.SKIPPED, name, "wandb_object")
             continue
+        if context.withholds(str(value)):
+            ledger.add(Kind.SKIPPED, name, "contains_key")
+            continue
         single = convert(non_finite(value))
         kind = type(single.value).__name__
         place = paths.claim(source_key(keys), name)
@@ -71,14 +74,20 @@ def _batch(
         values[place.name] = single.value
     for path in sorted(types.keys() - values.keys()):
         ledger.add(Kind.KEPT, path, "the source has this value no more")
-    raw = scratch_file(context, f"raw-{namespace}.json", document.raw)
-    return Batch(
+    batch = Batch(
         cursor={"types": types},
-        records=[Assign(values), AssignFile(f"wandb/raw/{namespace}.json", raw)],
-        ledger=ledger.take(),
+        records=[Assign(values)],
         read=read + 1,
-        written=len(values) + 1,
-        size_bytes=raw.size_bytes,
+        written=len(values),
         done=True,
         fresh=True,
     )
+    if context.withholds(document.raw.decode(errors="replace")):
+        ledger.add(Kind.SKIPPED, f"wandb/raw/{namespace}.json", "contains_key")
+    else:
+        raw = scratch_file(context, f"raw-{namespace}.json", document.raw)
+        batch.records.append(AssignFile(f"wandb/raw/{namespace}.json", raw))
+        batch.written += 1
+        batch.size_bytes = raw.size_bytes
+    batch.ledger = ledger.take()
+    return batch

@@ -106,6 +106,7 @@ def _copy(
             ledger.add(Kind.SKIPPED, file.name, "missing_file")
             continue
         ledger.renamed(file.name, targets[file.name])
+        ledger.linked(local)
         batch.records.append(AssignFile(targets[file.name].name, local))
         batch.size_bytes += local.size_bytes
         batch.written += 1

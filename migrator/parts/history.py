@@ -126,6 +126,7 @@ class _Converter:
             if file is not None:
                 values[path] = file
                 pending.size_bytes += file.size_bytes
+                self.ledger.linked(file)
             else:
                 del values[path]
                 pending.written -= 1
@@ -271,6 +272,9 @@ class _Converter:
                     self.ledger.add(Kind.CONVERTED, path, "integer not exact as a double")
                 return double
             case SeriesKind.TEXT:
+                if self._context.withholds(str(payload)):
+                    self.ledger.add(Kind.SKIPPED, key, "contains_key")
+                    return None
                 single = bounded_text(str(payload))
                 self.ledger.note(path, single.note)
                 return single.value

@@ -300,7 +300,8 @@ def records_in(log: Path) -> Iterator[Any]:
             record = b""
 
 
-def test_artifacts_come_back_with_files_references_and_aliases(made: Path) -> None:
+def test_artifacts_come_back_with_files_references_and_aliases(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", str(made / "private" / "data"))
     run = opened(LocalSource([made]), "artifacts")
     first, second, table = run.artifacts()
     assert [(a.name, a.version, a.type, list(a.aliases)) for a in (first, second, table)] == [

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from migrator.errors import Rejected
 from migrator.job.log import own_keys
 from migrator.sources.base import Withheld
 from migrator.sources.wandb_local.access import READ_BYTES
 from migrator.sources.wandb_local.listing import LocalSource
+from migrator.sources.wandb_local.log import WandbLog
 from migrator.sources.wandb_local.run import LocalRun
-from tests.contract.local_source import Directories, opened, record, row, start
+from tests.contract.local_source import Directories, opened, record, row, rows_of, start
 
 KEY = "local-0123456789abcdef0123456789abcdef01234567"
 
@@ -91,3 +97,77 @@ def test_a_linked_output_log_gives_no_console_lines(directories: Directories, pl
     run = directories.run()
     assert list(run.console(0)) == []
     assert reason(run, "output.log") == "link"
+
+
+def artifact(name: str, **manifest: Any) -> Any:
+    logged = {"name": name, "type": "t", "digest": name, "digest_algorithm": "NONE", "manifest": manifest}
+    return record(artifact=logged)
+
+
+def test_artifacts_are_read_only_where_the_sdk_stages_them_and_in_the_run(
+    directories: Directories, foreign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+    staged = tmp_path / "data" / "artifacts" / "staging"
+    staged.mkdir(parents=True)
+    (staged / "s").write_text("x")
+    (staged / "to foreign").symlink_to(foreign)
+    entry = json.dumps({"path": "listed", "digest": "", "size": 1, "local_path": str(foreign)})
+    for manifest in (staged / "m.gz", tmp_path / "m.gz"):
+        manifest.write_bytes(gzip.compress(entry.encode()))
+    os.mkfifo(staged / "pipe")
+    paths = {
+        "staged": staged / "s",
+        "foreign": foreign,
+        "linked": staged / "to foreign",
+        "up": staged / "../../../foreign",
+    }
+    contents = [{"path": name, "size": 1, "local_path": str(path)} for name, path in paths.items()]
+    lists = [("listed", staged / "m.gz"), ("elsewhere", tmp_path / "m.gz"), ("pipe", staged / "pipe")]
+    directories.add(
+        start(),
+        artifact("files", contents=contents),
+        *(artifact(name, manifest_file_path=str(path)) for name, path in lists),
+    )
+    run = directories.run()
+    told: dict[str, str] = {}
+    for one in run.artifacts():
+        for file in one.files:
+            try:
+                told[f"{one.name}/{file.name}"] = run.fetch_artifact_file(one, file.name).path.name
+            except Withheld as withheld:
+                told[f"{one.name}/{file.name}"] = withheld.reason
+            except Rejected:
+                told[f"{one.name}/{file.name}"] = "missing"
+    assert told == {
+        "files/staged": "s",
+        **{f"files/{name}": "outside" for name in ("foreign", "linked", "up")},
+        "listed/listed": "outside",
+        "elsewhere/wandb_manifest.json": "outside",
+        "pipe/wandb_manifest.json": "missing",
+    }
+
+
+def test_a_followed_link_says_where_it_led_outside_of_the_run(
+    directories: Directories, place: Path, foreign: Path
+) -> None:
+    (place / "files" / "saved.txt").symlink_to(foreign)
+    (place / "files" / "inner.html").write_text("x")
+    (place / "files" / "media" / "m.html").symlink_to(place / "files" / "inner.html")
+    run = directories.run()
+    led = {name: file.linked_from for name in ("saved.txt", "media/m.html", "inner.html") if (file := run.fetch(name))}
+    assert led == {"saved.txt": str(foreign), "media/m.html": None, "inner.html": None}
+
+
+@pytest.mark.timeout(20)
+def test_what_is_not_a_regular_file_is_never_opened(directories: Directories, tmp_path: Path) -> None:
+    place = directories.add(start(), row(0, a=1))
+    os.mkfifo(place / "files")
+    os.mkfifo(place / "run-r.wandb.syncstate")
+    other = directories.add(start(1), run_id="pipe")
+    (other / "run-pipe.wandb").unlink()
+    os.mkfifo(other / "run-pipe.wandb")
+    run = directories.run()
+    assert (run.files(), list(run.console(0)), len(rows_of(run))) == ([], [], 1)
+    with pytest.raises(Rejected, match="not a regular file"):
+        list(WandbLog(other / "run-pipe.wandb").records())

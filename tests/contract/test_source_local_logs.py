@@ -451,15 +451,24 @@ def artifact_record(**fields: Any) -> Any:
 MD5_OF_X = {"digest": base64.b64encode(hashlib.md5(b"x").digest()).decode(), "size": 1}
 
 
-def test_an_artifact_whose_staged_copy_is_gone_still_names_its_files(directories: Directories, tmp_path: Path) -> None:
-    (tmp_path / "kept").write_bytes(b"x")
-    (tmp_path / "other").write_bytes(b"y")
+@pytest.fixture
+def staging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the SDK stages the files of artifacts."""
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
+    place = tmp_path / "artifacts" / "staging"
+    place.mkdir(parents=True)
+    return place
+
+
+def test_an_artifact_whose_staged_copy_is_gone_still_names_its_files(directories: Directories, staging: Path) -> None:
+    (staging / "kept").write_bytes(b"x")
+    (staging / "other").write_bytes(b"y")
     contents = [
-        {"path": "gone.bin", "local_path": str(tmp_path / "gone"), **MD5_OF_X},
-        {"path": "kept.bin", "local_path": str(tmp_path / "kept"), **MD5_OF_X},
-        {"path": "changed.bin", "local_path": str(tmp_path / "other"), **MD5_OF_X},
+        {"path": "gone.bin", "local_path": str(staging / "gone"), **MD5_OF_X},
+        {"path": "kept.bin", "local_path": str(staging / "kept"), **MD5_OF_X},
+        {"path": "changed.bin", "local_path": str(staging / "other"), **MD5_OF_X},
         {"path": "uploaded.bin", **MD5_OF_X},
-        {"path": "folder.bin", "local_path": str(tmp_path), **MD5_OF_X},
+        {"path": "folder.bin", "local_path": str(staging), **MD5_OF_X},
     ]
     directories.add(start(), artifact_record(manifest={"contents": contents}))
     run = directories.run()
@@ -486,13 +495,13 @@ def test_equal_content_is_one_version_and_aliases_go_to_the_last_that_takes_them
     ]
 
 
-def test_a_long_manifest_is_read_from_its_file(directories: Directories, tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"x")
+def test_a_long_manifest_is_read_from_its_file(directories: Directories, staging: Path) -> None:
+    (staging / "x").write_bytes(b"x")
     lines = [
-        {"path": "x.bin", "local_path": str(tmp_path / "x"), **MD5_OF_X},
+        {"path": "x.bin", "local_path": str(staging / "x"), **MD5_OF_X},
         {"path": "ref", "digest": "etag", "ref": "s3://bucket/ref"},
     ]
-    manifest = tmp_path / "1.manifest_contents.jl.gz"
+    manifest = staging / "1.manifest_contents.jl.gz"
     manifest.write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode()))
     directories.add(start(), artifact_record(manifest={"manifest_file_path": str(manifest)}))
     run = directories.run()

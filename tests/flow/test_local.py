@@ -93,6 +93,7 @@ def test_runs_of_the_real_sdk_arrive_as_they_were_logged_online_and_by_way_of_of
     ended_us = time.time_ns() // 1000
     online, offline = set_scene(), set_scene()
     for scene in (online, offline):
+        scene.migrate.environment["WANDB_DATA_DIR"] = str(tmp_path / "private" / "data")
         scene.migrate.succeed("inventory", "--local", tmp_path)
     online.migrate.succeed("run", "--include", "artifacts")
     offline.migrate.succeed("run", "--include", "artifacts", NEPTUNE_API_TOKEN=None, NEPTUNE_PROJECT=None)
@@ -332,7 +333,8 @@ def test_artifacts_sweeps_and_forks_are_the_same_from_directories_but_for_what_o
     api.migrate.succeed("inventory", "--wandb-entity", "local")
     from_disk.migrate.succeed("inventory", "--local", tmp_path)
     for scene in (api, from_disk):
-        scene.migrate.succeed("run", "--include", "artifacts")
+        staged = str(tmp_path / "private" / "DATA")
+        scene.migrate.succeed("run", "--include", "artifacts", WANDB_DATA_DIR=staged)
         assert scene.migrate.status()["skips"] == []
 
     of_disk = {run.run_id: run for run in from_disk.neptune.store.runs()}
@@ -375,6 +377,50 @@ def test_a_directory_that_grows_is_copied_on_from_where_it_was(set_scene: SetSce
     assert run.points("x") == [(step * MICRO, time_us + step * MICRO, step / 2) for step in range(20)]
     assert run.value("wandb/state") == "finished"
     assert scene.neptune.store.duplicates_offered == 0
+
+
+def test_a_directory_of_unknown_origin_gives_neither_files_nor_keys_away(set_scene: SetScene, tmp_path: Path) -> None:
+    scene = set_scene()
+    key = scene.migrate.environment["WANDB_API_KEY"]
+    token = scene.migrate.environment["NEPTUNE_API_TOKEN"]
+    foreign = tmp_path / "foreign"
+    foreign.write_text("x")
+
+    def line(text: str) -> Any:
+        return record(output_raw={"output_type": "STDOUT", "line": text + "\n"})
+
+    config = {"update": [{"key": "lr", "value_json": "0.5"}, {"key": "secret", "value_json": json.dumps(token)}]}
+    summary = {"update": [{"key": "best", "value_json": "1"}, {"key": "login", "value_json": json.dumps(f"a {key}")}]}
+    place = Directories(tmp_path / "runs").add(
+        start(notes=f"wandb login {key}"),
+        record(files={"files": [{"path": "saved.txt"}]}),
+        record(config=config),
+        row(0, text=key, a=1),
+        *map(line, ("before", f"export WANDB_API_KEY={key}", "after")),
+        record(summary=summary),
+        record(**EXIT),
+    )
+    (place / "files").mkdir()
+    (place / "files" / "saved.txt").symlink_to(foreign)
+    os.mkfifo(place / "files" / "pipe")
+    scene.migrate.succeed("inventory", "--local", tmp_path / "runs")
+    scene.migrate.succeed("run", "--no-follow-links")
+
+    found = arrived(scene.neptune.store.run("team/p-wandb", "r"))
+    assert [text for _, _, text in found.series["runtime/stdout"][1]] == ["before", "after"]
+    assert "files/saved.txt" not in found.files
+    assert (found.values["config/lr"][1], found.values["summary/best"][1]) == (0.5, 1)
+    everything = repr((found.values, found.series, found.files))
+    assert [secret for secret in scene.migrate.secrets if secret in everything] == []
+    skips = {(one["part"], one["reason"], one["count"]) for one in scene.migrate.status()["skips"]}
+    assert skips == {
+        ("files", "link", 1),
+        ("attributes", "contains_key", 1),
+        ("console", "contains_key", 1),
+        ("history", "contains_key", 1),
+        ("config", "contains_key", 2),  # the value, and the raw document
+        ("summary", "contains_key", 2),
+    }
 
 
 if __name__ == "__main__":

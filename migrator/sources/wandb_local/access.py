@@ -19,10 +19,29 @@ READ_BYTES = 1024 * 1024
 KERNEL_PLACES = (Path("/proc"), Path("/sys"), Path("/dev"))
 
 
-def local_file(path: Path, name: str, *, link_allowed: bool, keys: Set[bytes]) -> LocalFile | None:
+def staging_directories() -> list[Path]:
+    """Where the SDK stages the files of artifacts (wandb 0.31 `artifacts/staging.py`)."""
+    from wandb.env import get_data_dir
+
+    return [Path(get_data_dir(), "artifacts", "staging")]
+
+
+def is_inside(path: Path, directories: Sequence[Path]) -> bool:
+    """Whether a file lies below one of the directories, all links followed."""
+    try:
+        place = path.resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        return False
+    return any(place.is_relative_to(directory.resolve()) for directory in directories)
+
+
+def local_file(
+    path: Path, name: str, *, link_allowed: bool, keys: Set[bytes], home: Path | None = None
+) -> LocalFile | None:
     """A regular file with its size and md5 as they are now; None if there is none (any more).
 
-    `Withheld` if it is a link that may not be followed, or holds one of `keys`.
+    `Withheld` if it is a link that may not be followed, or holds one of `keys`. `home`: the run's directory; a file
+    that lies outside of it, behind a link, says so.
     """
     if path.is_symlink() and not link_allowed:
         raise Withheld("link")
@@ -43,7 +62,8 @@ def local_file(path: Path, name: str, *, link_allowed: bool, keys: Set[bytes]) -
 
     with opened(place) as file:
         _read_without_keys(file, saw, keys)
-    return LocalFile(place, name, size_bytes, digest.hexdigest())
+    linked_from = str(place) if home is not None and not place.is_relative_to(home.resolve()) else None
+    return LocalFile(place, name, size_bytes, digest.hexdigest(), linked_from)
 
 
 def _read_without_keys(file: BinaryIO, saw: Callable[[bytes], None], keys: Set[bytes]) -> None:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from migrator.errors import ErrorClass, Rejected
+from migrator.errors import ErrorClass, Rejected, RunError
 from migrator.records import Artifact, LocalFile, SourceFile
+from migrator.sources.base import Withheld
 from migrator.sources.wandb_facts import OWN_TYPES, md5_hex
-from migrator.sources.wandb_local.access import local_file
-from migrator.sources.wandb_local.log import WandbLog
+from migrator.sources.wandb_local.access import is_inside, local_file
+from migrator.sources.wandb_local.log import WandbLog, opened
 
 MANIFEST_NAME = "wandb_manifest.json"  # W&B's own name for it
 MD5_ALGORITHMS = frozenset({"", "MANIFEST_MD5"})  # ArtifactRecord.digest_algorithm; "" before wandb 0.31
@@ -74,10 +75,15 @@ class ArtifactIndex:
         return [alias for alias, holder in self._holders[artifact.name].items() if holder is artifact]
 
 
-def read_artifact(logged: LoggedArtifact, aliases: list[str]) -> tuple[Artifact, dict[str, ManifestEntry]]:
-    """The artifact, and its files by path. Files whose staged copy is gone are among them."""
+def read_artifact(
+    logged: LoggedArtifact, aliases: list[str], places: Sequence[Path]
+) -> tuple[Artifact, dict[str, ManifestEntry]]:
+    """The artifact, and its files by path. Files whose staged copy is gone are among them.
+
+    `places` are the directories in which the SDK leaves manifests and staged files: nothing else is read.
+    """
     record = _record(logged)
-    entries = {entry.path: entry for entry in sorted(_entries(record), key=lambda entry: entry.path)}
+    entries = {entry.path: entry for entry in sorted(_entries(record, places), key=lambda entry: entry.path)}
     files = {path: entry for path, entry in entries.items() if not entry.ref}
     artifact = Artifact(
         name=record.name,
@@ -94,11 +100,15 @@ def read_artifact(logged: LoggedArtifact, aliases: list[str]) -> tuple[Artifact,
     return artifact, files
 
 
-def staged_file(artifact: Artifact, entry: ManifestEntry | None, name: str, keys: Set[bytes]) -> LocalFile:
-    """The staged copy of an artifact's file, checked against its manifest."""
+def staged_file(
+    artifact: Artifact, entry: ManifestEntry | None, name: str, keys: Set[bytes], places: Sequence[Path]
+) -> LocalFile:
+    """The staged copy of an artifact's file, checked against its manifest. `Withheld` if it is not in `places`."""
     title = f"{artifact.name}:{artifact.version}/{name}"
     if entry is None or not entry.local_path:
         raise Rejected(ErrorClass.NOT_FOUND, f"{title} is not on this machine")
+    if Path(entry.local_path).exists() and not is_inside(Path(entry.local_path), places):
+        raise Withheld("outside")
     file = local_file(Path(entry.local_path), name, link_allowed=False, keys=keys)
     if file is None:
         raise Rejected(ErrorClass.NOT_FOUND, f"{title} is not on this machine any more: {entry.local_path} is gone")
@@ -115,28 +125,31 @@ def _record(logged: LoggedArtifact) -> Any:
     raise Rejected(ErrorClass.BAD_DATA, f"{logged.log} has changed: no artifact at {logged.offset}")
 
 
-def _entries(record: Any) -> Iterator[ManifestEntry]:
+def _entries(record: Any, places: Sequence[Path]) -> Iterator[ManifestEntry]:
     manifest = record.manifest
     with_md5 = record.digest_algorithm in MD5_ALGORITHMS
     if manifest.manifest_file_path:
-        yield from _entries_of_file(Path(manifest.manifest_file_path), with_md5)
+        yield from _entries_of_file(Path(manifest.manifest_file_path), with_md5, places)
     for entry in manifest.contents:
         md5 = md5_hex(entry.digest) if with_md5 else None
         yield ManifestEntry(entry.path, entry.size, md5, entry.ref, entry.local_path)
 
 
-def _entries_of_file(path: Path, with_md5: bool) -> Iterator[ManifestEntry]:
+def _entries_of_file(path: Path, with_md5: bool, places: Sequence[Path]) -> Iterator[ManifestEntry]:
     """Long manifests are gzipped JSON lines beside the staged files (wandb 0.31 `interface.py`).
 
-    Where that file is gone, nobody knows the artifact's files: the manifest stands for them, as a file that is gone.
+    Where that file is gone or may not be read, nobody knows the artifact's files: the manifest stands for them.
     """
+    if not is_inside(path, places):
+        yield ManifestEntry(MANIFEST_NAME, 0, None, "", str(path))
+        return
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
+        with opened(path) as file, gzip.open(file, "rt", encoding="utf-8") as lines:
             for line in lines:
                 entry = json.loads(line)
                 md5 = md5_hex(entry["digest"]) if with_md5 else None
                 yield ManifestEntry(
                     entry["path"], entry.get("size") or 0, md5, entry.get("ref") or "", entry.get("local_path") or ""
                 )
-    except (OSError, EOFError, ValueError, LookupError, AttributeError):
+    except (OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, RunError):
         yield ManifestEntry(MANIFEST_NAME, 0, None, "", str(path))

@@ -15,6 +15,8 @@ where a chunk should be, as a power loss leaves them, are damage like any other.
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -160,9 +162,11 @@ def _behind_padding(end: int) -> int:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A file of the source for reading; its errors are ours."""
+    """A regular file of the source for reading; its errors are ours. Pipes and devices are never opened."""
     try:
-        with open(path, "rb", buffering=READ_AHEAD_BYTES) as file:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise Rejected(ErrorClass.BAD_DATA, f"{path} is not a regular file")
+        with open(path, "rb", buffering=READ_AHEAD_BYTES, opener=_open_at_once) as file:
             yield file
     except FileNotFoundError as error:
         raise Rejected(ErrorClass.NOT_FOUND, f"{path} is gone") from error
@@ -170,3 +174,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise Rejected(ErrorClass.PERMISSION, f"{path} may not be read by this user") from error
     except OSError as error:
         raise Retryable(ErrorClass.UNAVAILABLE, f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting for a writer, should a pipe have taken the file's place meanwhile."""
+    return os.open(path, flags | os.O_NONBLOCK)

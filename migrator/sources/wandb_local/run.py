@@ -25,7 +25,7 @@ from migrator.records import (
 )
 from migrator.sources.base import Survey
 from migrator.sources.paging import pages
-from migrator.sources.wandb_local.access import console_files, local_file
+from migrator.sources.wandb_local.access import console_files, local_file, staging_directories
 from migrator.sources.wandb_local.artifacts import LoggedArtifact, ManifestEntry, read_artifact, staged_file
 from migrator.sources.wandb_local.files import run_files
 from migrator.sources.wandb_local.rows import console_lines, history_rows, output_file_lines, system_rows
@@ -160,7 +160,10 @@ class LocalRun:
 
     def fetch(self, name: str) -> LocalFile | None:
         found = self._files.get(name)
-        return local_file(found[0], name, link_allowed=name in self._linked, keys=self._keys) if found else None
+        if found is None:
+            return None
+        path, home = found[0], next(place for place in self._directories if found[0].is_relative_to(place))
+        return local_file(path, name, link_allowed=name in self._linked, keys=self._keys, home=home)
 
     def release(self, file: LocalFile) -> None:
         """Files stay where they are."""
@@ -171,7 +174,7 @@ class LocalRun:
         """Versions and aliases are this run's own view; see `artifacts`."""
         index = self._scan.artifacts
         for logged in index.logged:
-            artifact, entries = read_artifact(logged, index.aliases(logged))
+            artifact, entries = read_artifact(logged, index.aliases(logged), self._artifact_places)
             self._open_artifact = logged, entries
             yield artifact
 
@@ -181,8 +184,8 @@ class LocalRun:
         if logged is None:
             raise Rejected(ErrorClass.NOT_FOUND, f"{self._ref} logged no artifact {artifact.name}:{artifact.version}")
         if self._open_artifact is None or self._open_artifact[0] is not logged:
-            self._open_artifact = logged, read_artifact(logged, index.aliases(logged))[1]
-        return staged_file(artifact, self._open_artifact[1].get(name), name, self._keys)
+            self._open_artifact = logged, read_artifact(logged, index.aliases(logged), self._artifact_places)[1]
+        return staged_file(artifact, self._open_artifact[1].get(name), name, self._keys, self._artifact_places)
 
     def used_artifacts(self) -> Sequence[str]:
         return list(self._scan.used)
@@ -217,6 +220,10 @@ class LocalRun:
         if not self._follow_links:
             return frozenset()
         return self._scan.saved | {name for _, name in self._scan.media}
+
+    @cached_property
+    def _artifact_places(self) -> list[Path]:
+        return [*staging_directories(), *self._directories]
 
     @cached_property
     def _files(self) -> dict[str, tuple[Path, int]]:

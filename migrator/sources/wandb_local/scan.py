@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from migrator.errors import RunError
 from migrator.records import Fork
 from migrator.sources.wandb_local.artifacts import ArtifactIndex
-from migrator.sources.wandb_local.log import Tail, WandbLog
+from migrator.sources.wandb_local.log import Tail, WandbLog, opened
 from migrator.sources.wandb_local.values import (
     JsonTree,
     epoch_s,
@@ -31,6 +32,7 @@ from migrator.sources.wandb_local.values import (
 from migrator.values import SeriesKey, SeriesKind, leaves
 
 NUMBER_STARTS = frozenset("-0123456789NItf")  # of JSON text: numbers, NaN, Infinity, true, false
+SYNC_STATE_MAX_BYTES = 1024 * 1024
 MARK_ROWS = 10_000  # reading goes on at most this many rows before the wanted one
 
 
@@ -191,8 +193,9 @@ def _first_head(log: Path) -> RunHead | None:
 def starting_step(log: Path) -> int | None:
     """The shift that W&B decided at the first upload of a log; None for one that was not uploaded."""
     try:
-        state = json.loads(log.with_name(log.name + ".syncstate").read_bytes())
-    except (OSError, ValueError):
+        with opened(log.with_name(log.name + ".syncstate")) as file:
+            state = json.loads(file.read(SYNC_STATE_MAX_BYTES))
+    except (RunError, ValueError):
         return None
     step = state.get("starting_step") if isinstance(state, dict) else None
     return step if isinstance(step, int) else None
