@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,9 +25,8 @@ from tests.servers.wandb_data import (
 from tests.servers.wandb_server import API_KEY, WandbServer
 
 MODES = ("parquet", "live", "mixed")
+P = SourceProject("team", "p", "")
 Make = Callable[..., tuple[WandbServer, WandbApiSource]]
-
-
 Opened = Callable[..., WandbRun]
 
 
@@ -78,4 +80,8 @@ def error_of(error: type[RunError], action: Callable[[], object]) -> RunError:
     return caught.value
 
 
-P = SourceProject("team", "p", "")
+def run_python(script: str, directory: Path, environment: dict[str, str]) -> str:
+    command = [sys.executable, "-c", script, str(directory)]
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

@@ -264,7 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self) -> None:
-        path, _, query = self.path.partition("?")
+        path, _, query = re.sub(r"^http://[^/]*", "", self.path).partition("?")  # absolute, when asked as a proxy
         headers: Any = self.headers  # a Mapping in all but name
         request = Request(self.command, path, dict(parse_qsl(query, True)), headers, self._body())
         owner = self.server.owner

@@ -30,7 +30,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from tests.servers.http import Request, Response, Server, serve_until_told
 from tests.servers.wandb_data import (
@@ -74,7 +74,8 @@ class Query:
 class WandbServer(Server):
     """Serves `entities`, the first of them the account's own.
 
-    `event_cap`: the most system rows in one answer (None: as many as asked for).
+    `event_cap`: the most system rows in one answer (None: as many as asked for). `identity_token`: exchanged for an
+    access token, which then is as good as the key.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class WandbServer(Server):
         *entities: Entity,
         api_key: str = API_KEY,
         event_cap: int | None = None,
+        identity_token: str | None = None,
         port: int = 0,
         latency_s: float = 0.0,
     ) -> None:
@@ -90,7 +92,8 @@ class WandbServer(Server):
         self.home = entities[0].name
         self.event_cap = event_cap
         self.mutations: list[str] = []  # writes that were tried; all of them are refused
-        self._authorization = "Basic " + base64.b64encode(f"api:{api_key}".encode()).decode()
+        self._authorizations = ["Basic " + base64.b64encode(f"api:{api_key}".encode()).decode()]
+        self.identity_token = identity_token
         self.artifacts: dict[str, Artifact] = {}
         self._orders: dict[tuple[Project, str, str], list[Run]] = {}
         self.api_key = api_key
@@ -164,7 +167,9 @@ class WandbServer(Server):
 
     def handle(self, request: Request) -> Response:
         under = request.path.split("/")[1]
-        if under in ("graphql", "files") and request.headers.get("Authorization") != self._authorization:
+        if request.path == "/oidc/token":
+            return self._access_token(request)
+        if under in ("graphql", "files") and request.headers.get("Authorization") not in self._authorizations:
             return _refusal(401, "user is not logged in")
         if request.path == "/graphql":
             return self._graphql(request)
@@ -174,7 +179,7 @@ class WandbServer(Server):
         steps = [unquote(step) for step in request.path.split("/")[2:]]
         try:
             match under:
-                case "files":
+                case "files" | "storage":
                     run = self._project_at(steps[0], steps[1]).by_id[steps[2]]
                     return Response(200, run.files["/".join(steps[3:])], "application/octet-stream")
                 case "parquet":
@@ -189,6 +194,14 @@ class WandbServer(Server):
             return _refusal(404, f"not found: {request.path}")
         self.unknown.append(self.label(request))
         return _refusal(404, f"unknown: {request.path}")
+
+    def _access_token(self, request: Request) -> Response:
+        asked = dict(parse_qsl(request.body.decode()))
+        if self.identity_token is None or asked.get("assertion") != self.identity_token:
+            return Response.of_json({"error": "invalid_grant", "error_description": "the token has expired"}, 401)
+        token = f"access-{hashlib.sha256(self.identity_token.encode()).hexdigest()}"
+        self._authorizations.append(f"Bearer {token}")
+        return Response.of_json({"access_token": token, "expires_in": 3600, "token_type": "Bearer"})
 
     def _graphql(self, request: Request) -> Response:
         kind, query = Query.of(request)
@@ -572,13 +585,12 @@ def _sampled_history_page(_: WandbServer, query: Query, __: Project, run: Run) -
 @_answers_of_run("RunFiles", "name")
 def _run_files(server: WandbServer, query: Query, project: Project, run: Run) -> Row:
     def node(name: str) -> Row:
-        url = server.url_of("files", project, run.id, name)
         return {
             "__typename": "File",
             "id": f"F:{name}",
             "name": name,
-            "url": url,
-            "directUrl": url,
+            "url": server.url_of("files", project, run.id, name),
+            "directUrl": server.url_of("storage", project, run.id, name) + "?X-Signature=s",
             "sizeBytes": len(run.files[name]),
             "mimetype": mimetypes.guess_type(name)[0] or "application/octet-stream",
             "updatedAt": run.created_at,

@@ -154,12 +154,12 @@ class RunArtifacts:
     def _manifest(self, one: ArtifactRef) -> dict[str, dict[str, Any]]:
         """Path in the artifact to its entry, by path: base64 md5 `digest`, `size`, and `ref` for outside data."""
 
-        def address(again: bool) -> str | None:
+        def addresses(again: bool) -> list[str]:
             found = self._client.ask(queries.MANIFEST, {"id": one.id}, f"manifest of {one}").get("artifact") or {}
             url = ((found.get("currentManifest") or {}).get("file") or {}).get("directUrl")
-            return self._client.absolute(url) if url else None
+            return [self._client.absolute(url)] if url else []
 
-        saved = self._downloads.save(address, self._places.new(), f"manifest of {one}")
+        saved = self._downloads.save(addresses, self._places.new(), f"manifest of {one}")
         if saved is None:
             raise Rejected(ErrorClass.NOT_FOUND, f"{one} has no manifest (deleted, or never finished)")
         try:
@@ -172,11 +172,12 @@ class RunArtifacts:
     # ------------------------------------------------------------ files
 
     def _fetch(self, one: ArtifactRef, name: str, file: SourceFile | None) -> LocalFile:
-        def address(again: bool) -> str | None:
-            return self._urls(one, again).get(name)
+        def addresses(again: bool) -> list[str]:
+            url = self._urls(one, again).get(name)
+            return [url] if url else []
 
         size, md5 = (file.size_bytes, file.md5) if file else (None, None)
-        saved = self._downloads.save(address, self._places.new(), f"{one}/{name}", size, md5)
+        saved = self._downloads.save(addresses, self._places.new(), f"{one}/{name}", size, md5)
         if saved is None:
             raise Rejected(ErrorClass.NOT_FOUND, f"{one}/{name} is not (or no longer) at W&B")
         return LocalFile(saved.path, name, saved.size_bytes, saved.md5)

@@ -2,7 +2,8 @@
 
 Everything else about W&B's service goes through `WandbClient.ask` (and `downloads` for plain downloads), so that a
 new version of the SDK can break in this file only. Private names of wandb 0.31 used here: `Api._service_api` with
-`execute_graphql` and `app_url`, `wbauth.authenticate_session`, `WandbApiFailedError`, and the mailbox's errors.
+`execute_graphql`, `access_token`, `app_url` and `_settings`, `wbauth.authenticate_session`, `WandbApiFailedError`, and
+the mailbox's errors.
 
 The SDK starts one helper process, `wandb-core`, for all `Api` objects of a process. It lets 10 requests a time through
 for each `Api`; more objects do not pay on the few cores that a worker has.
@@ -19,6 +20,7 @@ from typing import Any, ClassVar
 
 from migrator.errors import ErrorClass, ExitCode, MigratorError, Throttled, UserError
 from migrator.sources.wandb.answers import Json
+from migrator.sources.wandb.downloads import Transport
 from migrator.sources.wandb.errors import SERVICE, Passing, clean, of_message, refused_key, retries
 from migrator.sources.wandb.queries import VIEWER
 
@@ -154,6 +156,23 @@ class WandbClient:
     def base_url(self) -> str:
         """The API's address without a slash at the end."""
         return str(self._api._service_api.base_url).rstrip("/")
+
+    @property
+    def transport(self) -> Transport:
+        """How downloads are to be sent: as the SDK sends its own."""
+        settings = self._api._service_api._settings
+        proxies = {"http": settings.http_proxy, "https": settings.https_proxy}
+        return Transport(
+            headers=dict(settings.x_extra_http_headers or {}),
+            proxies={scheme: address for scheme, address in proxies.items() if address},
+            verify=not settings.insecure_disable_ssl,
+            bearer=self._access_token if settings.identity_token_file else None,
+        )
+
+    def _access_token(self) -> str:
+        """Of an identity token: wandb-core keeps it, and fetches a new one in time."""
+        with self._translated("access token"):
+            return self._api._service_api.access_token() or ""
 
     def absolute(self, url: str) -> str:
         """An address as answers give it, which may be a path on the API's host."""

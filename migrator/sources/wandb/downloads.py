@@ -1,19 +1,23 @@
 """Plain downloads: run files, exports and artifact files, by several threads over kept connections.
 
-The key goes to W&B's own addresses only, never to a storage host: not by a redirect, and not from ~/.netrc. Proxies
-and certificates are those of `requests` (HTTPS_PROXY, REQUESTS_CA_BUNDLE). A file is taken when it is whole: as long
-as its Content-Length, and of the size and md5 that W&B tells.
+Requests look like those of the wandb SDK (`Transport`). The key goes to W&B's own addresses only, never to a storage
+host: not by a redirect, and not from ~/.netrc. Proxies and certificates are those of wandb's settings, else those of
+`requests` (HTTPS_PROXY, REQUESTS_CA_BUNDLE). A file is taken when it is whole: as long as its Content-Length, and of
+the size and md5 that W&B tells.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
@@ -29,47 +33,65 @@ SHORT_WAIT_S = 10.0  # a Retry-After up to this is waited for in place, a longer
 #: W&B's service answers under both names (wandb 0.31, sdk/lib/urls.py), and may name files by either
 SAME_SERVICE = frozenset({"api.forge.coreweave.com", "api.wandb.ai"})
 
-#: What a signed address that has expired is answered with, by the storage services
-EXPIRED = frozenset({400, 401, 403, 404, 410})
+PASSING = frozenset({408, 425, 429})  # the other 4xx refuse an address
 
-#: Gives the address of a file; asked with True for a fresh one. None: there is no such file (any more)
-Address = Callable[[bool], str | None]
+#: Headers of people's own settings that may be keys; all others go to storage hosts, too, as the SDK sends them
+KEY_HEADERS = frozenset({"authorization", "cookie"})
+
+#: Gives the addresses of a file, the best one first; asked with True for fresh ones. Empty: there is no such file
+Addresses = Callable[[bool], Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """What wandb's settings say about requests. `bearer` gives the access token in use; None: an API key is used."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    proxies: Mapping[str, str] = field(default_factory=dict)  # by scheme
+    verify: bool = True  # False: accept any certificate
+    bearer: Callable[[], str] | None = None
 
 
 class Downloads:
     """A pool of connections that knows the key."""
 
-    def __init__(self, base_url: str, api_key: str | None) -> None:
-        self._session = _Session(base_url, api_key)
+    def __init__(self, base_url: str, api_key: str | None, transport: Transport | None = None) -> None:
+        self._transport = transport or Transport()
+        self._session = _Session(base_url, api_key, self._transport)
 
     def save(
-        self, address: Address, path: Path, name: str, size_bytes: int | None = None, md5: str | None = None
+        self, addresses: Addresses, path: Path, name: str, size_bytes: int | None = None, md5: str | None = None
     ) -> LocalFile | None:
-        """Download to `path` and check; None if there is no such file. `name` is its name at the source.
+        """Download to `path` and check; None only if every address says that there is no such file (404, 410).
 
-        An address that is refused is asked for again once. Cut bodies, 5xx and wrong sums are tried again.
+        Refused addresses are asked for again once: signed ones expire. Cut bodies, 5xx and wrong sums are tried again.
         """
-        url, fresh = address(False), False
         for attempt in retries(_again):
             with attempt:
-                if url is None:
-                    return None
-                try:
-                    found = self._save_once(url, path, name)
-                except _RefusedAddress as refused:
-                    if fresh:
-                        if refused.status in (404, 410):
-                            return None
-                        raise of_status(refused.status, name) from refused
-                    url, fresh = address(True), True
-                    raise Passing(ErrorClass.UNAVAILABLE, f"{name}: the address was refused") from refused
-                _check(found, size_bytes, md5)
+                found = self._save_from_any(addresses, path, name)
+                if found is not None:
+                    _check(found, size_bytes, md5)
                 return found
         raise AssertionError("retries() raises its last error")
 
+    def _save_from_any(self, addresses: Addresses, path: Path, name: str) -> LocalFile | None:
+        refusals: list[_RefusedAddress] = []
+        for fresh in (False, True):
+            urls = dict.fromkeys(addresses(fresh))
+            refusals = [] if urls else refusals  # those of fresh addresses tell more
+            for url in urls:
+                try:
+                    return self._save_once(url, path, name)
+                except _RefusedAddress as refused:
+                    refusals.append(refused)
+        others = [refusal for refusal in refusals if not refusal.is_absent]
+        if others:
+            raise others[0].as_error(name) from others[0]
+        return None
+
     def _save_once(self, url: str, path: Path, name: str) -> LocalFile:
         try:
-            with self._session.get(url, stream=True, timeout=TIMEOUT_S) as answer:
+            with self._session.get(url, stream=True, timeout=TIMEOUT_S, **self._session.ways) as answer:
                 if answer.status_code != 200:
                     raise _of_answer(answer, name)
                 size, md5 = _copy(answer, path)
@@ -114,13 +136,19 @@ def _check(found: LocalFile, size_bytes: int | None, md5: str | None) -> None:
 class _Session(requests.Session):
     """A session whose key stays at W&B's own addresses."""
 
-    def __init__(self, base_url: str, api_key: str | None) -> None:
+    def __init__(self, base_url: str, api_key: str | None, transport: Transport) -> None:
         super().__init__()
         hosts: Sequence[str] = [base_url]
         if urlsplit(base_url).hostname in SAME_SERVICE:
             hosts = [f"https://{name}" for name in SAME_SERVICE]
-        self._key = _KeyForWandb(hosts, api_key)
+        self._key = _KeyForWandb(hosts, api_key, transport)
         self.auth = self._key  # with an auth object, requests does not look into ~/.netrc
+        self.headers.update({name: text for name, text in transport.headers.items() if not _is_key(name)})
+        #: said with each request: requests would prefer its own environment variables to settings of the session
+        self.ways: dict[str, Any] = {"proxies": dict(transport.proxies)} if transport.proxies else {}
+        if not transport.verify:
+            self.ways["verify"] = False
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # a person's own wish
         self.headers["Accept-Encoding"] = "identity"  # sizes and sums are those of the stored bytes
         adapter = HTTPAdapter(pool_connections=CONNECTIONS, pool_maxsize=CONNECTIONS)
         self.mount("https://", adapter)
@@ -135,19 +163,31 @@ class _Session(requests.Session):
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
         """After a redirect; requests' own would look into ~/.netrc here."""
-        prepared_request.headers.pop("Authorization", None)
+        for name in [name for name in prepared_request.headers if _is_key(name)]:
+            del prepared_request.headers[name]
         self._key(prepared_request)
 
 
 class _KeyForWandb(AuthBase):
-    def __init__(self, hosts: Sequence[str], api_key: str | None) -> None:
+    def __init__(self, hosts: Sequence[str], api_key: str | None, transport: Transport) -> None:
         self._hosts = [_origin(host) for host in hosts]
         self._basic = HTTPBasicAuth("api", api_key) if api_key else None
+        self._bearer = transport.bearer
+        self._headers = {name: text for name, text in transport.headers.items() if _is_key(name)}
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._basic and _origin(request.url or "") in self._hosts:
+        if _origin(request.url or "") not in self._hosts:
+            return request
+        if self._bearer:
+            request.headers["Authorization"] = f"Bearer {self._bearer()}"
+        elif self._basic:
             self._basic(request)
+        request.headers.update(self._headers)
         return request
+
+
+def _is_key(header: str) -> bool:
+    return header.lower() in KEY_HEADERS
 
 
 def _origin(url: str) -> tuple[str, str | None, int]:
@@ -159,14 +199,26 @@ def _origin(url: str) -> tuple[str, str | None, int]:
 
 
 class _RefusedAddress(Exception):
+    """Storage services answer 400, 401, 403, 404 or 410 when a signed address has expired."""
+
     def __init__(self, status: int) -> None:
         super().__init__(f"HTTP {status}")
         self.status = status
 
+    @property
+    def is_absent(self) -> bool:
+        return self.status in (404, 410)
+
+    def as_error(self, name: str) -> MigratorError:
+        """A 401 is about this file: GraphQL requests tell whether the key itself is good."""
+        if self.status in (401, 403):
+            return Rejected(ErrorClass.PERMISSION, f"{name}: HTTP {self.status}: this account may not download it")
+        return of_status(self.status, name)
+
 
 def _of_answer(answer: requests.Response, name: str) -> Exception:
     status = answer.status_code
-    if status in EXPIRED:
+    if 400 <= status < 500 and status not in PASSING:
         return _RefusedAddress(status)
     told = of_status(status, name, retry_after_s=retry_after_s(answer.headers.get("Retry-After")))
     if isinstance(told, Retryable) and not isinstance(told, Throttled):
@@ -186,6 +238,8 @@ def _of_network(error: Exception, url: str, name: str) -> MigratorError:
     host = urlsplit(url).netloc
     if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
         return UserError(f"The certificate of {host} is not accepted. REQUESTS_CA_BUNDLE names your own authorities.")
+    if isinstance(error, requests.TooManyRedirects):
+        return Passing(ErrorClass.UNAVAILABLE, f"{name}: {host} redirects without end")
     if isinstance(error, requests.Timeout):
         return Passing(ErrorClass.TIMEOUT, f"{name}: {host} was too slow")
     if isinstance(error, requests.ConnectionError) and ("refused" in str(error) or "resolve" in str(error)):

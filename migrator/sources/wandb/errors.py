@@ -91,7 +91,8 @@ def of_status(status: int, what: str, message: str = "", retry_after_s: float | 
 
 def refused_key(why: str) -> UserError:
     return UserError(
-        f"W&B refused the API key ({why}). Check WANDB_API_KEY and WANDB_BASE_URL, or run `wandb login`.",
+        f"W&B refused the API key ({why}). Check WANDB_API_KEY (or WANDB_IDENTITY_TOKEN_FILE) and WANDB_BASE_URL, "
+        "or run `wandb login`.",
         ExitCode.CREDENTIALS,
     )
 

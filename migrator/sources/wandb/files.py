@@ -21,10 +21,10 @@ PAGE_FILES = 500  # in one answer: about 300 kB
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """None: W&B does not tell. Without `url` it is not there, whatever the list says."""
+    """None: W&B does not tell. Without `urls` it is not there, whatever the list says."""
 
     name: str
-    url: str | None
+    urls: Sequence[str]  # W&B's own, and that of the storage behind it: either may be refused
     size_bytes: int | None
     md5: str | None
 
@@ -47,16 +47,17 @@ class RunFiles:
         return self._list()[1]
 
     def fetch(self, name: str) -> LocalFile | None:
-        """The file `name`, checked against W&B's size and md5; None if the run has none of that name."""
+        """The file `name`, checked against W&B's size and md5; None if the run has none of that name,
+        or W&B has lost it."""
         file = self._list()[0].get(name)
         if file is None:
             return None
 
-        def address(again: bool) -> str | None:
+        def addresses(again: bool) -> Sequence[str]:
             found = self._ask([name])[0] if again else {name: file}
-            return found[name].url if name in found else None
+            return found[name].urls if name in found else ()
 
-        return self._downloads.save(address, self._places.new(), name, file.size_bytes, file.md5)
+        return self._downloads.save(addresses, self._places.new(), name, file.size_bytes, file.md5)
 
     def release(self, file: LocalFile) -> None:
         """Delete the scratch file; others (none of ours) are left alone."""
@@ -85,11 +86,11 @@ class RunFiles:
                 return found, number(run.get("fileCount")) or 0
 
     def _file(self, node: dict[str, Any]) -> _File:
-        url = node.get("url") or node.get("directUrl")
+        urls = [self._client.absolute(url) for url in (node.get("url"), node.get("directUrl")) if url]
         size_bytes, md5 = number(node.get("sizeBytes")), md5_hex(node.get("md5"))
         if md5 is None and not size_bytes:
             size_bytes = None  # 0 may mean that nobody knows
-        return _File(node["name"], self._client.absolute(url) if url else None, size_bytes, md5)
+        return _File(node["name"], urls, size_bytes, md5)
 
 
 class ScratchNames:

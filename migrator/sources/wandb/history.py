@@ -125,9 +125,13 @@ class RunHistory:
     def _download(self, url: str, number: int) -> HistoryExport:
         path = self._scratch / f"{number}.parquet"
         try:
-            if self._downloads.save(lambda again: None if again else url, path, self._what) is None:
+            if self._downloads.save(lambda again: [] if again else [url], path, self._what) is None:
                 raise Passing(ErrorClass.UNAVAILABLE, f"{self._what}: the address of an export has expired")
             return HistoryExport(path, self._what)
+        except Rejected as error:
+            if error.error_class is ErrorClass.PERMISSION:  # has expired, perhaps: W&B gives a fresh one
+                raise Passing(error.error_class, str(error)) from error
+            raise
         except Retryable:
             path.unlink(missing_ok=True)
             raise

@@ -57,7 +57,7 @@ class WandbApiSource:
         from migrator.sources.wandb.run import SweepCache
 
         self._client = WandbClient(base_url, api_key, scratch)
-        self._downloads = Downloads(self._client.base_url, self._client.api_key)
+        self._downloads = Downloads(self._client.base_url, self._client.api_key, self._client.transport)
         self._sweeps = SweepCache(self._client)
 
     # ------------------------------------------------------------ listing

@@ -15,7 +15,7 @@ from migrator.records import RunRef
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb.errors import clean, of_message
 from migrator.sources.wandb.listing import WandbApiSource
-from tests.contract.api_source import Make, Opened, P, error_of, rows_of
+from tests.contract.api_source import Make, Opened, P, error_of, rows_of, run_python
 from tests.servers.http import Fault
 from tests.servers.wandb_data import (
     Entity,
@@ -178,19 +178,9 @@ assert {**os.environ, "WANDB_SERVICE": ""} == before, before.items() ^ os.enviro
         "WANDB_SERVICE": "",
     }
     surroundings |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": API_KEY, "PYTHONPATH": os.getcwd()}
-    done = _run_python(script, tmp_path, os.environ | surroundings)
+    done = run_python(script, tmp_path, os.environ | surroundings)
     assert done == str(sorted(project.name for project in server.entities["team"].projects))
     assert not [name for name in os.listdir(tmp_path) if name not in ("wandb", "scratch")]
-
-
-def _run_python(script: str, directory: Path, environment: dict[str, str]) -> str:
-    import subprocess
-    import sys
-
-    command = [sys.executable, "-c", script, str(directory)]
-    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 def test_one_source_serves_many_threads(server: WandbServer, source: WandbApiSource, opened: Opened) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,15 +15,18 @@ import pytest
 
 from migrator.errors import ErrorClass, Rejected, Retryable, RunError, Throttled
 from migrator.sources.wandb.listing import WandbApiSource
-from tests.contract.api_source import Make, Opened, error_of
+from tests.contract.api_source import Make, Opened, error_of, run_python
 from tests.servers.http import Fault, Request, Response, Server
 from tests.servers.wandb_data import (
     EPOCH_S,
     Artifact,
+    Entity,
+    Project,
     Run,
     hostile_runs,
+    logged,
 )
-from tests.servers.wandb_server import WandbServer
+from tests.servers.wandb_server import API_KEY, WandbServer
 
 # ---------------------------------------------------------------- files
 
@@ -81,8 +86,62 @@ def test_a_file_without_an_address_is_none(make: Make, opened: Opened) -> None:
 
 def test_a_file_of_the_list_that_is_not_there_is_none(make: Make, opened: Opened) -> None:
     server, source = make(Run("r", files={"a": b"1"}))
-    server.faults.set([Fault("GET /files/", "status", status=404, times=None)])
+    server.faults.set([Fault("GET /(files|storage)/", "status", status=404, times=None)])
     assert opened(source, "r").fetch("a") is None
+    assert server.log.count("RunFiles") == 2  # its addresses were asked for again
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
+def test_a_file_that_wandb_refuses_is_fetched_from_the_storage_behind_it(
+    status: int, make: Make, opened: Opened
+) -> None:
+    server, source = make(Run("r", files={"a": b"1"}))
+    server.faults.set([Fault("GET /files/", "status", status=status, times=None)])
+    local = opened(source, "r").fetch("a")
+    assert local
+    assert local.path.read_bytes() == b"1"
+
+
+@pytest.mark.parametrize(
+    ("own", "storage", "error_class"),
+    [
+        (404, 403, ErrorClass.PERMISSION),
+        (403, 404, ErrorClass.PERMISSION),
+        (401, 404, ErrorClass.PERMISSION),
+        (404, 401, ErrorClass.PERMISSION),  # of another service than W&B: not a bad key
+        (404, 400, ErrorClass.UNKNOWN),
+        (404, 503, ErrorClass.UNAVAILABLE),
+    ],
+)
+def test_a_file_is_missing_only_when_both_of_its_addresses_say_so(
+    own: int, storage: int, error_class: ErrorClass, make: Make, opened: Opened
+) -> None:
+    server, source = make(Run("r", files={"a": b"1"}))
+    server.faults.set(
+        [
+            Fault("GET /files/", "status", status=own, times=None),
+            Fault("GET /storage/", "status", status=storage, times=None),
+        ]
+    )
+    assert error_of(RunError, lambda: opened(source, "r").fetch("a")).error_class is error_class
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_exports_and_artifacts_that_may_not_be_downloaded_are_a_matter_of_permission(
+    status: int, make: Make, opened: Opened
+) -> None:
+    run = Run("r", history=logged([{"x": 1}]), logged=[Artifact("a", files={"x": b"1"})])
+    server, source = make(run)
+    reader = opened(source, "r")
+    server.faults.set([Fault("GET /(parquet|artifact-files)/", "status", status=status, times=None)])
+    (artifact,) = reader.artifacts()
+    actions: list[Callable[[], object]] = [
+        *[reader.survey, lambda: reader.fetch_artifact_file(artifact, "x")],
+        lambda: list(opened(source, "r").artifacts()),
+    ]
+    for action in actions:
+        assert error_of(RunError, action).error_class is ErrorClass.PERMISSION
+        server.faults.set([Fault("GET /artifact", "status", status=status, times=None)])
 
 
 @pytest.mark.parametrize(
@@ -113,13 +172,6 @@ def test_a_file_that_does_not_match_its_md5_is_never_taken(make: Make, opened: O
     assert server.log.count("GET /files/") == 4
 
 
-@pytest.mark.parametrize(("status", "error_class"), [(500, ErrorClass.UNAVAILABLE), (403, ErrorClass.PERMISSION)])
-def test_downloads_that_stay_refused_say_why(status: int, error_class: ErrorClass, make: Make, opened: Opened) -> None:
-    server, source = make(Run("r", files={"a": b"1"}))
-    server.faults.set([Fault("GET /files/", "status", status=status, times=None)])
-    assert error_of(RunError, lambda: opened(source, "r").fetch("a")).error_class is error_class
-
-
 def test_a_long_pause_that_storage_asks_for_is_passed_on(make: Make, opened: Opened) -> None:
     server, source = make(Run("r", files={"a": b"1"}))
     server.faults.set([Fault("GET /files/", "status", status=429, times=None, headers={"Retry-After": "3600"})])
@@ -130,14 +182,14 @@ def test_a_long_pause_that_storage_asks_for_is_passed_on(make: Make, opened: Ope
 
 
 class Storage(Server):
-    """A storage service that keeps what it was told of keys."""
+    """A storage service that keeps the headers it was sent."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.authorizations: list[str | None] = []
+        self.headers: list[dict[str, str]] = []
 
     def handle(self, request: Request) -> Response:
-        self.authorizations.append(request.headers.get("Authorization"))
+        self.headers.append(dict(request.headers.items()))
         return Response(200, b"stored", "application/octet-stream")
 
 
@@ -145,10 +197,12 @@ class Redirecting(WandbServer):
     """W&B as it is: files are redirects to a storage service."""
 
     storage: Storage
+    headers: dict[str, str]
 
     def handle(self, request: Request) -> Response:
         answer = super().handle(request)
         if request.path.startswith("/files/") and answer.status == 200:
+            self.headers = dict(request.headers.items())
             return Response(302, headers={"Location": f"{self.storage.url}/bucket/a?signature=s"})
         return answer
 
@@ -163,7 +217,75 @@ def test_the_key_does_not_follow_a_redirect_to_storage(
         server, source = make(Run("r", files={"a": b"stored"}), server=Redirecting)
         server.storage = storage  # type: ignore[attr-defined]
         assert opened(source, "r").fetch("a")
-        assert storage.authorizations == [None]
+        assert [headers.get("Authorization") for headers in storage.headers] == [None]
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from migrator.records import RunRef
+from migrator.sources.wandb.listing import WandbApiSource
+source = WandbApiSource(None, None, Path(sys.argv[1]) / "wandb")
+with source.open_run(RunRef("team", "p", "r"), Path(sys.argv[1]) / "r") as run:
+    print(run.fetch("a").path.read_bytes())
+source.close()
+"""
+
+
+def settings_of_its_own(**settings: str) -> dict[str, str]:
+    """The environment with these settings of wandb's and no others: they are read when wandb is imported."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")} | settings
+
+
+def test_downloads_are_sent_as_the_sdk_sends_them(tmp_path: Path) -> None:
+    own = json.dumps({"X-Company": "c", "Cookie": "session=1"})
+    home = Entity("team", [Project("p", [Run("r", files={"a": b"stored"})])])
+    with Storage() as storage, Redirecting(home) as server:
+        server.storage = storage
+        settings = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": API_KEY, "WANDB_X_EXTRA_HTTP_HEADERS": own}
+        assert run_python(FETCH, tmp_path, settings_of_its_own(**settings)) == "b'stored'"
+        for headers in (server.headers, storage.headers[-1]):
+            assert headers["User-Agent"].startswith("W&B Public Client ")
+            assert (headers["Use-Admin-Privileges"], headers["X-Company"]) == ("true", "c")
+        assert server.headers["Authorization"].startswith("Basic ")
+        assert server.headers["Cookie"] == "session=1"
+        assert not {"Authorization", "Cookie"} & storage.headers[-1].keys()
+
+
+def test_downloads_take_the_proxy_of_wandbs_settings(tmp_path: Path) -> None:
+    with WandbServer(Entity("team", [Project("p", [Run("r", files={"a": b"stored"})])])) as server:
+        proxy, server.url = server.url, "http://wandb.example"  # which nobody can reach
+        settings = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": API_KEY, "WANDB_HTTP_PROXY": proxy, "NO_PROXY": "*"}
+        assert run_python(FETCH, tmp_path, settings_of_its_own(**settings)) == "b'stored'"
+
+
+LIST = """
+import sys
+from pathlib import Path
+from migrator.errors import UserError
+from migrator.sources.wandb.listing import WandbApiSource
+source = WandbApiSource(None, None, Path(sys.argv[1]) / "wandb")
+try:
+    list(source.projects(None))
+except UserError as error:
+    print(error.exit_code.name, error)
+source.close()
+"""
+
+
+def test_an_identity_token_will_do(tmp_path: Path) -> None:
+    token = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJl"
+    (tmp_path / "token").write_text(token)
+    home = Entity("team", [Project("p", [Run("r", files={"a": b"stored"})])])
+    with WandbServer(home, identity_token=token) as server:
+        settings = {"WANDB_IDENTITY_TOKEN_FILE": str(tmp_path / "token"), "WANDB_BASE_URL": server.url}
+        settings |= {"HOME": str(tmp_path)}
+        assert run_python(FETCH, tmp_path, settings_of_its_own(**settings)) == "b'stored'"
+        server.identity_token = None  # has expired
+        settings |= {"HOME": str(tmp_path / "another")}
+        told = run_python(LIST, tmp_path, settings_of_its_own(**settings))
+        assert told.startswith("CREDENTIALS W&B refused")
+        assert "WANDB_IDENTITY_TOKEN_FILE" in told
 
 
 # ---------------------------------------------------------------- artifacts
