@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
 
 import pytest
 import stamina
@@ -39,7 +38,7 @@ from tests.contract.neptune_places import (
     opened,
     target,
 )
-from tests.servers.http import Fault, Request, Response
+from tests.servers.http import Fault
 from tests.servers.neptune_server import NeptuneServer, api_token
 
 __all__ = ["connected", "online_place"]  # fixtures
@@ -726,60 +725,89 @@ def test_a_file_in_parts_survives_a_moment_of_trouble(tmp_path: Path, fault: Fau
             assert place.server.log.count("^PUT part") == 3 + 2
 
 
-@pytest.mark.parametrize("size", [0, 1000, 16 * MIB, 17 * MIB])
-def test_a_file_for_google_arrives_whole(tmp_path: Path, size: int) -> None:
-    content = bytes(range(250)) * (size // 250) + b"x" * (size % 250)
-    with ready_place(provider="gcp") as place:
-        copy(place, AssignFile("files/a", local_file(tmp_path / "a", content)))
-        assert place.read().files == {"files/a": content}
+@pytest.mark.parametrize(
+    ("provider", "largest"), [("aws", MIB), ("gcp", 16 * MIB), ("gcp", 16 * MIB + 1), ("azure", 64 * MIB + 1)]
+)
+def test_files_of_every_size_arrive_whole_at_every_storage(tmp_path: Path, provider: str, largest: int) -> None:
+    sizes = [0, 1, 1000, largest]
+    contents = {f"a b/ü&?# {size}": bytes(range(250)) * (size // 250) + b"x" * (size % 250) for size in sizes}
+    files = [local_file(tmp_path / str(n), content) for n, content in enumerate(contents.values())]
+    with ready_place(provider=provider) as place:
+        copy(place, *(AssignFile(path, file) for path, file in zip(contents, files, strict=True)))
+        assert place.read().files == contents
+        assert (place.server.errors, place.server.unknown) == ([], [])
+
+
+@pytest.mark.parametrize("provider", ["aws", "gcp", "azure"])
+def test_uploads_share_the_connections_to_their_storage(tmp_path: Path, provider: str) -> None:
+    files = [AssignFile(f"files/{n}", local_file(tmp_path / f"{n}", b"content")) for n in range(20)]
+    with ready_place(provider=provider, threads=2) as place:
+        copy(place, *files)
+        assert place.server.connections_made < 10  # those to Neptune included
 
 
 @pytest.mark.usefixtures("no_waits")
-@pytest.mark.parametrize("code", [400, 403, 429, 500])
-def test_a_file_for_google_survives_a_moment_of_trouble(tmp_path: Path, code: int) -> None:
-    with ready_place(provider="gcp") as place:
-        faults(place, status("^POST blob", code, times=1), status("^PUT session", code, times=1))
+@pytest.mark.parametrize("code", [403, 429, 503])
+@pytest.mark.parametrize("provider", ["aws", "gcp", "azure"])
+def test_an_upload_survives_a_moment_of_trouble_at_every_storage(tmp_path: Path, provider: str, code: int) -> None:
+    with ready_place(provider=provider) as place:
+        faults(place, *(status(f"^{what}", code, times=1) for what in ("PUT blob", "POST blob", "PUT session")))
         copy(place, AssignFile("files/a", local_file(tmp_path / "a", b"content")))
         assert place.read().files == {"files/a": b"content"}
 
 
-class AzureServer(NeptuneServer):
-    """A server whose files go to Azure: blobs at `/azure/PROJECT/PATH`, whole or in blocks, which come in order."""
-
-    def _signed(self, file: dict[str, Any]) -> dict[str, Any]:
-        url = f"{self.url}/azure/{quote(file['project_identifier'], safe='')}/{quote(file['path'])}?sig=secret"
-        return {**file, "provider": "azure", "url": url}
-
-    def label(self, request: Request) -> str:
-        return "PUT azure" if request.path.startswith("/azure/") else super().label(request)
-
-    def handle(self, request: Request) -> Response:
-        if not request.path.startswith("/azure/"):
-            return super().handle(request)
-        workspace, name, path = unquote(request.path).removeprefix("/azure/").split("/", 2)
-        place = f"{workspace}/{name}", path
-        if request.query.get("comp") == "block":
-            self.store.blobs[place] = self.store.blobs.get(place, b"") + request.body
-        elif "comp" not in request.query:
-            self.store.blobs[place] = request.body
-        return Response(201, headers={"ETag": '"1"', "Last-Modified": "Wed, 21 Oct 2026 07:28:00 GMT"})
-
-
-@pytest.mark.parametrize("size", [0, 1000, 65 * MIB])
-def test_a_file_for_azure_arrives_whole(tmp_path: Path, size: int) -> None:
-    content = bytes(range(250)) * (size // 250) + b"x" * (size % 250)
-    with ready_place(kind=AzureServer) as place:
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize(
+    ("fault", "requests"),
+    [
+        (status("^PUT session", 503, times=2), 1 + 2 + 2),  # a chunk, and the question where it stands, fail
+        (Fault("^PUT session", "drop"), 2 + 2),
+        (Fault("^PUT session", "lost_answer"), 1 + 1 + 1),  # the chunk is there: it is not sent again
+        (Fault("^PUT session", "lost_answer", skip=1), 2 + 1),
+        (Fault("^PUT session", "keep_half"), 1 + 1),
+        (Fault("^PUT session", "status", status=308), 2 + 2),  # nothing was kept
+    ],
+    ids=["503", "drop", "lost answer", "lost last answer", "half", "nothing"],
+)
+def test_an_upload_to_google_goes_on_where_it_stands(tmp_path: Path, fault: Fault, requests: int) -> None:
+    content = bytes(range(250)) * (20 * MIB // 250)
+    with ready_place(provider="gcp") as place:
+        faults(place, fault)
         copy(place, AssignFile("files/a", local_file(tmp_path / "a", content)))
         assert place.read().files == {"files/a": content}
+        assert place.server.log.count("^POST blob") == place.server.log.count("^sign$") == 1
+        assert place.server.log.count("^PUT session") == requests
 
 
 @pytest.mark.usefixtures("no_waits")
-def test_a_file_for_azure_survives_a_moment_of_trouble(tmp_path: Path) -> None:
-    with ready_place(kind=AzureServer) as place:
-        faults(place, status("^PUT azure", 403, times=1))
-        copy(place, AssignFile("files/a", local_file(tmp_path / "a", b"content")))
-        assert place.read().files == {"files/a": b"content"}
-        assert place.server.log.count("^sign$") == 2
+@pytest.mark.parametrize(
+    "answer", [{}, {"Range": "bytes=0-999"}, {"Range": "bytes=5-9"}], ids=["nothing kept", "too much", "not the start"]
+)
+def test_a_storage_that_never_finishes_an_upload_fails_the_run(tmp_path: Path, answer: dict[str, str]) -> None:
+    with ready_place(provider="gcp") as place:
+        faults(place, Fault("^PUT session", "status", times=None, status=308, headers=answer))
+        with pytest.raises(Retryable, match="the storage"):
+            copy(place, AssignFile("files/a", local_file(tmp_path / "a", b"content")))
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("^PUT block ", "lost_answer", times=2),
+        status("^PUT block ", 500, times=2),
+        status("^PUT block ", 403, times=1),
+        status("^PUT blocklist", 503, times=1),
+        Fault("^PUT blocklist", "no_etag", times=1),
+    ],
+    ids=["lost answer", "500", "expired", "list 503", "list without ETag"],
+)
+def test_a_file_in_blocks_survives_a_moment_of_trouble(tmp_path: Path, fault: Fault) -> None:
+    content = bytes(range(250)) * (65 * MIB // 250)
+    with ready_place(provider="azure") as place:
+        faults(place, fault)
+        copy(place, AssignFile("files/a", local_file(tmp_path / "a", content)))
+        assert place.read().files == {"files/a": content}
 
 
 def test_a_file_that_changed_or_went_away_meanwhile_is_not_passed_off_as_copied(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from importlib.metadata import version
-from inspect import Parameter, iscoroutinefunction, signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,6 @@ from neptune_scale.net.api_client import ApiClient, FileSignRequest
 from neptune_scale.sync import operations_repository, parameters
 from neptune_scale.sync.files import generate_destination, guess_mime_type_from_file
 from neptune_scale.sync.operations_repository import OperationsRepository
-from neptune_scale.sync.storage.azure_storage import upload_to_azure
-from neptune_scale.sync.storage.gcs import upload_to_gcp
 from neptune_scale.sync.sync_process import CODE_TO_ERROR
 from neptune_scale.util import envs
 
@@ -70,8 +68,6 @@ def test_another_version_is_refused_with_the_command_that_helps(
         (ApiClient.close, "self"),
         (AuthenticatedClient.get_httpx_client, "self"),
         (FileSignRequest, "path, size, permission"),
-        (upload_to_azure, "local_path, mime_type, storage_url, chunk_size"),
-        (upload_to_gcp, "file_path, content_type, signed_url, chunk_size"),
         (generate_destination, "run_id, attribute_name, filename, step"),
         (guess_mime_type_from_file, "local_path, destination"),
         (OperationsRepository, "db_path, timeout"),
@@ -91,11 +87,6 @@ def test_a_function_has_the_parameters_that_we_give_it(function: Any, parameters
     found = signature(function).parameters.values()
     assert ", ".join(parameter.name for parameter in found) == parameters
     assert not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in found)
-
-
-def test_uploads_to_google_and_azure_are_coroutines() -> None:
-    assert iscoroutinefunction(upload_to_gcp)
-    assert iscoroutinefunction(upload_to_azure)
 
 
 def test_constants_are_what_they_were() -> None:

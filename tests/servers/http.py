@@ -161,6 +161,11 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
 
+    @property
+    def connections_made(self) -> int:
+        """How many connections clients have opened so far."""
+        return self._http.accepted
+
     def handle(self, request: Request) -> Response:
         raise NotImplementedError
 
@@ -233,7 +238,12 @@ class _HTTPServer(ThreadingHTTPServer):
 
     def __init__(self, *args: Any) -> None:
         self.connections: set[socket.socket] = set()
+        self.accepted = 0
         super().__init__(*args)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        self.accepted += 1
+        return super().get_request()
 
     def server_bind(self) -> None:  # HTTPServer's own asks the name service for the host's full name
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -5,9 +5,11 @@
     python -m tests.servers.neptune_server --help    # a process, prints {"url": ..., "api_token": ...}
 
 Requests have short labels by which the log counts them and faults find them: the values of `ROUTES`, and for
-storage "PUT blob PATH", "GET blob PATH", "PUT part N PATH", "PUT session PATH". Beyond the faults of `http`
+storage "PUT blob PATH", "GET blob PATH", "PUT part N PATH", "PUT session PATH", "PUT block PATH" and "PUT blocklist
+PATH". Beyond the faults of `http`
 this server knows the actions `never_processed` and `accept_but_lose` on "submit", `accept_but_lose` on
-"PUT blob", and `no_etag` on "PUT blob" and "PUT part". `server.store.refuse(path_regex, code)` lets the
+"PUT blob", `no_etag` on "PUT blob", "PUT part" and "PUT blocklist", and `keep_half` on "PUT session": the storage keeps
+only the first half of the chunk. `server.store.refuse(path_regex, code)` lets the
 processing refuse, or with the code "OK" lose, what is sent for single attributes.
 
 Controls under `/_test/` beside those of `http`: `stats`; `runs`; `dump?project=&run=`, all of a run, files by
@@ -28,8 +30,9 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Literal
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, quote, unquote, urlencode
 
 from neptune_api.proto.google_rpc.code_pb2 import Code
 from neptune_api.proto.neptune_pb.api.v1.model import (
@@ -89,7 +92,7 @@ class NeptuneServer(Server):
         port: int = 0,
         latency_s: float = 0.0,
         read_only: bool = False,
-        provider: Literal["aws", "gcp"] = "aws",
+        provider: Literal["aws", "gcp", "azure"] = "aws",
         multipart_over_bytes: int | None = None,
         part_size_bytes: int = 5 * 1024 * 1024,
         max_request_bytes: int = 16 * 1024 * 1024,
@@ -106,10 +109,13 @@ class NeptuneServer(Server):
         self.max_request_bytes = max_request_bytes  # larger submissions: 413
         self.token_lifetime_s = token_lifetime_s  # the client refreshes 30 s before the end
         self._tokens: dict[str, float] = {}  # access token -> when it expires
+        self._blocks: dict[tuple[str, str], dict[str, bytes]] = {}  # azure: (project, path) -> block id -> bytes
         self._uploads: dict[str, dict[int, bytes]] = {}  # multipart upload or resumable session -> part -> bytes
         self._ids = itertools.count(1)
 
     def label(self, request: Request) -> str:
+        if request.path.startswith("/azure/"):
+            return f"{request.method} {request.query.get('comp', 'blob')} {_azure_place(request)[1]}"
         if request.path in ("/blob", "/part", "/session"):
             number = f"{request.query['number']} " if "number" in request.query else ""
             return f"{request.method} {request.path[1:]} {number}{request.query['path']}"
@@ -117,6 +123,8 @@ class NeptuneServer(Server):
         return ROUTES.get(plain, plain)
 
     def handle(self, request: Request) -> Response:
+        if request.path.startswith("/azure/"):
+            return self._azure(request)
         name = ROUTES.get(f"{request.method} {request.path}", request.path[1:])
         if name not in ROUTES.values() and name not in ("blob", "part", "session"):
             self.unknown.append(f"{request.method} {request.path}")
@@ -261,6 +269,9 @@ class NeptuneServer(Server):
     def _signed(self, file: dict[str, Any]) -> dict[str, Any]:
         place = {"project": file["project_identifier"], "path": file["path"]}
         signed = {"project_identifier": place["project"], "path": place["path"], "provider": self.provider}
+        if self.provider == "azure":
+            where = quote(f"{place['project']}/{place['path']}")
+            return signed | {"url": f"{self.url}/azure/{where}?sv=2024-01-01&sig=a%2Bb%3D"}
         signed["url"] = f"{self.url}/blob?{urlencode(place)}"
         size, limit = file.get("size") or 0, self.multipart_over_bytes
         if self.provider == "aws" and file["permission"] == "write" and limit is not None and size > limit:
@@ -290,17 +301,48 @@ class NeptuneServer(Server):
         return _stored(request)
 
     def _session(self, request: Request) -> Response:
-        """One chunk of a gcp upload. `Content-Range: bytes FIRST-LAST/TOTAL`; an empty file: `bytes */0`."""
+        """One chunk of a gcp upload. `Content-Range: bytes FIRST-LAST/TOTAL`; `bytes */TOTAL` asks how far it is."""
         chunks = self._uploads[request.query["upload"]]
         where = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)", request.headers["Content-Range"])
         assert where
         first, last, total = where.groups()
+        stored = sum(map(len, chunks.values()))
         if first is not None:
-            chunks[int(first)] = request.body
-        if int(total) and int(last) + 1 < int(total):
-            return Response(308, headers={"Range": f"bytes=0-{last}"})
+            if int(first) != stored or int(last) - int(first) + 1 != len(request.body):
+                return Response(400, b"the bytes do not follow those that are stored")
+            kept = len(request.body)
+            if request.fault and request.fault.action == "keep_half":
+                kept //= 2
+            chunks[stored] = request.body[:kept]
+            stored += kept
+        if stored < int(total):
+            return Response(308, headers={"Range": f"bytes=0-{stored - 1}"} if stored else {})
         self.store.blobs[request.query["project"], request.query["path"]] = _joined(chunks)
         return Response(200)
+
+    def _azure(self, request: Request) -> Response:
+        """A block blob: PUT whole, or in blocks and then the list of them; GET. Without its signature: 403."""
+        place = _azure_place(request)
+        if request.query.get("sig") != "a+b=":
+            return Response(403, b"<Code>AuthenticationFailed</Code>")
+        blocks = self._blocks.setdefault(place, {})
+        match request.method, request.query.get("comp"):
+            case "GET", _:
+                return Response(200, self.store.blobs[place]) if place in self.store.blobs else Response(404)
+            case _, "block":
+                blocks[request.query["blockid"]] = request.body
+                return Response(201)
+            case _, "blocklist":
+                names = re.findall(r"<(?:Latest|Uncommitted)>([^<]*)</", request.body.decode())
+                if any(name not in blocks for name in names):
+                    return Response(400, b"<Code>InvalidBlockList</Code>")
+                self.store.blobs[place] = b"".join(blocks[name] for name in names)
+            case _ if request.headers.get("x-ms-blob-type") != "BlockBlob":
+                return Response(400, b"<Code>MissingRequiredHeader</Code>")
+            case _ if not (request.fault and request.fault.action == "accept_but_lose"):
+                self.store.blobs[place] = request.body
+        stored = _stored(request)
+        return replace(stored, status=201, headers={**stored.headers, "Last-Modified": "Wed, 21 Oct 2026 07:28:00 GMT"})
 
     def _complete(self, request: Request) -> Response:
         body = request.json()
@@ -445,6 +487,12 @@ def _joined(parts: dict[int, bytes]) -> bytes:
     return b"".join(parts[number] for number in sorted(parts))
 
 
+def _azure_place(request: Request) -> tuple[str, str]:
+    """(project, path) of `/azure/WORKSPACE/NAME/PATH`."""
+    workspace, name, path = unquote(request.path).removeprefix("/azure/").split("/", 2)
+    return f"{workspace}/{name}", path
+
+
 def _stored(request: Request) -> Response:
     etag = not (request.fault and request.fault.action == "no_etag")
     return Response(200, headers={"ETag": f'"{_md5(request.body)}"'} if etag else {})
@@ -562,7 +610,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workspace", action="append", help="repeatable; default: team")
     parser.add_argument("--auto-projects", action="store_true", help="projects need not be created")
     parser.add_argument("--read-only", action="store_true")
-    parser.add_argument("--provider", choices=["aws", "gcp"], default="aws")
+    parser.add_argument("--provider", choices=["aws", "gcp", "azure"], default="aws")
     parser.add_argument("--multipart-over", type=int, metavar="BYTES", help="larger files in parts (aws)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

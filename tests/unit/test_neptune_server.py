@@ -384,7 +384,9 @@ def test_a_submission_over_the_limit_is_413() -> None:
 # files
 
 
-@pytest.mark.parametrize("options", [{"multipart_over_bytes": 0, "part_size_bytes": 4}, {"provider": "gcp"}])
+@pytest.mark.parametrize(
+    "options", [{"multipart_over_bytes": 0, "part_size_bytes": 4}, {"provider": "gcp"}, {"provider": "azure"}]
+)
 def test_files_arrive_whole_by_every_kind_of_upload(options: dict[str, Any], tmp_path: Path) -> None:
     files = {"nine": b"123456789", "empty": b"", "a b/ü&?#": b"x"}
     run = offline_run(tmp_path)

@@ -6,13 +6,10 @@ neptune-scale 0.30 and the protobuf files in neptune-api; `check_version` fails 
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Collection, Coroutine, Generator, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from hashlib import file_digest
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -28,23 +25,18 @@ from neptune_api.proto.neptune_pb.ingest.v1.pub.client_pb2 import (
 )
 from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
 from neptune_api.types import File as Payload
-from neptune_scale.exceptions import NeptuneFileUploadTemporaryError
 from neptune_scale.net.api_client import ApiClient, FileSignRequest
 from neptune_scale.net.projects import PROJECTS_PATH_BASE
-from neptune_scale.sync.storage.azure_storage import upload_to_azure
-from neptune_scale.sync.storage.gcs import upload_to_gcp
 from neptune_scale.util.envs import ALLOW_SELF_SIGNED_CERTIFICATE, VERIFY_SSL, get_bool
 
-from migrator.destinations.neptune.errors import check, check_storage, patiently, translated
+from migrator.destinations.neptune.errors import check, patiently, translated
+from migrator.destinations.neptune.storage import Storage
 from migrator.destinations.neptune.token import address_of
 from migrator.destinations.neptune.wire import Upload
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, UserError
 
 SUPPORTED_VERSION = "0.30."
 PROJECTS_SEEN = {"userRelation": "viewerOrHigher", "sortBy": "lastViewed"}  # as neptune-scale asks
-CHUNK_BYTES = 16 * 1024 * 1024  # of an upload to gcp or azure; gcp wants a multiple of 256 KiB
-BLOCK_BYTES = 1024 * 1024  # of a file in memory, on its way to aws
-STORAGE_TIMEOUT_S = 60.0  # one read or write of an upload's connection
 
 
 def check_version() -> None:
@@ -84,7 +76,7 @@ class Connection:
         check_version()
         address_of(api_token)
         self._api = patiently(lambda: _logged_in(api_token))
-        self._storage = httpx.Client(timeout=STORAGE_TIMEOUT_S, verify=_verifies_ssl())
+        self._storage = Storage(verify=_verifies_ssl())
 
     def close(self) -> None:
         self._storage.close()
@@ -197,42 +189,26 @@ class Connection:
                 raise Retryable(ErrorClass.BAD_DATA, f"{what}: the file's size has changed on this machine")
             match provider:
                 case "aws" if signed.multipart:
-                    self._put_parts(project, upload, signed.multipart, what)
+                    self._store_parts(project, upload, signed.multipart, what)
                 case "aws":
-                    self._put(signed.url, upload, 0, upload.file.size_bytes, what)
+                    self._storage.put(signed.url, upload, 0, upload.file.size_bytes, what)
                 case "gcp":
-                    _finish(upload_to_gcp(str(path), upload.mime_type, signed.url, CHUNK_BYTES), what)
+                    self._storage.put_to_google(signed.url, upload, what)
                 case "azure":
-                    _finish(upload_to_azure(str(path), upload.mime_type, signed.url, CHUNK_BYTES), what)
+                    self._storage.put_to_azure(signed.url, upload, what)
                 case _:
                     raise Rejected(ErrorClass.REJECTED_BY_NEPTUNE, f"{what}: unknown file storage '{provider}'")
             with path.open("rb") as stream:
                 if file_digest(stream, "md5").hexdigest() != upload.file.md5:
                     raise Retryable(ErrorClass.BAD_DATA, f"{what}: the file has changed on this machine")
 
-    def _put_parts(self, project: str, upload: Upload, multipart: Any, what: str) -> None:
+    def _store_parts(self, project: str, upload: Upload, multipart: Any, what: str) -> None:
         """Part after part: neptune-scale's own upload holds the whole file in memory."""
-        etags: dict[int, str] = {}
-        size_bytes, part_bytes = upload.file.size_bytes, multipart.part_size
-        for number, url in enumerate(multipart.part_urls, start=1):
-            start = (number - 1) * part_bytes
-            part = partial(self._put, url, upload, start, min(part_bytes, size_bytes - start), what)
-            etags[number] = patiently(part)  # or the whole file would have to begin again
+        etags = self._storage.put_parts(multipart.part_urls, multipart.part_size, upload, what)
         response = self._api.complete_multipart_upload(
             upload_id=multipart.upload_id, project=project, path=upload.destination, etags=etags
         )
         check(response, what)
-
-    def _put(self, url: str, upload: Upload, start: int, size_bytes: int, what: str) -> str:
-        """Store some bytes of the file; their ETag, which confirms them."""
-        headers = {"Content-Type": upload.mime_type, "Content-Length": str(size_bytes)}
-        with translated(what):
-            response = self._storage.put(url, content=_blocks(upload.file.path, start, size_bytes), headers=headers)
-        check_storage(response, what)
-        etag = str(response.headers.get("etag", "")).strip('"')
-        if not etag:
-            raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: the storage did not confirm it")
-        return etag
 
 
 class _LogIn(httpx.Auth):
@@ -286,24 +262,6 @@ def _answer(status: Any) -> Answer:
 def _code_name(code: int) -> str:
     """A newer server may have codes that this neptune-api does not know."""
     return str(IngestCode.Name(code)) if code in IngestCode.values() else f"CODE_{code}"
-
-
-def _finish(upload: Coroutine[Any, Any, None], what: str) -> None:
-    """Run neptune-scale's own upload; what may pass comes out of it in an error that does not say what it is."""
-    try:
-        asyncio.run(upload)
-    except NeptuneFileUploadTemporaryError as error:
-        if isinstance(error.__cause__, httpx.RequestError | httpx.HTTPStatusError):
-            raise error.__cause__ from None
-        raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: {error.__cause__}") from error
-
-
-def _blocks(path: Path, start: int, size_bytes: int) -> Iterator[bytes]:
-    with path.open("rb") as stream:
-        stream.seek(start)
-        while size_bytes and (block := stream.read(min(BLOCK_BYTES, size_bytes))):
-            size_bytes -= len(block)
-            yield block
 
 
 def _verifies_ssl() -> bool:

@@ -38,7 +38,16 @@ T = TypeVar("T")
 
 def patiently(call: Callable[[], T]) -> T:
     """Repeat a call that failed in a way that may pass soon: with jitter, or after the time the server named."""
-    tries = stamina.retry_context(on=_may_pass_soon, attempts=5, timeout=PATIENCE_S, wait_initial=0.2, wait_max=5.0)
+    return _repeated(call, _may_pass_soon)
+
+
+def patiently_in_place(call: Callable[[], T]) -> T:
+    """As `patiently`, for one step of an upload. An address that has expired is no better at the next try."""
+    return _repeated(call, lambda error: not _has_expired(error) and _may_pass_soon(error))
+
+
+def _repeated(call: Callable[[], T], on: Callable[[Exception], bool | float]) -> T:
+    tries = stamina.retry_context(on=on, attempts=5, timeout=PATIENCE_S, wait_initial=0.2, wait_max=5.0)
     for attempt in tries:
         with attempt:
             return call()
@@ -50,6 +59,11 @@ def _may_pass_soon(error: Exception) -> bool | float:
     if isinstance(error, Throttled) and error.retry_after_s is not None:
         return error.retry_after_s if error.retry_after_s <= WAIT_ON_THE_SPOT_S else False
     return isinstance(error, Retryable) and error.error_class is not ErrorClass.BAD_DATA
+
+
+def _has_expired(error: Exception) -> bool:
+    """Whether a storage refused a signed address (see `check_storage`)."""
+    return isinstance(error, Retryable) and error.error_class is ErrorClass.PERMISSION
 
 
 def check(response: Any, what: str) -> None:
