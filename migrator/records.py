@@ -237,6 +237,7 @@ class Kind(StrEnum):
     SAMPLED = "sampled"  #: there may be more than could be had
     KEPT = "kept"  #: of an earlier copy: the source has it no more
     LINKED = "linked"  #: a file from outside of the run's directory, where a link of `run.save()` led
+    JOINED = "joined"  #: several logs that are read as one run: copies, unmarked starts, processes side by side
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ SKIPS_MEAN = {
     "string_set_too_large": "the tags are over 1 MiB together",
     "too_large": "a file over --max-file-size",
     "unreadable": "a damaged part of a local log",
+    "overwritten": "a later start with the same run id has taken its place in W&B",
     "refused": "Neptune's own code for what it did not take",
 }
 

@@ -47,10 +47,10 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     tags = [tag for tag in attributes.tags if tag]
     groups = [attributes.group] if attributes.group else []
     read = len(values) + withheld + len(tags) + len(groups)
-    unreadable = run.unreadable()
-    for place in unreadable:
-        ledger.add(Kind.SKIPPED, place, "unreadable")
-    batch = Batch(cursor={}, done=True, fresh=True, read=read + len(unreadable), written=len(values))
+    for found in run.findings():
+        ledger.add(found.kind, found.path, found.reason, found.count)
+        read += found.count if found.kind is Kind.SKIPPED else 0
+    batch = Batch(cursor={}, done=True, fresh=True, read=read, written=len(values))
     for words, name, is_group in ((tags, "tags", False), (groups, "group_tags", True)):
         clean = frozenset(map(clean_text, words))
         gone = frozenset(cursor.get(name, ())) - clean

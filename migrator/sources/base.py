@@ -17,6 +17,7 @@ from migrator.records import (
     Artifact,
     ConsoleLine,
     Document,
+    Entry,
     HistoryRow,
     LocalFile,
     RunAttributes,
@@ -114,8 +115,8 @@ class SourceRun(Protocol):
 
     def attributes(self) -> RunAttributes: ...
 
-    def unreadable(self) -> Sequence[str]:
-        """What of the run as a whole is there but cannot be read: parts of local logs. For the ledger."""
+    def findings(self) -> Sequence[Entry]:
+        """What the ledger must tell of the run as a whole: what cannot be read of it, or was read as part of it."""
         ...
 
     def config(self) -> Document: ...

@@ -16,6 +16,7 @@ from migrator.records import (
     Artifact,
     ConsoleLine,
     Document,
+    Entry,
     Fork,
     HistoryRow,
     LocalFile,
@@ -52,7 +53,7 @@ class MemoryData:
     wandb: Mapping[str, Scalar] = field(default_factory=dict)  # more of W&B's attributes
     config: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
-    unreadable: Sequence[str] = ()
+    findings: Sequence[Entry] = ()
     history: list[HistoryRow] = field(default_factory=list)
     history_rows: int | None = None  # as the source counts them, where that is not the length of `history`
     system: list[SystemRow] = field(default_factory=list)
@@ -143,8 +144,8 @@ class MemoryRun:
             fork=data.fork,
         )
 
-    def unreadable(self) -> Sequence[str]:
-        return self._data.unreadable
+    def findings(self) -> Sequence[Entry]:
+        return self._data.findings
 
     def config(self) -> Document:
         return Document(self._data.config, json.dumps(self._data.config).encode())

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+from typing import Any, NamedTuple
+
+from migrator.records import Fork
 
 EVENTS_TYPE = "wandb-events"
 #: types of W&B's own exports of a run, which are listed among its artifacts
@@ -17,3 +20,32 @@ def md5_hex(text: str | None) -> str | None:
     except (binascii.Error, ValueError):
         return None
     return digest.hex() if len(digest) == 16 else None
+
+
+class Branch(NamedTuple):
+    """Where a run left the rows of another run (`fork`), or went back in its own (`rewound_to`, the last step kept)."""
+
+    fork: Fork | None = None
+    rewound_to: float | None = None
+
+
+def branch(run_id: str, parent: str, step: float) -> Branch:
+    """A branch point of `run_id`: at another run it is a fork, at the run itself a rewind."""
+    if not parent:
+        return Branch()
+    return Branch(rewound_to=step) if parent == run_id else Branch(Fork(parent, step))
+
+
+def branch_of_config(run_id: str, config: Any) -> Branch:
+    """The branch point in a run's config, where SDK 0.31 writes it (`wandb_init.py`), wrapped or not."""
+    point = _inside(_inside(config, "_wandb"), "branch_point")
+    parent, step = _inside(point, "run_id"), _inside(point, "step")
+    if not isinstance(parent, str) or not isinstance(step, int | float) or isinstance(step, bool):
+        return Branch()
+    return branch(run_id, parent, step)
+
+
+def _inside(value: Any, key: str) -> Any:
+    if isinstance(value, dict) and key not in value:
+        value = value.get("value")  # W&B wraps values of a config
+    return value.get(key) if isinstance(value, dict) else None

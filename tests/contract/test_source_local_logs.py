@@ -189,12 +189,6 @@ def test_the_summary_follows_updates_and_removals_of_nested_values(directories: 
     assert directories.run().summary().values == {"a": {"min": 0}, "d": {"x": 3}, "gone": {}}
 
 
-def test_a_run_without_summary_records_has_none(directories: Directories) -> None:
-    directories.add(start(), row(0, a=1))
-    assert directories.run().summary().values == {}
-    assert directories.run().summary().raw == b"{}"
-
-
 def test_kinds_that_meet_at_one_key_are_all_in_the_survey(directories: Directories) -> None:
     directories.add(
         start(),

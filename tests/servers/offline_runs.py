@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -16,6 +17,7 @@ import time
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +132,7 @@ RESUMED = OfflineRun(
     attributes={"name": "named at first", "tags": ("first",)},
     directories=2,
 )
-TWICE = OfflineRun(
-    "twice", rows=[(i, {"a": start}) for i in range(2) for start in (1, 2)], summary={"a": 2}, directories=2
-)
+TWICE = OfflineRun("twice", rows=[(i, {"a": 1 + i // 2}) for i in range(4)], summary={"a": 2}, directories=2)
 FAILED = OfflineRun("failed", state="failed", rows=[(0, {"a": 1})], summary={"a": 1})
 FORKED = OfflineRun("forked", rows=[(2, {"a": 1})], summary={"a": 1})
 GAPS = OfflineRun(
@@ -203,6 +203,97 @@ def write_log(path: Path, records: Iterable[Any]) -> None:
     """A log of `Record` messages, in a run directory that is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(serialized_log(record.SerializeToString() for record in records))
+
+
+# ---------------------------------------------------------------- logs of starts, made by hand
+
+BEGAN_S = 1_650_000_000  # when the starts that tests make began
+DAY_S = 86_400
+
+
+class StartLog:
+    """The log of one start, as the SDK writes it; times are seconds behind its beginning."""
+
+    def __init__(
+        self,
+        root: Path,
+        run_id: str,
+        began_s: float = BEGAN_S,
+        *,
+        directory: str | None = None,
+        offline: bool = False,
+        shared: bool = False,
+        config: Row | None = None,
+        branch: tuple[str, float] | None = None,
+        **fields: Any,
+    ) -> None:
+        from wandb.proto.wandb_internal_pb2 import Record
+
+        stamp = time.strftime("%Y%m%d_%H%M%S", time.gmtime(began_s))
+        self.directory = root / (directory or f"wandb/{'offline-' * offline}run-{stamp}-{run_id}")
+        self.path = self.directory / f"run-{run_id}.wandb"
+        self.began_s = began_s
+        self._record = Record
+        self._records: list[bytes] = []
+        self._ended = False
+        run = {"run_id": run_id, "project": "p", "telemetry": {"feature": {"offline": offline, "shared_mode": shared}}}
+        if branch:
+            run["branch_point"] = {"run": branch[0], "value": branch[1], "metric": "_step"}
+        if config:
+            run["config"] = {"update": _items(config)}
+        self.add(run=run | {"start_time": _moment(began_s)} | fields)
+
+    def add(self, **record: Any) -> StartLog:
+        from google.protobuf.json_format import ParseDict
+
+        self._records.append(ParseDict(record, self._record(num=len(self._records) + 1)).SerializeToString())
+        return self
+
+    def row(self, step: int | None, after_s: float | None = None, **values: Any) -> StartLog:
+        """A row of the history; without a step as in shared mode."""
+        at_s = self.began_s + ((step or 0) if after_s is None else after_s)
+        stepped = {} if step is None else {"_step": step}
+        items = _items(values | stepped | {"_timestamp": at_s})
+        return self.add(history={"item": items} | ({} if step is None else {"step": {"num": step}}))
+
+    def summary(self, **values: Any) -> StartLog:
+        return self.add(summary={"update": _items(values)})
+
+    def sample(self, after_s: float, **values: float) -> StartLog:
+        return self.add(stats={"timestamp": _moment(self.began_s + after_s), "item": _items(values)})
+
+    def line(self, after_s: float, text: str) -> StartLog:
+        moment = _moment(self.began_s + after_s)
+        return self.add(output_raw={"timestamp": moment, "line": f"{text}\n", "output_type": "STDOUT"})
+
+    def file(self, name: str, content: str) -> StartLog:
+        path = self.directory / "files" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+        return self
+
+    def exit(self, code: int = 0) -> StartLog:
+        return self.add(exit={"exit_code": code}).close()
+
+    def content(self) -> bytes:
+        return serialized_log(self._records)
+
+    def close(self, cut_bytes: int = 0, written_s: float | None = None) -> StartLog:
+        """Write what there is; without `exit` the process was killed, and the last bytes may be missing."""
+        content = self.content()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.path.write_bytes(content[: len(content) - cut_bytes])
+        at_s = self.began_s + DAY_S if written_s is None else written_s
+        os.utime(self.path, (at_s, at_s))
+        return self
+
+
+def _items(values: Row) -> list[Row]:
+    return [{"key": key, "value_json": json.dumps(value)} for key, value in values.items()]
+
+
+def _moment(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, UTC).isoformat()
 
 
 # ---------------------------------------------------------------- in the process that logs

@@ -33,9 +33,11 @@ from migrator.records import (
     Assign,
     AssignFile,
     ConsoleLine,
+    Entry,
     Fork,
     Histogram,
     HistoryRow,
+    Kind,
     Points,
     Record,
     SourceFile,
@@ -349,9 +351,10 @@ def history_of(*rows: tuple[float, Mapping[str, Any]], **fields: Any) -> MemoryD
 
 
 def test_what_a_source_cannot_read_of_a_run_is_skipped() -> None:
-    outcome = convert("attributes", MemoryData("r", unreadable=["run-r.wandb: 4 bytes"]))
-    assert outcome.ledger == {("skipped", "run-r.wandb: 4 bytes", "unreadable"): 1}
-    assert outcome.read == outcome.written + 1
+    lost = Entry(Kind.SKIPPED, "run-r.wandb: 4 bytes", "unreadable", 3)
+    outcome = convert("attributes", MemoryData("r", findings=[lost, Entry(Kind.JOINED, "other.wandb", "a copy")]))
+    assert outcome.ledger == {("skipped", lost.path, "unreadable"): 3, ("joined", "other.wandb", "a copy"): 1}
+    assert outcome.read == outcome.written + 3
 
 
 SHORT = {

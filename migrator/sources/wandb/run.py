@@ -18,6 +18,7 @@ from migrator.records import (
     Artifact,
     ConsoleLine,
     Document,
+    Entry,
     HistoryRow,
     LocalFile,
     RunAttributes,
@@ -95,7 +96,7 @@ class WandbRun:
             sweep=self._sweeps.of(ref, sweep) if (sweep := node.get("sweepName")) else None,
         )
 
-    def unreadable(self) -> Sequence[str]:
+    def findings(self) -> Sequence[Entry]:
         return ()
 
     def config(self) -> Document:

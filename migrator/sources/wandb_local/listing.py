@@ -11,19 +11,16 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
-from migrator.errors import ErrorClass, Rejected, Retryable, UserError
+from migrator.errors import Rejected, Retryable, UserError
 from migrator.records import RunListing, RunRef, SourceProject
 from migrator.sources.base import RunFilter
-from migrator.sources.wandb_local.log import Tail, WandbLog
-from migrator.sources.wandb_local.run import LocalRun, run_state
-from migrator.sources.wandb_local.scan import RunHead, latest, merged, starting_step
-from migrator.sources.wandb_local.values import epoch_s, row_time_s
+from migrator.sources.wandb_local.glance import LogGlance, glance, last_sign, starting_step
+from migrator.sources.wandb_local.run import LocalRun, location_of, run_state
+from migrator.sources.wandb_local.starts import inherited_starts, parent_has_changed, run_of
 
 LOG_PATTERN = "run-*.wandb"
 RUN_DIRECTORY = re.compile(r"(offline-)?run-")
@@ -100,17 +97,15 @@ class LocalSource:
                 f"No W&B runs in {self._places()}: there is no run-*/{LOG_PATTERN} and no offline-run-*/{LOG_PATTERN} "
                 "in it or below it. Give --local the directory that holds `wandb/` (WANDB_DIR of the training)."
             )
-        runs: defaultdict[tuple[str, str, str], list[LogGlance]] = defaultdict(list)
+        logs_of: defaultdict[tuple[str, str], dict[str, list[LogGlance]]] = defaultdict(dict)
         for path in logs:
             if log := self._glance(path):
-                runs[log.head.entity, log.head.project, log.head.run_id].append(log)
-        projects: defaultdict[tuple[str, str], list[RunListing]] = defaultdict(list)
-        for (entity, project, _), starts in runs.items():
-            projects[entity, project].append(listing_of(starts, self._now()))
+                logs_of[log.head.entity, log.head.project].setdefault(log.head.run_id, []).append(log)
+        projects = {name: [listing_of(run_id, runs, self._now()) for run_id in runs] for name, runs in logs_of.items()}
         latest = datetime.max.replace(tzinfo=UTC)
         for listings in projects.values():
             listings.sort(key=lambda listing: (listing.created_at or latest, listing.run_id))
-        return dict(projects)
+        return projects
 
     def _glance(self, path: Path) -> LogGlance | None:
         try:
@@ -126,7 +121,8 @@ class LocalSource:
 
     def _has_ended(self, log: LogGlance) -> bool:
         """Of a log that is being written, the last record is seldom whole."""
-        return run_state(log.exit_code, log.written_at, self._now()) != "running"
+        sign = last_sign(log.written_at, log.last_time_s, log.head)
+        return run_state(log.exit_code, sign, self._now()) != "running"
 
 
 # ---------------------------------------------------------------- finding
@@ -165,79 +161,34 @@ def _logs_below(path: Path, problems: list[str]) -> Iterator[Path]:
 # ---------------------------------------------------------------- listing
 
 
-@dataclass(frozen=True, slots=True)
-class LogGlance:
-    """What the listing needs of one log."""
-
-    log: Path
-    head: RunHead
-    rows: int
-    exit_code: int | None
-    last_time_s: float | None
-    size_bytes: int
-    mtime_ns: int
-    tail: Tail
-
-    @property
-    def written_at(self) -> datetime:
-        return datetime.fromtimestamp(self.mtime_ns / 1e9, UTC)
-
-
-def glance(path: Path) -> LogGlance | None:
-    """Read a log once, quickly; None for one that holds no run."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise Rejected(ErrorClass.NOT_FOUND, f"{path}: {error.strerror}") from error
-    reader = WandbLog(path)
-    rows, exit_code, last_time_s = 0, None, 0.0
-    run: Any = None
-    last_row: Any = None
-    for record, _ in reader.records():
-        match record.WhichOneof("record_type"):
-            case "history":
-                rows += 1
-                last_row = record.history
-            case "stats" | "output_raw" | "output" as kind:
-                last_time_s = max(last_time_s, epoch_s(getattr(record, kind).timestamp))
-            case "run":
-                run = latest(record.run, run)
-            case "exit":
-                exit_code = record.exit.exit_code
-    if run is None or not run.run_id:
-        return None
-    if last_row is not None:
-        last_time_s = max(last_time_s, row_time_s(last_row) or 0.0)
-    return LogGlance(
-        path, RunHead.of(run), rows, exit_code, last_time_s or None, status.st_size, status.st_mtime_ns, reader.tail
-    )
-
-
-def listing_of(starts: list[LogGlance], now: datetime) -> RunListing:
-    """The listing of a run from the logs of its starts."""
-    earliest = datetime.min.replace(tzinfo=UTC)
-    starts = sorted(starts, key=lambda log: (log.head.started_at or earliest, log.log))
-    head = merged([log.head for log in starts])
+def listing_of(run_id: str, logs_of: dict[str, list[LogGlance]], now: datetime) -> RunListing:
+    """The listing of a run; `logs_of`: the logs of each run of its project."""
+    logs = sorted(logs_of[run_id], key=lambda log: (log.began_s or 0.0, log.log))
+    run = run_of(logs)
+    head = run.head
+    starts = [start.glance for start in run.starts]
     written_at = max(log.written_at for log in starts)
     last_time_s = max((log.last_time_s for log in starts if log.last_time_s), default=None)
+    state = run_state(starts[run.deciding].exit_code, last_sign(written_at, last_time_s, head), now)
+    is_root = parent_has_changed(head, logs_of)
+    ancestors = [start.glance for start in inherited_starts(head, logs_of)] if is_root else []
     return RunListing(
-        run_id=head.run_id,
+        run_id=run_id,
         name=head.name,
-        source_state=run_state(starts[-1].exit_code, written_at, now),
+        source_state=state,
         created_at=head.started_at,
         heartbeat_at=datetime.fromtimestamp(last_time_s, UTC) if last_time_s else written_at,
         history_rows=sum(log.rows for log in starts),
-        fingerprint=_fingerprint(starts),
-        location=[str(log.log.parent) for log in starts],
-        fork=head.fork,
+        fingerprint=_fingerprint([*logs, *ancestors], state),
+        location=[location_of(log.log, log.head.run_id) for log in (*logs, *ancestors)],
+        fork=None if is_root else head.fork,
         tags=head.tags,
     )
 
 
-def _fingerprint(starts: Sequence[LogGlance]) -> str:
-    """Changes with the logs, and with the step shifts that an upload decided."""
+def _fingerprint(logs: Sequence[LogGlance], state: str) -> str:
+    """Changes with the logs, with the steps that an upload decided, and with the state, which also time changes."""
     content = [
-        (f"{log.log.parent.name}/{log.log.name}", log.size_bytes, log.mtime_ns, starting_step(log.log))
-        for log in starts
+        (f"{log.log.parent.name}/{log.log.name}", log.size_bytes, log.mtime_ns, starting_step(log.log)) for log in logs
     ]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([state, content]).encode()).hexdigest()

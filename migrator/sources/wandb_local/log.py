@@ -54,6 +54,10 @@ class Tail:
     bytes_lost: int = 0
     holes: tuple[tuple[int, int], ...] = ()
 
+    def without_torn_end(self) -> Tail:
+        """What was lost before the end."""
+        return Tail(None, sum(end - begin for begin, end in self.holes), self.holes)
+
     def __str__(self) -> str:
         places = [f"bytes {begin} to {end}" for begin, end in self.holes[:HOLES_SHOWN]]
         if len(self.holes) > HOLES_SHOWN:

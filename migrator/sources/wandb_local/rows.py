@@ -8,67 +8,86 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 from migrator.records import ConsoleLine, HistoryRow, SystemRow
-from migrator.sources.paging import Sized, output_lines, sized
+from migrator.sources.paging import Row, Sized, output_lines, sized
 from migrator.sources.wandb_local.log import WandbLog, opened
-from migrator.sources.wandb_local.scan import LogScan
+from migrator.sources.wandb_local.scan import LogScan, RunScan
 from migrator.sources.wandb_local.terminal import Console
-from migrator.sources.wandb_local.values import as_time_s, epoch_s, parse_json, row_step, row_values
+from migrator.sources.wandb_local.values import as_time_s, epoch_s, parse_json, row_values
 
 STREAMS = {0: "stderr", 1: "stdout"}  # wandb_internal.proto, OutputRawRecord.OutputType
 
 
-def history_rows(logs: Sequence[LogScan], after_step: float | None) -> Iterator[Sized[HistoryRow]]:
+def history_rows(scan: RunScan, after_step: float | None) -> Iterator[Sized[HistoryRow]]:
     """Rows above `after_step`, ascending; rows of equal step in the order of the logs."""
-    streams = [_log_rows(log, after_step) for log in logs if log.rows]
-    if _follow_each_other(logs):
+    if scan.shared:
+        return _shared_rows(scan.logs, after_step)
+    logs = [log for log in (*scan.inherited, *scan.logs) if log.rows]
+    streams = [_log_rows(log, after_step) for log in logs]
+    if all(before.last_step < log.first_step for before, log in pairwise(logs)):
         return chain.from_iterable(streams)
     return heapq.merge(*streams, key=lambda sized: sized[0].step)
 
 
-def _follow_each_other(logs: Sequence[LogScan]) -> bool:
-    last: int | None = None
-    for log in logs:
-        if not log.rows:
-            continue
-        if last is not None and log.first_step + log.shift <= last:
-            return False
-        last = log.last_step + log.shift
-    return True
+def _shared_rows(logs: Sequence[LogScan], after_step: float | None) -> Iterator[Sized[HistoryRow]]:
+    """Rows of all writers in the order of their times, numbered from 0."""
+    for step, (row, size_bytes) in enumerate(_by_time([_log_rows(log, None) for log in logs])):
+        if after_step is None or step > after_step:
+            yield row._replace(step=step), size_bytes
 
 
 def _log_rows(log: LogScan, after_step: float | None) -> Iterator[Sized[HistoryRow]]:
     offset, step = log.offset_for(after_step)
-    shift = log.shift
     for record, size_bytes in _records(log, offset):
         if not record.HasField("history"):
             continue
         history = record.history
-        step = row_step(history, step)
-        if step > log.until or (after_step is not None and step + shift <= after_step):
+        step = log.step_of(history, step)
+        if step > log.until or (after_step is not None and step <= after_step):
             continue
         values = row_values(history)
         values.pop("_step", None)
-        yield HistoryRow(step + shift, as_time_s(values.pop("_timestamp", None)), values), size_bytes
+        yield HistoryRow(step, as_time_s(values.pop("_timestamp", None)), values), size_bytes
 
 
-def system_rows(logs: Sequence[LogScan], first_row: int) -> Iterator[Sized[SystemRow]]:
-    """Samples of system metrics, numbered over all logs."""
-    number = 0
-    for log in logs:
-        if number + log.stats <= first_row:
-            number += log.stats
-            continue
-        for record, size_bytes in _records(log):
-            if not record.HasField("stats") or record.stats.stats_type != 0:
-                continue
+def system_rows(scan: RunScan, first_row: int) -> Iterator[Sized[SystemRow]]:
+    """Samples of system metrics, numbered over all logs; those of processes side by side in the order of times."""
+    if scan.concurrent:
+        for number, (row, size_bytes) in enumerate(_by_time([_samples(log, 0, 0) for log in scan.logs])):
             if number >= first_row:
-                yield _system_row(number, record.stats), size_bytes
-            number += 1
+                yield row._replace(number=number), size_bytes
+        return
+    number = 0
+    for log in scan.logs:
+        if number + log.stats > first_row:
+            yield from _samples(log, number, first_row)
+        number += log.stats
+
+
+def _samples(log: LogScan, number: int, first_row: int) -> Iterator[Sized[SystemRow]]:
+    """The samples of a log from `first_row` on; its first is `number`."""
+    for record, size_bytes in _records(log):
+        if not record.HasField("stats") or record.stats.stats_type != 0:
+            continue
+        if number >= first_row:
+            yield _system_row(number, record.stats), size_bytes
+        number += 1
+
+
+def _by_time(streams: Sequence[Iterator[Sized[Row]]]) -> Iterator[Sized[Row]]:
+    """Rows of several processes in the order of their times; those of one process stay in their order."""
+
+    def timed(stream: Iterator[Sized[Row]]) -> Iterator[tuple[float, Sized[Row]]]:
+        latest_s = 0.0
+        for row in stream:
+            latest_s = max(latest_s, row[0].time or 0.0)
+            yield latest_s, row
+
+    return (sized for _, sized in heapq.merge(*map(timed, streams), key=lambda one: one[0]))
 
 
 def _system_row(number: int, stats: Any) -> SystemRow:
@@ -77,21 +96,25 @@ def _system_row(number: int, stats: Any) -> SystemRow:
     return SystemRow(number, time_s, values)
 
 
-def console_lines(logs: Sequence[LogScan]) -> Iterator[Sized[ConsoleLine]]:
-    """Lines from the raw output in the logs."""
-    number = 0
-    for log in logs:
-        console = Console(number)
-        if log.pieces:
-            for record, _ in _records(log):
-                kind = record.WhichOneof("record_type")
-                if kind in ("output_raw", "output"):
-                    piece = getattr(record, kind)
-                    time_s = epoch_s(piece.timestamp) if piece.HasField("timestamp") else None
-                    stream = STREAMS.get(piece.output_type, "stdout")
-                    yield from map(sized, console.write(stream, time_s, piece.line))
-        yield from map(sized, console.finish())
-        number = console.next_number
+def console_lines(scan: RunScan) -> Iterator[Sized[ConsoleLine]]:
+    """Lines from the raw output in the logs; those of processes side by side in the order of times."""
+    streams = [_log_lines(log) for log in scan.logs if log.pieces]
+    lines = _by_time(streams) if scan.concurrent else chain.from_iterable(streams)
+    for number, (line, size_bytes) in enumerate(lines):
+        yield line._replace(number=number), size_bytes
+
+
+def _log_lines(log: LogScan) -> Iterator[Sized[ConsoleLine]]:
+    """The lines of one process, numbered from 0."""
+    console = Console()
+    for record, _ in _records(log):
+        kind = record.WhichOneof("record_type")
+        if kind in ("output_raw", "output"):
+            piece = getattr(record, kind)
+            time_s = epoch_s(piece.timestamp) if piece.HasField("timestamp") else None
+            stream = STREAMS.get(piece.output_type, "stdout")
+            yield from map(sized, console.write(stream, time_s, piece.line))
+    yield from map(sized, console.finish())
 
 
 def output_file_lines(paths: Sequence[Path]) -> Iterator[Sized[ConsoleLine]]:

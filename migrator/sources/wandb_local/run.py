@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence, Set
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -14,7 +15,9 @@ from migrator.records import (
     Artifact,
     ConsoleLine,
     Document,
+    Entry,
     HistoryRow,
+    Kind,
     LocalFile,
     RunAttributes,
     RunRef,
@@ -28,31 +31,50 @@ from migrator.sources.paging import pages
 from migrator.sources.wandb_local.access import console_files, local_file, staging_directories
 from migrator.sources.wandb_local.artifacts import LoggedArtifact, ManifestEntry, read_artifact, staged_file
 from migrator.sources.wandb_local.files import run_files
+from migrator.sources.wandb_local.glance import LogGlance, first_head, glance, last_sign
+from migrator.sources.wandb_local.head import RunHead
 from migrator.sources.wandb_local.rows import console_lines, history_rows, output_file_lines, system_rows
-from migrator.sources.wandb_local.scan import RunHead, RunScan, merged, scan_run
+from migrator.sources.wandb_local.scan import LogScan, RunScan, Span, scan_run
+from migrator.sources.wandb_local.starts import Run, Start, first_floor, inherited_starts, run_of
 from migrator.sources.wandb_local.values import json_object
 
 QUIET_AFTER = timedelta(minutes=10)  # a log without an end that nobody wrote to for so long is a crashed run's
 
 
-def log_of(directory: Path, run_id: str) -> Path:
-    """The log in a run directory. W&B names it after the run; a single one with another name is taken, too."""
-    named = directory / f"run-{run_id}.wandb"
+def log_of(place: Path, run_id: str) -> Path:
+    """The log at a place of a run's location: the place itself, or in a directory the one that is named after the run.
+
+    A single one with another name is taken, too.
+    """
+    if not place.is_dir():
+        if place.is_file():
+            return place
+        raise Rejected(ErrorClass.NOT_FOUND, f"{place} is gone")
+    named = place / f"run-{run_id}.wandb"
     if named.is_file():
         return named
-    others = list(directory.glob("run-*.wandb"))
+    others = list(place.glob("run-*.wandb"))
     if len(others) != 1:
         raise Rejected(ErrorClass.NOT_FOUND, f"{named} is gone")
     return others[0]
 
 
-def run_state(exit_code: int | None, written_at: datetime, now: datetime) -> str:
+def location_of(log: Path, run_id: str) -> str:
+    """The place that leads `log_of` to a log."""
+    try:
+        return str(log.parent if log_of(log.parent, run_id) == log else log)
+    except Rejected:
+        return str(log)
+
+
+def run_state(exit_code: int | None, last_sign: datetime, now: datetime) -> str:
     """W&B's word for the state of a run whose last log ends with this exit code (None: without any)."""
     if exit_code is not None:
         return "finished" if exit_code == 0 else "failed"
-    return "crashed" if now - written_at >= QUIET_AFTER else "running"
+    return "crashed" if now - last_sign >= QUIET_AFTER else "running"
 
 
+INHERITED = "the run that it was forked from has other rows now: those of then are copied into this one"
 #: the SDK gives the artifacts of an online run to W&B alone; offline they are in the log
 ONLINE_ARTIFACTS = "the directory of an online run does not have them"
 
@@ -66,8 +88,7 @@ class LocalRun:
         if not ref.location:
             raise Rejected(ErrorClass.NOT_FOUND, f"{ref}: the inventory has no directory for it")
         self._ref = ref
-        self._directories = [Path(directory) for directory in ref.location]
-        self._logs = [log_of(directory, ref.run_id) for directory in self._directories]
+        self._logs = [log_of(Path(place), ref.run_id) for place in ref.location]
         self._now = now()
         self._follow_links = follow_links
         self._keys = keys  # files with one of them in it are withheld
@@ -104,13 +125,26 @@ class LocalRun:
             group=head.group or None,
             wandb={name: value for name, value in values.items() if value not in (None, "")},
             sweep=Sweep(head.sweep_id) if head.sweep_id else None,
-            fork=head.fork,
+            fork=None if self._inherited else head.fork,
         )
 
-    def unreadable(self) -> Sequence[str]:
-        """Damaged parts of the logs. Of a log that is being written, the last record is seldom whole."""
-        logs = self._scan.logs if self._state != "running" else self._scan.logs[:-1]
-        return [f"{log.log.parent.name}/{log.log.name}: {log.tail}" for log in logs if log.tail.bytes_lost]
+    def findings(self) -> Sequence[Entry]:
+        found = [*self._scan.entries]
+        if self._run:
+            found += self._run.entries()
+        if self._inherited and (fork := self._head.fork):
+            found.append(Entry(Kind.JOINED, f"fork of {fork.run_id} after step {fork.step:g}", INHERITED))
+        for log in self._scan.logs:
+            if what := self._unreadable(log):
+                found.append(Entry(Kind.SKIPPED, f"{log.log.parent.name}/{log.log.name}: {what}", "unreadable"))
+        return found
+
+    def _unreadable(self, log: LogScan) -> str:
+        """What is damaged of a log. Of one that is being written, the last record is seldom whole."""
+        tail = log.tail
+        if self._state == "running" and log.exit_code is None:
+            tail = tail.without_torn_end()
+        return str(tail) if tail.bytes_lost else ""
 
     def config(self) -> Document:
         """The raw form is W&B's: each value as {"value": ...}. `_wandb`, W&B's own notes, is in both."""
@@ -131,10 +165,10 @@ class LocalRun:
         return Survey(tuple(scan.series), frozenset(scan.media), scan.rows, scan.rows)
 
     def history(self, after_step: float | None) -> Iterator[list[HistoryRow]]:
-        return pages(history_rows(self._scan.logs, after_step))
+        return pages(history_rows(self._scan, after_step))
 
     def system(self, first_row: int) -> Iterator[list[SystemRow]]:
-        return pages(system_rows(self._scan.logs, first_row))
+        return pages(system_rows(self._scan, first_row))
 
     def partial(self, part: str) -> str | None:
         online = any(log.head and not log.head.offline for log in self._scan.logs)
@@ -144,9 +178,9 @@ class LocalRun:
         """Lines count from their first character, as in W&B's own log; see `terminal`."""
         logged = any(log.pieces for log in self._scan.logs)
         lines = (
-            console_lines(self._scan.logs)
+            console_lines(self._scan)
             if logged
-            else output_file_lines(console_files(self._directories, self._keys))
+            else output_file_lines(console_files(self._start_directories, self._keys))
         )
         return pages(dropwhile(lambda sized: sized[0].number < first_line, lines))
 
@@ -159,10 +193,11 @@ class LocalRun:
         return len(self._files)
 
     def fetch(self, name: str) -> LocalFile | None:
-        found = self._files.get(name)
+        found = self._files.get(name) or self._inherited_media.get(name)
         if found is None:
             return None
-        path, home = found[0], next(place for place in self._directories if found[0].is_relative_to(place))
+        path = found[0]
+        home = next((place for place in self._directories if path.is_relative_to(place)), path.parent)
         return local_file(path, name, link_allowed=name in self._linked, keys=self._keys, home=home)
 
     def release(self, file: LocalFile) -> None:
@@ -193,26 +228,76 @@ class LocalRun:
     # ------------------------------------------------------------ the run itself
 
     @cached_property
+    def _glances(self) -> dict[str, list[LogGlance]]:
+        """The logs by run: its own, and those of runs from which it has inherited rows."""
+        found: defaultdict[str, list[LogGlance]] = defaultdict(list)
+        for path in self._logs:
+            if log := glance(path):
+                found[log.head.run_id].append(log)
+        if self._ref.run_id not in found:
+            raise Rejected(ErrorClass.BAD_DATA, f"{self._logs[0]} holds no record of a run {self._ref.run_id}")
+        return found
+
+    @cached_property
+    def _run(self) -> Run | None:
+        """What its logs are together; None: there is one log only, which needs no second pass."""
+        return run_of(self._glances[self._ref.run_id]) if len(self._logs) > 1 else None
+
+    @cached_property
+    def _inherited(self) -> list[Start]:
+        """Starts of other runs, if the inventory has put them beside its own: its parent has other rows now."""
+        return inherited_starts(self._run.head, self._glances) if self._run and len(self._glances) > 1 else []
+
+    @cached_property
     def _scan(self) -> RunScan:
-        return scan_run(self._logs)
+        if not self._run:
+            (log,) = self._logs
+            head = first_head(log)
+            return scan_run([Span(log, first_floor(log, head) if head else None)], self._keys)
+        scan = scan_run(_spans(self._run.starts), self._keys, concurrent=self._run.concurrent, shared=self._run.shared)
+        if self._inherited:
+            scan.inherit(scan_run(_spans(self._inherited), self._keys))
+        return scan
 
     @cached_property
     def _head(self) -> RunHead:
-        heads = [log.head for log in self._scan.logs if log.head]
-        if not heads or any(head.run_id != self._ref.run_id for head in heads):
+        head = self._run.head if self._run else self._scan.logs[0].head
+        if head is None or head.run_id != self._ref.run_id:
             raise Rejected(ErrorClass.BAD_DATA, f"{self._logs[0]} holds no record of a run {self._ref.run_id}")
-        return merged(heads)
+        return head
 
     @cached_property
     def _written_at(self) -> datetime:
         try:
-            return datetime.fromtimestamp(max(log.stat().st_mtime for log in self._logs), UTC)
+            return datetime.fromtimestamp(max(log.log.stat().st_mtime for log in self._scan.logs), UTC)
         except FileNotFoundError as error:
             raise Rejected(ErrorClass.NOT_FOUND, f"{error.filename} is gone") from error
 
     @cached_property
     def _state(self) -> str:
-        return run_state(self._scan.logs[-1].exit_code, self._written_at, self._now)
+        scan = self._scan
+        exit_code = scan.logs[self._run.deciding if self._run else -1].exit_code
+        return run_state(exit_code, last_sign(self._written_at, scan.last_time_s, self._head), self._now)
+
+    @cached_property
+    def _directories(self) -> list[Path]:
+        """Its directories, later ones over earlier ones; those of copies before those of what they are copies of."""
+        if not self._run:
+            return [self._logs[0].parent]
+        logs = [log.log for start in self._run.starts for log in (*start.copies, start.glance)]
+        return [*dict.fromkeys(log.parent for log in reversed(logs))][::-1]
+
+    @cached_property
+    def _start_directories(self) -> list[Path]:
+        return [*dict.fromkeys(log.log.parent for log in self._scan.logs)]
+
+    @cached_property
+    def _inherited_media(self) -> dict[str, tuple[Path, int]]:
+        if not self._scan.inherited:
+            return {}
+        media = {name for _, name in self._scan.media}
+        files = run_files([*dict.fromkeys(log.log.parent for log in self._scan.inherited)])
+        return {name: found for name, found in files.items() if name in media}
 
     @cached_property
     def _linked(self) -> Set[str]:
@@ -234,3 +319,7 @@ class LocalRun:
 
     def __exit__(self, *exc: Any) -> None:
         return None
+
+
+def _spans(starts: Sequence[Start]) -> list[Span]:
+    return [Span(start.log, start.floor, start.until) for start in starts]

@@ -1,24 +1,22 @@
 """The first pass over the logs of one run: everything but rows, samples and lines, which stay on disk.
 
-A run has one directory for each time it was started. They are read in order of start; W&B's rules for what a later
-start changes are in `merged`, `step_shift` and `JsonTree`.
+The logs are those of its starts, in order; `starts` decides which they are and how their rows are numbered.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from migrator.errors import RunError
-from migrator.records import Fork
+from migrator.records import Entry
 from migrator.sources.wandb_local.artifacts import ArtifactIndex
-from migrator.sources.wandb_local.log import Tail, WandbLog, opened
+from migrator.sources.wandb_local.head import RunHead, latest
+from migrator.sources.wandb_local.log import Tail, WandbLog
+from migrator.sources.wandb_local.summaries import complete_summary
 from migrator.sources.wandb_local.values import (
     JsonTree,
     epoch_s,
@@ -36,120 +34,66 @@ SYNC_STATE_MAX_BYTES = 1024 * 1024
 MARK_ROWS = 10_000  # reading goes on at most this many rows before the wanted one
 
 
-@dataclass(frozen=True, slots=True)
-class RunHead:
-    """The run record of a log. Empty texts mean that the run was started without one."""
+class Span(NamedTuple):
+    """A log and which steps its rows have: numbered from behind `floor` (None: as logged), those up to `until`."""
 
-    run_id: str
-    entity: str
-    project: str
-    name: str
-    notes: str
-    tags: tuple[str, ...]
-    group: str
-    job_type: str
-    sweep_id: str
-    host: str
-    commit: str
-    started_at: datetime | None
-    fork: Fork | None
-    rewound_to: float | None
-    offline: bool
-    resume: bool
-
-    @classmethod
-    def of(cls, run: Any) -> RunHead:
-        branch = run.branch_point
-        branched = branch.run and branch.metric in ("", "_step")
-        forked = branched and branch.run != run.run_id
-        started = run.start_time
-        return cls(
-            run_id=run.run_id,
-            entity=run.entity or "local",
-            project=run.project or "uncategorized",
-            name=run.display_name,
-            notes=run.notes,
-            tags=tuple(run.tags),
-            group=run.run_group,
-            job_type=run.job_type,
-            sweep_id=run.sweep_id,
-            host=run.host,
-            commit=run.git.commit,
-            started_at=(
-                datetime.fromtimestamp(started.seconds, UTC).replace(microsecond=started.nanos // 1000)
-                if run.HasField("start_time")
-                else None
-            ),
-            fork=Fork(branch.run, branch.value) if forked else None,
-            rewound_to=branch.value if branched and not forked else None,
-            offline=run.telemetry.feature.offline,
-            resume=run.resume,
-        )
-
-
-def latest(run: Any, before: Any) -> Any:
-    """The run record that holds once `run` came behind `before` (None: it is the first).
-
-    Entity and project stay those of the first: the SDK repeats the record at odd moments, then with the server's.
-    """
-    if before is not None:
-        run.entity, run.project = before.entity, before.project
-    return run
-
-
-def merged(heads: Sequence[RunHead]) -> RunHead:
-    """The heads of a run's directories as one: the first start, and what later starts set anew."""
-    result = heads[0]
-    for head in heads[1:]:
-        result = replace(
-            result,
-            name=head.name or result.name,
-            notes=head.notes or result.notes,
-            tags=head.tags or result.tags,
-            group=head.group or result.group,
-            job_type=head.job_type or result.job_type,
-            sweep_id=head.sweep_id or result.sweep_id,
-            host=head.host or result.host,
-            commit=head.commit or result.commit,
-        )
-    return result
+    log: Path
+    floor: int | None = None
+    until: float = math.inf
 
 
 @dataclass(slots=True)
 class LogScan:
-    """What one log holds. `shift` is added to its steps; `marks` are (step, offset before the row).
+    """What one log holds. Steps are those of the run (see `step_of`); `marks` are (step, offset before the row).
 
     Rows above `until` are left out everywhere: a later start has rewound the run to that step.
     """
 
     log: Path
+    floor: int | None = None
     until: float = math.inf
     head: RunHead | None = None
     rows: int = 0
     first_step: int = 0
     last_step: int = -1
     ascending: bool = True
-    shift: int = 0
     end: int = 0
     stats: int = 0
     pieces: int = 0
+    has_summary: bool = False
     exit_code: int | None = None
     tail: Tail = field(default_factory=Tail)
     marks: list[tuple[int, int]] = field(default_factory=list)
 
+    def step_of(self, history: Any, before: int) -> int:
+        """The step of a row; `before` is that of the row before it, or `first_before`."""
+        step = row_step(history, before)
+        return step if self.floor is None else max(step, before + 1)
+
+    @property
+    def first_before(self) -> int:
+        return -1 if self.floor is None else self.floor
+
     def offset_for(self, after_step: float | None) -> tuple[int, int]:
-        """Where to read from for the rows above `after_step`: an offset, and a step for `row_step`."""
+        """Where to read from for the rows above `after_step`: an offset, and a step for `step_of`."""
+        start = 0, self.first_before
         if after_step is None or not self.marks or not self.ascending:
-            return 0, -1
-        at = bisect_right(self.marks, after_step - self.shift, key=lambda mark: mark[0]) - 1
-        return (self.marks[at][1], self.marks[at][0] - 1) if at >= 0 else (0, -1)
+            return start
+        at = bisect_right(self.marks, after_step, key=lambda mark: mark[0]) - 1
+        return (self.marks[at][1], self.marks[at][0] - 1) if at >= 0 else start
 
 
 @dataclass(slots=True)
 class RunScan:
-    """What all logs of a run hold."""
+    """What all logs of a run hold. `inherited`: logs of other runs whose rows come before its own.
 
+    `concurrent`: starts ran at the same time. `shared`: they wrote the run together, its rows have no steps.
+    """
+
+    concurrent: bool = False
+    shared: bool = False
     logs: list[LogScan] = field(default_factory=list)
+    inherited: list[LogScan] = field(default_factory=list)
     config: JsonTree = field(default_factory=JsonTree)
     summary: JsonTree = field(default_factory=JsonTree)
     series: dict[SeriesKey, None] = field(default_factory=dict)
@@ -159,69 +103,43 @@ class RunScan:
     used: dict[str, None] = field(default_factory=dict)
     user: str = ""
     last_time_s: float | None = None
+    entries: list[Entry] = field(default_factory=list)  # for the ledger
 
     @property
     def rows(self) -> int:
-        return sum(log.rows for log in self.logs)
+        return sum(log.rows for log in (*self.inherited, *self.logs))
 
     def last_step(self) -> int | None:
         """The highest step of the run; None without rows."""
-        return max((log.last_step + log.shift for log in self.logs if log.rows), default=None)
+        if self.shared:
+            return self.rows - 1 if self.rows else None
+        return max((log.last_step for log in (*self.inherited, *self.logs) if log.rows), default=None)
+
+    def inherit(self, scan: RunScan) -> None:
+        """Take over the rows of another scan, before all others."""
+        self.inherited = scan.logs
+        self.series = scan.series | self.series
+        self.media |= scan.media
 
 
-def scan_run(logs: Sequence[Path]) -> RunScan:
-    """Read the logs of a run, in order of start."""
-    scan = RunScan()
-    for path, until in zip(logs, _rewinds(logs), strict=True):
-        _Scanner(scan, path, until).read()
+def scan_run(
+    spans: Sequence[Span], keys: Set[bytes] = frozenset(), *, concurrent: bool = False, shared: bool = False
+) -> RunScan:
+    """Read the logs of a run, in order of start. Of a summary file only what is free of `keys` is believed."""
+    scan = RunScan(concurrent, shared)
+    for span in spans:
+        _Scanner(scan, span, keys).read()
     return scan
-
-
-def _rewinds(logs: Sequence[Path]) -> list[float]:
-    """For each log the step to which later starts have rewound the run; infinite: none has."""
-    heads = [_first_head(log) for log in logs[1:]]
-    steps = [math.inf if head is None or head.rewound_to is None else head.rewound_to for head in heads]
-    return [min(steps[i:], default=math.inf) for i in range(len(logs))]
-
-
-def _first_head(log: Path) -> RunHead | None:
-    records = (record.run for record, _ in WandbLog(log).records() if record.HasField("run"))
-    run = next(records, None)
-    return RunHead.of(run) if run is not None else None
-
-
-def starting_step(log: Path) -> int | None:
-    """The shift that W&B decided at the first upload of a log; None for one that was not uploaded."""
-    try:
-        with opened(log.with_name(log.name + ".syncstate")) as file:
-            state = json.loads(file.read(SYNC_STATE_MAX_BYTES))
-    except (RunError, ValueError):
-        return None
-    step = state.get("starting_step") if isinstance(state, dict) else None
-    return step if isinstance(step, int) else None
-
-
-def step_shift(log: LogScan, last_step: int | None) -> int:
-    """What to add to the steps of a log; `last_step` is the highest of the earlier ones.
-
-    Runs that were resumed online hold shifted steps. Offline, the log starts again at 0, and W&B adds the shift when
-    it uploads: the last step of the run on the service, plus 1. For a log that was never uploaded this is the last
-    step here, unless its steps are above it anyway, given by the user.
-    """
-    if log.head is None or not (log.head.resume and log.head.offline):
-        return 0
-    uploaded = starting_step(log.log)
-    if uploaded is not None:
-        return uploaded
-    return last_step + 1 if last_step is not None and log.rows and log.first_step <= last_step else 0
 
 
 class _Scanner:
     """Reads one log into a `RunScan`."""
 
-    def __init__(self, scan: RunScan, path: Path, until: float) -> None:
+    def __init__(self, scan: RunScan, span: Span, keys: Set[bytes]) -> None:
         self._run = scan
-        self._log = LogScan(path, until)
+        self._log = LogScan(*span)
+        self._keys = keys
+        self._step = self._log.first_before
         #: paths whose numbers need no parsing: a key, or several as a tuple
         self._known_numbers: set[str | tuple[str, ...]] = {"_step", "_timestamp"}
         self._last_run: Any = None
@@ -236,6 +154,7 @@ class _Scanner:
                     self._row(record.history, before)
                 case "summary":
                     self._run.summary.update(record.summary)
+                    log.has_summary = True
                 case "config":
                     self._run.config.merge(record.config)
                 case "stats":
@@ -255,7 +174,8 @@ class _Scanner:
             log.head = RunHead.of(self._last_run)
         if self._last_row is not None:
             self._saw_s(row_time_s(self._last_row))
-        log.shift = step_shift(log, self._run.last_step())
+        if note := complete_summary(self._run.summary, log, self._keys):
+            self._run.entries.append(note)
         self._run.logs.append(log)
 
     def _seldom(self, record: Any) -> None:
@@ -264,6 +184,7 @@ class _Scanner:
                 self._last_run = latest(record.run, self._last_run)
                 self._run.config.merge(record.run.config)
                 self._run.summary.update(record.run.summary)
+                self._log.has_summary |= bool(record.run.summary.update)
             case "environment":
                 self._run.user = record.environment.username or self._run.user
             case "files":
@@ -275,7 +196,7 @@ class _Scanner:
 
     def _row(self, history: Any, before: int) -> None:
         log = self._log
-        step = row_step(history, log.last_step)
+        step = self._step = log.step_of(history, self._step)
         if step > log.until:
             return
         if log.rows % MARK_ROWS == 0:

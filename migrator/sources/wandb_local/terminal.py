@@ -55,8 +55,8 @@ class _Line:
 class Console:
     """Both streams of one process. `write` and `finish` give the lines that can change no more, in order."""
 
-    def __init__(self, first_number: int = 0) -> None:
-        self.next_number = first_number
+    def __init__(self) -> None:
+        self.next_number = 0
         self._changing: deque[_Line] = deque()
         self._terminals = {stream: _Terminal(self, stream) for stream in ("stdout", "stderr")}
 

@@ -7,7 +7,7 @@ dicts, its elements are never split further. Histograms and media are logged as 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from migrator import json_text
@@ -140,7 +140,7 @@ class JsonTree:
             if len(path) == 1:
                 top[path[0]] = item.value_json
             elif path:
-                self._set_nested(item_path(item), item_json(item))
+                self.set(item_path(item), item_json(item))
             else:
                 top[item.key] = item.value_json
         for item in record.remove:
@@ -154,8 +154,13 @@ class JsonTree:
         for item in record.remove:
             self._remove(item_path(item))
 
-    def _set_nested(self, path: Sequence[str], text: str) -> None:
+    def set(self, path: Sequence[str], text: str) -> None:
+        """Set JSON text at a path."""
         self._node(path[:-1])[path[-1]] = text
+
+    def set_all(self, values: Mapping[str, Any]) -> None:
+        """Set whole values by key."""
+        self._top.update((key, json.dumps(value)) for key, value in values.items())
 
     def _node(self, path: Sequence[str]) -> dict[str, Any]:
         node = self._top
