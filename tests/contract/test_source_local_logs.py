@@ -508,6 +508,49 @@ def test_a_long_manifest_is_read_from_its_file(directories: Directories, staging
         run.fetch_artifact_file(artifact, artifact.files[0].name)
 
 
+# ---------------------------------------------------------------- what the run as a whole is told
+
+
+def test_custom_axes_preemption_and_links_are_attributes(directories: Directories) -> None:
+    def metric(**fields: Any) -> Any:
+        return record(metric=fields)
+
+    directories.add(
+        start(),
+        metric(name="epoch"),
+        metric(name="val/loss", step_metric="epoch", options={"hidden": True, "step_sync": True}),
+        metric(glob_name="train/*", step_metric="batch"),
+        metric(glob_name="*", step_metric="train/batch"),
+        metric(name="a\\.b", step_metric="x\\.y"),
+        metric(name="later", step_metric="epoch"),
+        metric(name="later", step_metric="batch"),
+        row(0, **{"train/loss": 1, "train/batch": 2, "val/loss": 3, "other": 4, "_private": 5}),
+        record(preempting={}),
+        record(
+            request={
+                "link_artifact": {
+                    "portfolio_name": "best",
+                    "portfolio_entity": "team",
+                    "portfolio_project": "models",
+                    "portfolio_aliases": ["prod", "v"],
+                }
+            }
+        ),
+    )
+    told = directories.run().attributes().wandb
+    axes = {name.removeprefix("step_metric/"): axis for name, axis in told.items() if name.startswith("step_metric/")}
+    assert axes == {
+        "val/loss": "epoch",
+        "a.b": "x.y",
+        "later": "batch",
+        "train/loss": "batch",
+        "train/batch": "batch",
+        "other": "train/batch",
+    }
+    assert told["preempting"] is True
+    assert json.loads(str(told["link_artifact"])) == ["team/models/best:prod,v"]
+
+
 # ---------------------------------------------------------------- what is wrong with a directory
 
 

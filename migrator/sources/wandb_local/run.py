@@ -115,6 +115,7 @@ class LocalRun:
             "host": head.host,
             "history_line_count": scan.rows,
             "last_history_step": scan.last_step(),
+            **scan.extras.attributes(dict.fromkeys(series.key for series in scan.series)),
         }
         return RunAttributes(
             name=head.name or None,

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from migrator.records import Entry
 from migrator.sources.wandb_local.artifacts import ArtifactIndex
+from migrator.sources.wandb_local.extras import Extras
 from migrator.sources.wandb_local.head import RunHead, latest
 from migrator.sources.wandb_local.log import Tail, WandbLog
 from migrator.sources.wandb_local.summaries import complete_summary
@@ -101,6 +102,7 @@ class RunScan:
     saved: set[str] = field(default_factory=set)  # names in `files` records: what run.save() was given
     artifacts: ArtifactIndex = field(default_factory=ArtifactIndex)
     used: dict[str, None] = field(default_factory=dict)
+    extras: Extras = field(default_factory=Extras)
     user: str = ""
     last_time_s: float | None = None
     entries: list[Entry] = field(default_factory=list)  # for the ledger
@@ -193,6 +195,8 @@ class _Scanner:
                 self._run.used[record.use_artifact.name or record.use_artifact.id] = None
             case "exit":
                 self._log.exit_code = record.exit.exit_code
+            case _:
+                self._run.extras.add(record)
 
     def _row(self, history: Any, before: int) -> None:
         log = self._log
