@@ -111,7 +111,10 @@ def take_inventory(
                 history_rows += listing.history_rows or 0
                 states[listing.source_state] = states.get(listing.source_state, 0) + 1
             tick(project.name, listed, total)
-        unseen = store.inventory.finish_inventory(row.id, inventory_id, Unseen.EXCLUDED if filtered else Unseen.GONE)
+        unseen = 0
+        if source.missing(project) is None:  # else nobody knows of a run that was not listed whether it is gone
+            why = Unseen.EXCLUDED if filtered else Unseen.GONE
+            unseen = store.inventory.finish_inventory(row.id, inventory_id, why)
         yield ProjectResult(row, listed, counts, history_rows, states, unseen)
     if scope.whole and not filtered:
         entities, listed_ids = {project.entity for project in found}, {row.id for row in saved}

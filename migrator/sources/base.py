@@ -97,6 +97,10 @@ class Source(Protocol):
         """The runs of a project, page by page, oldest first."""
         ...
 
+    def missing(self, project: SourceProject) -> str | None:
+        """Why the last listing of the project may have left out runs that are there; None: it was whole."""
+        ...
+
     def open_run(self, ref: RunRef, scratch: Path) -> SourceRun:
         """Open a run for reading; `scratch` is an empty directory of its own. Gone: `Rejected(NOT_FOUND)`."""
         ...

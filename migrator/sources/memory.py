@@ -81,6 +81,7 @@ class MemorySource:
         self.entity = entity
         self.data = projects
         self._page_rows = page_rows
+        self.left_out: dict[str, str] = {}  # by project: what `missing` says
 
     def projects(self, entity: str | None) -> Iterator[SourceProject]:
         if entity not in (None, self.entity):
@@ -106,6 +107,9 @@ class MemorySource:
             )
             if only.accepts(listing):
                 yield listing
+
+    def missing(self, project: SourceProject) -> str | None:
+        return self.left_out.get(project.name)
 
     def open_run(self, ref: RunRef, scratch: Path) -> MemoryRun:
         for data in self.data.get(ref.project, ()):

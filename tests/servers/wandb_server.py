@@ -498,6 +498,8 @@ def _runs(server: WandbServer, query: Query) -> Row | bytes:
     if project is None:
         return {"project": None}
     runs = server.ordered(project, asked.get("order") or "+created_at", asked.get("filters") or "{}")
+    if not re.search(r"\bruns\s*\(", query.text):
+        return {"project": {"runCount": len(runs)}}
     first, start = asked.get("perPage") or 50, _position(runs, asked.get("cursor"))
     full = "summaryMetrics" in query.text
     page = [(f"{n}:{run.id}", run) for n, run in enumerate(runs[start : start + first], start)]

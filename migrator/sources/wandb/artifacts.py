@@ -15,13 +15,13 @@ from migrator.records import Artifact, LocalFile, RunRef, SourceFile
 from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import (
     fewer,
-    next_cursor,
     nodes,
     number,
     parse_time,
     run_of,
 )
 from migrator.sources.wandb.client import WandbClient
+from migrator.sources.wandb.connections import pages, sizes
 from migrator.sources.wandb.downloads import Downloads
 from migrator.sources.wandb.files import ScratchNames
 from migrator.sources.wandb_facts import EVENTS_TYPE, OWN_TYPES, md5_hex
@@ -100,22 +100,26 @@ class RunArtifacts:
             return self._logged
 
     def _list(self, document: str) -> list[ArtifactRef]:
-        found: list[ArtifactRef] = []
-        given = 0
+        found: dict[str, dict[str, Any]] = {}  # by id: some servers list things twice
+        counted: int | None = None
         asked = {"entity": self._ref.entity, "project": self._ref.project, "run": self._ref.run_id}
-        cursor: str | None = None
-        while True:
-            answer = self._client.ask(
-                document, asked | {"cursor": cursor, "perPage": PAGE_ARTIFACTS}, f"artifacts of {self._ref}"
-            )
-            page = run_of(answer, self._ref).get("artifacts") or {}
-            given += len(nodes(page))
-            # others are deleted, or uploads that were never finished
-            found += [self._ref_of(node) for node in nodes(page) if node.get("state") in (None, "COMMITTED")]
-            cursor = next_cursor(page, cursor)
-            if cursor is None:
-                self.partial = self.partial or fewer("artifacts", given, number(page.get("totalCount")))
-                return found
+
+        def ask(cursor: str | None, at_most: int) -> dict[str, Any]:
+            nonlocal counted
+            page = asked | {"cursor": cursor, "perPage": at_most}
+            answer = self._client.ask(document, page, f"artifacts of {self._ref}")
+            artifacts = run_of(answer, self._ref).get("artifacts") or {}
+            counted = number(artifacts.get("totalCount"))
+            return dict(artifacts)
+
+        for size in sizes(PAGE_ARTIFACTS):
+            for page in pages(ask, size):
+                found |= {node["id"]: node for node in nodes(page)}
+            if len(found) >= (counted or 0):
+                break
+        self.partial = self.partial or fewer("artifacts", len(found), counted)
+        # others are deleted, or uploads that were never finished
+        return [self._ref_of(node) for node in found.values() if node.get("state") in (None, "COMMITTED")]
 
     def _ref_of(self, node: dict[str, Any]) -> ArtifactRef:
         home = node.get("artifactSequence") or {}
@@ -191,19 +195,17 @@ class RunArtifacts:
 
     def _ask_urls(self, one: ArtifactRef) -> Iterator[tuple[str, str]]:
         asked = {"entity": one.entity, "project": one.project, "collection": one.name, "alias": one.version}
-        cursor: str | None = None
-        while True:
-            answer = self._client.ask(
-                queries.ARTIFACT_FILES, asked | {"cursor": cursor, "perPage": PAGE_URLS}, f"files of {one}"
-            )
+
+        def ask(cursor: str | None, at_most: int) -> dict[str, Any]:
+            page = asked | {"cursor": cursor, "perPage": at_most}
+            answer = self._client.ask(queries.ARTIFACT_FILES, page, f"files of {one}")
             collection = (answer.get("project") or {}).get("artifactCollection") or {}
-            page = (collection.get("artifactMembership") or {}).get("files") or {}
+            return (collection.get("artifactMembership") or {}).get("files") or {}
+
+        for page in pages(ask, PAGE_URLS):
             for node in nodes(page):
                 if url := node.get("directUrl"):
                     yield node["name"], self._client.absolute(url)
-            cursor = next_cursor(page, cursor)
-            if cursor is None:
-                return
 
 
 def _aliases(one: ArtifactRef) -> list[str]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from migrator.records import LocalFile, RunRef, SourceFile
 from migrator.sources.wandb import queries
-from migrator.sources.wandb.answers import next_cursor, nodes, number, run_of
+from migrator.sources.wandb.answers import nodes, number, run_of
 from migrator.sources.wandb.client import WandbClient
+from migrator.sources.wandb.connections import pages, sizes
 from migrator.sources.wandb.downloads import Downloads
 from migrator.sources.wandb_facts import md5_hex
 
@@ -67,23 +68,33 @@ class RunFiles:
     def _list(self) -> tuple[dict[str, _File], int]:
         with self._lock:
             if self._listed is None:
-                self._listed = self._ask([])
+                found: dict[str, _File] = {}
+                counted = 0
+                for size in sizes(PAGE_FILES):
+                    more, counted = self._ask([], size)
+                    found |= more
+                    if len(found) >= counted:
+                        break
+                self._listed = found, counted
             return self._listed
 
-    def _ask(self, names: Sequence[str]) -> tuple[dict[str, _File], int]:
+    def _ask(self, names: Sequence[str], size: int = PAGE_FILES) -> tuple[dict[str, _File], int]:
         """All files (or those of `names`), and how many the run has by W&B's own count."""
         found: dict[str, _File] = {}
-        cursor: str | None = None
-        while True:
-            asked: dict[str, Any] = {"fileNames": names, "fileLimit": PAGE_FILES, "fileCursor": cursor}
+        counted = 0
+
+        def ask(cursor: str | None, at_most: int) -> dict[str, Any]:
+            nonlocal counted
+            asked: dict[str, Any] = {"fileNames": names, "fileLimit": at_most, "fileCursor": cursor}
             asked |= {"project": self._ref.project, "entity": self._ref.entity, "name": self._ref.run_id}
             asked |= {"upload": False, "pattern": None}
             run = run_of(self._client.ask(queries.FILES, asked, f"files of {self._ref}"), self._ref)
-            page = run.get("files") or {}
+            counted = number(run.get("fileCount")) or 0
+            return run.get("files") or {}
+
+        for page in pages(ask, size):
             found |= {file.name: file for file in map(self._file, nodes(page))}
-            cursor = next_cursor(page, cursor)
-            if cursor is None:
-                return found, number(run.get("fileCount")) or 0
+        return found, counted
 
     def _file(self, node: dict[str, Any]) -> _File:
         urls = [self._client.absolute(url) for url in (node.get("url"), node.get("directUrl")) if url]

@@ -1,6 +1,7 @@
 """The W&B service as a source: projects, runs, and one run at a time.
 
     WandbApiSource   lists (this file)    client  the SDK, GraphQL, the key    queries    documents
+    RunLists         (run_lists)          connections  pages of lists
     WandbRun         reads (run)          errors  failures                     downloads  plain GETs
       |- RunHistory    (history, exports for Parquet files, live for rows not exported yet)
       |- SystemMetrics, Console (streams)
@@ -15,8 +16,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -25,14 +27,14 @@ from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, UserError
 from migrator.records import RunListing, RunRef, SourceProject
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb import queries
-from migrator.sources.wandb.answers import Json, next_cursor, nodes, number, parse_time, run_of
+from migrator.sources.wandb.answers import Json, nodes, number, parse_time, run_of
+from migrator.sources.wandb.connections import is_too_much, pages
+from migrator.sources.wandb.run_lists import OLDEST, RunLists
 
 if TYPE_CHECKING:
     from migrator.sources.wandb.run import WandbRun
 
-PAGE_RUNS = 500  # in one answer: about 300 kB of light fields; W&B allows 1000 at most
 PAGE_PROJECTS = 200
-LISTINGS = 3  # of one project, when runs come and go while it is listed
 
 #: What the inventory knows of a run, and what makes another fingerprint when it changes
 FINGERPRINT = (
@@ -45,7 +47,6 @@ class WandbApiSource:
     """Implements `Source` for api.wandb.ai or a server of one's own. May be used by several threads."""
 
     service = "wandb"
-    problems: Sequence[str] = ()  # W&B's answers are whole, or an error
 
     def __init__(self, base_url: str | None, api_key: str | None, scratch: Path) -> None:
         """Log in. None: WANDB_BASE_URL (else W&B's own service); WANDB_API_KEY, else ~/.netrc.
@@ -59,65 +60,55 @@ class WandbApiSource:
         self._client = WandbClient(base_url, api_key, scratch)
         self._downloads = Downloads(self._client.base_url, self._client.api_key, self._client.transport)
         self._sweeps = SweepCache(self._client)
+        self.problems: list[str] = []
+        self._missing: dict[SourceProject, str | None] = {}
 
     # ------------------------------------------------------------ listing
 
     def projects(self, entity: str | None) -> Iterator[SourceProject]:
         named = entity or self._client.entity()
         found: list[SourceProject] = []
-        cursor: str | None = None
-        while True:
-            asked = {"entity": named, "cursor": cursor, "perPage": PAGE_PROJECTS}
-            page = self._list(queries.PROJECTS, asked, f"projects of {named}").get("models") or {}
+
+        def ask(cursor: str | None, at_most: int) -> Json:
+            asked = {"entity": named, "cursor": cursor, "perPage": at_most}
+            return self._list(queries.PROJECTS, asked, f"projects of {named}").get("models") or {}
+
+        for page in pages(ask, PAGE_PROJECTS):
             found += [self._project(named, node["name"]) for node in nodes(page)]
-            cursor = next_cursor(page, cursor)
-            if cursor is None:
-                break
         if entity and not found:
             raise UserError(
                 f"W&B shows no projects of entity {entity!r} to this account. Check the spelling of --wandb-entity, "
                 "and that the account is a member of the team."
             )
-        yield from sorted(found, key=lambda project: project.name)
+        yield from sorted(dict.fromkeys(found), key=lambda project: project.name)
 
     def count_runs(self, project: SourceProject) -> int | None:
-        return int(self._page(project, "{}", None, 1).get("runCount") or 0)
+        try:
+            return number(self._page(project, {}, OLDEST, None, 0).get("runCount"))
+        except Retryable as error:
+            if not is_too_much(error):
+                raise
+            return None
 
     def runs(self, project: SourceProject, only: RunFilter) -> Iterator[RunListing]:
-        """Runs deleted while the pages are read may push others over a page border: then it lists again."""
-        filters = json.dumps(mongo_filter(only))
-        seen: set[str] = set()
-        for _ in range(LISTINGS):
-            count = yield from self._listing(project, filters, only, seen)
-            if filters != "{}" or len(seen) >= count:  # W&B's count of filtered runs is not relied on
-                return
-        raise Retryable(
-            ErrorClass.BAD_DATA, f"{project.entity}/{project.name}: W&B counts {count} runs, but lists {len(seen)}"
-        )
+        lists = RunLists(partial(self._page, project), self.ping, mongo_filter(only))
+        for node in lists.nodes():
+            listing = _listing_of(node)
+            if only.accepts(listing):
+                yield listing
+        self._missing[project] = missing = lists.missing()
+        if missing:
+            self.problems.append(f"incomplete: {project.entity}/{project.name}: {missing}")
 
-    def _listing(
-        self, project: SourceProject, filters: str, only: RunFilter, seen: set[str]
-    ) -> Generator[RunListing, None, int]:
-        """Yields the runs that are not in `seen` and adds them; returns W&B's count at the end."""
-        cursor: str | None = None
-        while True:
-            found = self._page(project, filters, cursor, PAGE_RUNS)
-            page = found.get("runs") or {}
-            for node in nodes(page):
-                if node["name"] not in seen:
-                    seen.add(node["name"])
-                    listing = _listing_of(node)
-                    if only.accepts(listing):
-                        yield listing
-            cursor = next_cursor(page, cursor)
-            if cursor is None:
-                return int(found.get("runCount") or 0)
+    def missing(self, project: SourceProject) -> str | None:
+        return self._missing.get(project)
 
-    def _page(self, project: SourceProject, filters: str, cursor: str | None, size: int) -> Json:
-        asked = {"project": project.name, "entity": project.entity, "cursor": cursor, "perPage": size}
-        asked |= {"order": "+created_at", "filters": filters}
+    def _page(self, project: SourceProject, filters: Json, order: str, cursor: str | None, size: int) -> Json:
+        """`project` of the answer: see `AskRuns`."""
+        asked: Json = {"project": project.name, "entity": project.entity, "filters": json.dumps(filters)}
+        asked |= {"cursor": cursor, "perPage": size, "order": order} if size else {}
         path = f"{project.entity}/{project.name}"
-        found = self._list(queries.RUNS, asked, f"runs of {path}").get("project")
+        found = self._list(queries.RUNS if size else queries.RUN_COUNT, asked, f"runs of {path}").get("project")
         if found is None:
             raise UserError(f"W&B shows no project {path} to this account. Check --wandb-entity and --projects.")
         return dict(found)

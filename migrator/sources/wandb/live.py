@@ -9,6 +9,7 @@ are the strings "NaN", "Infinity" and "-Infinity" (as summaries have them), or b
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import pickle
 import tempfile
@@ -20,12 +21,13 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from migrator.errors import ErrorClass, Rejected
+from migrator.errors import ErrorClass, Rejected, Retryable
 from migrator.limits import WANDB_PAGE_STEPS_MAX
 from migrator.records import HistoryRow, RunRef
 from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import parsed, run_of
 from migrator.sources.wandb.client import WandbClient
+from migrator.sources.wandb.connections import SHRINK, is_too_much
 from migrator.sources.wandb.errors import of_disk
 from migrator.sources.wandb.exports import as_time
 
@@ -34,9 +36,12 @@ PAGE_BYTES_MAX = 64 * 1024 * 1024  # in one where rows turn out to be longer tha
 PAGE_ROWS = 5_000  # at most aimed at in one
 FIRST_ROWS = 100  # at most aimed at in the first: how long rows are is known only then
 WIDEN = 8  # at most so many times as much in the next page
+BAD_STEPS_MAX = 5  # one after the other that W&B fails at: it fails at the whole history
 SPOOL_BYTES = 1024 * 1024  # kept in memory; more goes to a scratch file
 
 Chunk = list[HistoryRow]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +107,26 @@ class LiveRows:
         left: float = max(self._facts.row_count - self._exported.rows, len(self._listed)) or math.inf
         aim = self._aim(FIRST_ROWS, self._facts.row_bytes)
         width = aim
+        at_most: float = math.inf  # steps, since W&B failed at more
+        bad_steps = 0
         while at < stop:
             end = stop if left <= aim else min(at + width, stop)
             behind = bisect_left(self._listed, at) + aim
             if behind < len(self._listed):
                 end = min(end, max(math.floor(self._listed[behind]), at + 1))
-            rows, size_bytes = self._page(at, end)
+            end = int(min(end, at + at_most))
+            try:
+                rows, size_bytes = self._page(at, end)
+            except Retryable as error:
+                if not is_too_much(error) or bad_steps == BAD_STEPS_MAX:
+                    raise
+                at_most = max(1, (end - at) // SHRINK)
+                if end - at == 1:  # its rows are missing: W&B counts more than it gives
+                    self._client.ask(queries.VIEWER, {}, "the account")  # raises if W&B fails at everything
+                    log.warning("%s; step %d is left out", error, at)
+                    bad_steps, at = bad_steps + 1, end
+                continue
+            at_most, bad_steps = at_most * WIDEN, 0
             yield rows
             left -= len(rows)
             width = WIDEN * (end - at)

@@ -38,6 +38,12 @@ query Runs($project: String!, $entity: String!, $cursor: String, $perPage: Int =
 }
 """
 
+RUN_COUNT = """
+query Runs($project: String!, $entity: String!, $filters: JSONString) {
+  project(name: $project, entityName: $entity) { runCount(filters: $filters) }
+}
+"""
+
 RUN = """
 query Run($project: String!, $entity: String!, $name: String!) {
   project(name: $project, entityName: $entity) {

@@ -10,8 +10,8 @@ from typing import Any
 from migrator.errors import ErrorClass, Rejected, Retryable, Throttled
 from migrator.records import ConsoleLine, RunRef, SystemRow
 from migrator.sources.paging import output_lines, pages
-from migrator.sources.wandb import queries
-from migrator.sources.wandb.answers import fewer, next_cursor, nodes, number, parse_time, parsed, run_of
+from migrator.sources.wandb import connections, queries
+from migrator.sources.wandb.answers import Json, fewer, nodes, number, parse_time, parsed, run_of
 from migrator.sources.wandb.artifacts import RunArtifacts
 from migrator.sources.wandb.client import WandbClient
 from migrator.sources.wandb.errors import retries
@@ -126,12 +126,15 @@ class Console:
     def _logged(self) -> Iterator[list[ConsoleLine]]:
         """Pages; lines that a page repeats are left out, those without a number are counted on."""
         ref, next_number = self._ref, 0
-        cursor: str | None = None
-        while True:
-            asked = {"entity": ref.entity, "project": ref.project, "runName": ref.run_id, "first": PAGE_LINES}
-            data = self._client.ask(queries.CONSOLE_PAGE, asked | {"after": cursor}, f"console of {ref}")
-            run = run_of(data, ref)
-            page, self._counted = run.get("logLines") or {}, number(run.get("logLineCount"))
+
+        def ask(cursor: str | None, at_most: int) -> Json:
+            asked = {"entity": ref.entity, "project": ref.project, "runName": ref.run_id}
+            page = asked | {"first": at_most, "after": cursor}
+            run = run_of(self._client.ask(queries.CONSOLE_PAGE, page, f"console of {ref}"), ref)
+            self._counted = number(run.get("logLineCount"))
+            return run.get("logLines") or {}
+
+        for page in connections.pages(ask, PAGE_LINES):
             lines = []
             for node in nodes(page):
                 line = _line(node, next_number)
@@ -140,9 +143,6 @@ class Console:
                     next_number = line.number + 1
             if lines:
                 yield lines
-            cursor = next_cursor(page, cursor)
-            if cursor is None:
-                return
 
     def _from_file(self, first_line: int) -> Iterator[list[ConsoleLine]]:
         saved = self._files.fetch(OUTPUT_LOG)

@@ -72,6 +72,10 @@ class LocalSource:
         listed = self._listing().get((project.entity, project.name), ())
         return (listing for listing in listed if only.accepts(listing))
 
+    def missing(self, project: SourceProject) -> str | None:
+        """None: a listing is whole."""
+        return None
+
     def open_run(self, ref: RunRef, scratch: Path) -> LocalRun:
         return LocalRun(ref, self._now, follow_links=self._follow_links, keys=self._keys)
 

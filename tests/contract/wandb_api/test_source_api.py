@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from migrator.errors import ErrorClass, Rejected, Retryable, UserError
+from migrator.errors import ErrorClass, Rejected, UserError
 from migrator.records import SourceProject
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb.listing import WandbApiSource
@@ -410,18 +410,3 @@ def test_runs_that_are_deleted_while_listing_do_not_hide_others(make: Make) -> N
     found += [one.run_id for one in listing]
     assert {run.id for run in runs[5:]} <= set(found)
     assert len(found) == len(set(found))
-
-
-def short_listing(times: int | None) -> Fault:
-    node = {"name": "a", "createdAt": iso(EPOCH_S)}
-    page = {"edges": [{"node": node, "cursor": "0"}], "pageInfo": {"endCursor": "0", "hasNextPage": False}}
-    body = json.dumps({"data": {"project": {"runCount": 2, "runs": page}}})
-    return Fault("Runs", "status", status=200, body=body, times=times)
-
-
-def test_a_listing_that_is_too_short_is_made_again(make: Make) -> None:
-    server, source = make(Run("a"), Run("b", created_at=iso(EPOCH_S + 1)))
-    server.faults.set([short_listing(1)])
-    assert [listing.run_id for listing in source.runs(P, RunFilter())] == ["a", "b"]
-    server.faults.set([short_listing(None)])
-    assert error_of(Retryable, lambda: list(source.runs(P, RunFilter()))).error_class is ErrorClass.BAD_DATA
