@@ -137,11 +137,12 @@ class ConsoleLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file of the run. `md5` is hex, None when the source does not tell."""
+    """A file of the run or of an artifact. Sums are hex, None when the source does not tell."""
 
     name: str
     size_bytes: int
     md5: str | None = None
+    xxh128: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

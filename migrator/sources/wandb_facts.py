@@ -13,8 +13,8 @@ EVENTS_TYPE = "wandb-events"
 OWN_TYPES = frozenset({"wandb-history", EVENTS_TYPE})
 
 
-def md5_hex(text: str | None) -> str | None:
-    """W&B's base64 as hex; None for what is not an md5."""
+def sum_hex(text: str | None) -> str | None:
+    """W&B's base64 of an md5 or xxh128 as hex; None for what is neither."""
     try:
         digest = base64.b64decode(text or "", validate=True)
     except (binascii.Error, ValueError):

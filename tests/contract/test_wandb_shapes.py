@@ -33,7 +33,9 @@ DATA = Path(__file__).parents[1] / "data" / "wandb"
 DOCUMENTS = {
     found[1]: document
     for name, document in vars(wandb_queries).items()
-    if name != "ARTIFACTS" and isinstance(document, str) and (found := re.search(r"query (\w+)", document))
+    if name not in ("ARTIFACTS", "RUN_COUNT")
+    and isinstance(document, str)
+    and (found := re.search(r"query (\w+)", document))
 }
 
 

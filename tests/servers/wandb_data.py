@@ -78,6 +78,7 @@ class Artifact:
     description: str | None = None
     metadata: Row = field(default_factory=dict)
     created_at: str = iso(EPOCH_S)
+    algorithm: str = "MD5"  # of the sums in its manifest, or "XXH128"; any other name stands for one of the future
     build: Callable[[], dict[str, bytes]] | None = None
 
     def contents(self) -> dict[str, bytes]:

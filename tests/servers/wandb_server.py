@@ -32,6 +32,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
+import xxhash
+
 from tests.servers.http import Request, Response, Server, serve_until_told
 from tests.servers.wandb_data import (
     Artifact,
@@ -662,6 +664,10 @@ def _manifest(artifact_id: str, artifact: Artifact) -> Row:
         path: {"digest": md5_base64(data), "size": len(data), "birthArtifactID": artifact_id}
         for path, data in artifact.contents().items()
     }
+    if artifact.algorithm != "MD5":
+        for path, data in artifact.contents().items():
+            digest = base64.b64encode(xxhash.xxh128(data).digest()).decode()
+            entries[path] |= {"digest": digest, "extra": {"alg": artifact.algorithm}}
     entries |= {path: {"digest": url, "ref": url, "size": 1000} for path, url in artifact.references.items()}
     policy: Row = {"storagePolicy": "wandb-storage-policy-v1", "storagePolicyConfig": {"storageLayout": "V2"}}
     return {"version": 1, **policy, "contents": entries}

@@ -22,10 +22,11 @@ from migrator.sources.wandb.answers import (
 )
 from migrator.sources.wandb.client import WandbClient
 from migrator.sources.wandb.connections import pages, sizes
-from migrator.sources.wandb.downloads import Downloads
+from migrator.sources.wandb.downloads import Downloads, Expected
 from migrator.sources.wandb.files import ScratchNames
-from migrator.sources.wandb_facts import EVENTS_TYPE, OWN_TYPES, md5_hex
+from migrator.sources.wandb_facts import EVENTS_TYPE, OWN_TYPES, sum_hex
 
+SUMS = {"MD5": "md5", "XXH128": "xxh128"}  # what manifests call them (wandb 0.31)
 PAGE_ARTIFACTS = 100
 PAGE_URLS = 5_000  # as wandb 0.31 asks for
 VERSION_ALIAS = re.compile(r"v\d+")  # listed among the aliases by some servers; the version says it
@@ -138,7 +139,7 @@ class RunArtifacts:
         node = one.node
         entries = self._manifest(one)
         files = [
-            SourceFile(path, int(entry.get("size") or 0), md5_hex(entry.get("digest")))
+            SourceFile(path, int(entry.get("size") or 0), **_sum_of(entry))
             for path, entry in entries.items()
             if not entry.get("ref")
         ]
@@ -156,7 +157,7 @@ class RunArtifacts:
         )
 
     def _manifest(self, one: ArtifactRef) -> dict[str, dict[str, Any]]:
-        """Path in the artifact to its entry, by path: base64 md5 `digest`, `size`, and `ref` for outside data."""
+        """Path in the artifact to its entry, by path: base64 `digest`, `size`, `extra`, and `ref` for outside data."""
 
         def addresses(again: bool) -> list[str]:
             found = self._client.ask(queries.MANIFEST, {"id": one.id}, f"manifest of {one}").get("artifact") or {}
@@ -180,8 +181,8 @@ class RunArtifacts:
             url = self._urls(one, again).get(name)
             return [url] if url else []
 
-        size, md5 = (file.size_bytes, file.md5) if file else (None, None)
-        saved = self._downloads.save(addresses, self._places.new(), f"{one}/{name}", size, md5)
+        expected = Expected(file.size_bytes, file.md5, file.xxh128) if file else None
+        saved = self._downloads.save(addresses, self._places.new(), f"{one}/{name}", expected)
         if saved is None:
             raise Rejected(ErrorClass.NOT_FOUND, f"{one}/{name} is not (or no longer) at W&B")
         return LocalFile(saved.path, name, saved.size_bytes, saved.md5)
@@ -206,6 +207,14 @@ class RunArtifacts:
             for node in nodes(page):
                 if url := node.get("directUrl"):
                     yield node["name"], self._client.absolute(url)
+
+
+def _sum_of(entry: dict[str, Any]) -> dict[str, str | None]:
+    """The sum in a manifest's entry, by the field of `SourceFile`. None of a kind that nobody here knows."""
+    extra = entry.get("extra")
+    name = extra.get("alg", "MD5") if isinstance(extra, dict) else "MD5"
+    field = SUMS.get(name)
+    return {field: sum_hex(entry.get("digest"))} if field else {}
 
 
 def _aliases(one: ArtifactRef) -> list[str]:

@@ -3,7 +3,7 @@
 Requests look like those of the wandb SDK (`Transport`). The key goes to W&B's own addresses only, never to a storage
 host: not by a redirect, and not from ~/.netrc. Proxies and certificates are those of wandb's settings, else those of
 `requests` (HTTPS_PROXY, REQUESTS_CA_BUNDLE). A file is taken when it is whole: as long as its Content-Length, and of
-the size and md5 that W&B tells.
+the size and sum that W&B tells.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
+import xxhash
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
@@ -52,6 +53,27 @@ class Transport:
     bearer: Callable[[], str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What W&B's records say of a file; None: nothing. Sums are hex."""
+
+    size_bytes: int | None = None
+    md5: str | None = None
+    xxh128: str | None = None
+
+    def check(self, found: LocalFile) -> None:
+        """Raise `Passing` if the download is another."""
+        if self.size_bytes is not None and found.size_bytes != self.size_bytes:
+            told = f"{found.size_bytes} bytes instead of {self.size_bytes}"
+        elif self.md5 is not None and found.md5 != self.md5:
+            told = f"md5 {found.md5} instead of {self.md5}"
+        elif self.xxh128 is not None and (xxh128 := _xxh128(found.path)) != self.xxh128:
+            told = f"xxh128 {xxh128} instead of {self.xxh128}"
+        else:
+            return
+        raise Passing(ErrorClass.BAD_DATA, f"{found.name}: the download does not match W&B's record: {told}")
+
+
 class Downloads:
     """A pool of connections that knows the key."""
 
@@ -59,9 +81,7 @@ class Downloads:
         self._transport = transport or Transport()
         self._session = _Session(base_url, api_key, self._transport)
 
-    def save(
-        self, addresses: Addresses, path: Path, name: str, size_bytes: int | None = None, md5: str | None = None
-    ) -> LocalFile | None:
+    def save(self, addresses: Addresses, path: Path, name: str, expected: Expected | None = None) -> LocalFile | None:
         """Download to `path` and check; None only if every address says that there is no such file (404, 410).
 
         Refused addresses are asked for again once: signed ones expire. Cut bodies, 5xx and wrong sums are tried again.
@@ -69,8 +89,8 @@ class Downloads:
         for attempt in retries(_again):
             with attempt:
                 found = self._save_from_any(addresses, path, name)
-                if found is not None:
-                    _check(found, size_bytes, md5)
+                if found is not None and expected is not None:
+                    expected.check(found)
                 return found
         raise AssertionError("retries() raises its last error")
 
@@ -120,14 +140,9 @@ def _copy(answer: requests.Response, path: Path) -> tuple[int, str]:
     return size, sums.hexdigest()
 
 
-def _check(found: LocalFile, size_bytes: int | None, md5: str | None) -> None:
-    if size_bytes is not None and found.size_bytes != size_bytes:
-        told = f"{found.size_bytes} bytes instead of {size_bytes}"
-    elif md5 is not None and found.md5 != md5:
-        told = f"md5 {found.md5} instead of {md5}"
-    else:
-        return
-    raise Passing(ErrorClass.BAD_DATA, f"{found.name}: the download does not match W&B's record: {told}")
+def _xxh128(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh128).hexdigest()
 
 
 # ---------------------------------------------------------------- the key, to W&B alone

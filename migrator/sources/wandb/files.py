@@ -14,8 +14,8 @@ from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import nodes, number, run_of
 from migrator.sources.wandb.client import WandbClient
 from migrator.sources.wandb.connections import pages, sizes
-from migrator.sources.wandb.downloads import Downloads
-from migrator.sources.wandb_facts import md5_hex
+from migrator.sources.wandb.downloads import Downloads, Expected
+from migrator.sources.wandb_facts import sum_hex
 
 PAGE_FILES = 500  # in one answer: about 300 kB
 
@@ -58,7 +58,7 @@ class RunFiles:
             found = self._ask([name])[0] if again else {name: file}
             return found[name].urls if name in found else ()
 
-        return self._downloads.save(addresses, self._places.new(), name, file.size_bytes, file.md5)
+        return self._downloads.save(addresses, self._places.new(), name, Expected(file.size_bytes, file.md5))
 
     def release(self, file: LocalFile) -> None:
         """Delete the scratch file; others (none of ours) are left alone."""
@@ -98,7 +98,7 @@ class RunFiles:
 
     def _file(self, node: dict[str, Any]) -> _File:
         urls = [self._client.absolute(url) for url in (node.get("url"), node.get("directUrl")) if url]
-        size_bytes, md5 = number(node.get("sizeBytes")), md5_hex(node.get("md5"))
+        size_bytes, md5 = number(node.get("sizeBytes")), sum_hex(node.get("md5"))
         if md5 is None and not size_bytes:
             size_bytes = None  # 0 may mean that nobody knows
         return _File(node["name"], urls, size_bytes, md5)

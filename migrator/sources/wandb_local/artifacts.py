@@ -17,7 +17,7 @@ from typing import Any
 from migrator.errors import ErrorClass, Rejected, RunError
 from migrator.records import Artifact, LocalFile, SourceFile
 from migrator.sources.base import Withheld
-from migrator.sources.wandb_facts import OWN_TYPES, md5_hex
+from migrator.sources.wandb_facts import OWN_TYPES, sum_hex
 from migrator.sources.wandb_local.access import is_inside, local_file
 from migrator.sources.wandb_local.log import WandbLog, opened
 
@@ -131,7 +131,7 @@ def _entries(record: Any, places: Sequence[Path]) -> Iterator[ManifestEntry]:
     if manifest.manifest_file_path:
         yield from _entries_of_file(Path(manifest.manifest_file_path), with_md5, places)
     for entry in manifest.contents:
-        md5 = md5_hex(entry.digest) if with_md5 else None
+        md5 = sum_hex(entry.digest) if with_md5 else None
         yield ManifestEntry(entry.path, entry.size, md5, entry.ref, entry.local_path)
 
 
@@ -147,7 +147,7 @@ def _entries_of_file(path: Path, with_md5: bool, places: Sequence[Path]) -> Iter
         with opened(path) as file, gzip.open(file, "rt", encoding="utf-8") as lines:
             for line in lines:
                 entry = json.loads(line)
-                md5 = md5_hex(entry["digest"]) if with_md5 else None
+                md5 = sum_hex(entry["digest"]) if with_md5 else None
                 yield ManifestEntry(
                     entry["path"], entry.get("size") or 0, md5, entry.get("ref") or "", entry.get("local_path") or ""
                 )

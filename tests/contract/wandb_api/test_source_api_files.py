@@ -326,3 +326,19 @@ def test_an_expired_address_of_an_artifact_file_is_asked_for_again(make: Make, o
     server.faults.set([Fault("GET /artifact-files/.*/y", "status", status=403)])
     assert [reader.fetch_artifact_file(artifact, name).path.read_bytes() for name in ("x", "y")] == [b"1", b"2"]
     assert server.log.count("GetArtifactMembershipFileUrls") == 2
+
+
+@pytest.mark.parametrize("algorithm", ["XXH128", "BLAKE9"])
+def test_sums_of_artifacts_are_those_that_their_manifest_names(algorithm: str, make: Make, opened: Opened) -> None:
+    files = {"x": bytes(range(256)) * 5_000, "empty": b""}
+    server, source = make(Run("r", logged=[Artifact("a", files=files, algorithm=algorithm)]))
+    reader = opened(source, "r")
+    (artifact,) = reader.artifacts()
+    for name, data in files.items():
+        assert reader.fetch_artifact_file(artifact, name).path.read_bytes() == data
+    assert server.log.count("GET /artifact-files/") == 2
+    other = "\0" * len(files["x"])
+    server.faults.set([Fault("GET /artifact-files/.*/x", "status", status=200, body=other, times=None)])
+    if algorithm == "XXH128":
+        told = error_of(Retryable, lambda: reader.fetch_artifact_file(artifact, "x"))
+        assert told.error_class is ErrorClass.BAD_DATA
