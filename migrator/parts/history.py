@@ -25,11 +25,24 @@ from migrator.parts.base import (
 )
 from migrator.parts.files import file_path
 from migrator.parts.layout import Layout
-from migrator.records import AssignFile, Batch, Histogram, HistoryRow, Kind, LocalFile, Points, PointValue, Record
+from migrator.records import (
+    AssignFile,
+    Batch,
+    Entry,
+    Histogram,
+    HistoryRow,
+    Kind,
+    LocalFile,
+    Points,
+    PointValue,
+    Record,
+)
 from migrator.sources.base import SourceRun, Withheld
 from migrator.values import Leaf, SeriesKind, leaves
 
 MISSING_MAX = 1000  # names of missing files that are remembered: a run that still runs uploads its last ones late
+
+WHOLE = "history"  # in the ledger, where no key is known
 
 
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
@@ -41,7 +54,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     converter = _Converter(run, cursor, context)
     if cursor.get("surveyed") != context.fingerprint:
         survey = run.survey()
-        converter.counted = survey.counted
+        converter.counted, converter.bad_rows = survey.counted, survey.bad_rows
         yield from Shortage.seen(cursor, survey.rows, survey.counted).insist("history", lambda: Batch({**cursor}))
         converter.layout.learn((one for one in survey.series if context.options.wants(one.key)), converter.ledger)
     for name in cursor.get("missing", ()):
@@ -60,6 +73,10 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     last = converter.take(done=True)
     short.skip(last, "missing_rows", cursor.get("missing_rows", 0))
     last.cursor["missing_rows"] = max(0, converter.counted - converter.rows)
+    if (bad := converter.bad_rows - cursor.get("bad_rows_told", 0)) > 0:
+        last.read += bad
+        last.ledger.append(Entry(Kind.SKIPPED, WHOLE, "bad_row", bad))
+    last.cursor["bad_rows_told"] = converter.bad_rows
     yield last
 
 
@@ -103,6 +120,7 @@ class _Converter:
         self.step: int | float | None = cursor.get("step")  # of the last row, written or not: reading goes on behind it
         self.rows: int = cursor.get("rows", 0)
         self.counted: int = cursor.get("counted", 0)  # rows, by the source
+        self.bad_rows: int = cursor.get("bad_rows", 0)
         self._cursor = cursor
         self._wants = context.options.wants
         self._times = Times(cursor, context.created_at)
@@ -148,6 +166,8 @@ class _Converter:
                 "counted": self.counted,
                 "short": self._cursor.get("short"),
                 "missing_rows": self._cursor.get("missing_rows", 0),
+                "bad_rows": self.bad_rows,
+                "bad_rows_told": self._cursor.get("bad_rows_told", 0),
                 **self._times.state(),
                 "series": self.layout.series,
                 "surveyed": self._context.fingerprint,

@@ -57,13 +57,15 @@ class Survey:
 
     `series` are in source order: the order of first appearance (columns of the exports first; inside a local row,
     where the order is random, by key). `media` are the run's files that the history refers to: (key, name of the
-    file). `rows` are those that `history` gives, `counted` those that the source says there are.
+    file). `rows` are those that `history` gives, `counted` those that the source says there are; `bad_rows` are there,
+    but have no step or cannot be read: they are in neither.
     """
 
     series: Sequence[SeriesKey]
     media: frozenset[tuple[str, str]]
     rows: int
     counted: int
+    bad_rows: int = 0
 
 
 class Withheld(Exception):

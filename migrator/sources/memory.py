@@ -58,6 +58,7 @@ class MemoryData:
     history_rows: int | None = None  # as the source counts them, where that is not the length of `history`
     system: list[SystemRow] = field(default_factory=list)
     partial: Mapping[str, str] = field(default_factory=dict)  # by part
+    bad_rows: int = 0  # of the history, besides
     console: list[ConsoleLine] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     file_count: int | None = None  # as the source counts them, where that is not the length of `files`
@@ -168,7 +169,7 @@ class MemoryRun:
                         media.add((key, str(leaf.payload["path"])))
         rows = len(self._data.history)
         counted = self._data.history_rows
-        return Survey(list(found), frozenset(media), rows, rows if counted is None else counted)
+        return Survey(list(found), frozenset(media), rows, rows if counted is None else counted, self._data.bad_rows)
 
     def history(self, after_step: float | None) -> Iterator[list[HistoryRow]]:
         rows = [row for row in self._data.history if after_step is None or row.step > after_step]

@@ -530,3 +530,12 @@ def test_a_run_that_a_listing_may_have_left_out_is_not_gone() -> None:
         migration.refresh()
         assert migration.detail().status is RunStatus.SKIPPED
         migration.data.append(left_out)
+
+
+def test_rows_without_a_step_are_skipped_and_counted_once() -> None:
+    with Migration([MemoryData("r", history=rows(3), bad_rows=2)]) as migration:
+        migration.run()
+        migration.data[0] = replace(migration.data[0], history=rows(5), bad_rows=3)
+        migration.run()
+        part = migration.detail().parts["history"]
+        assert (part.read, part.written, part.skipped) == (8, 5, 3)

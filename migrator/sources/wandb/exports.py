@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from migrator.errors import ErrorClass, Rejected
+from migrator.errors import ErrorClass
 from migrator.records import HistoryRow
 from migrator.sources.wandb.errors import Passing
 from migrator.values import SeriesKey, SeriesKind, leaves
@@ -90,35 +90,34 @@ def _computable(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 class HistoryExport:
-    """One export file of a run's history; `first` and `last` are its lowest and highest step (rows > 0)."""
+    """One export file of a run's history; `first` and `last` are its lowest and highest step (rows > 0).
+
+    `bad_rows` have no step: they are not among `rows`, and are not read.
+    """
 
     def __init__(self, path: Path, what: str) -> None:
         self._table, self._what = Table(path, what), what
-        self.rows = self._table.rows
+        self.rows, self.bad_rows = 0, self._table.rows
         self.first, self.last, self._ascending = 0.0, 0.0, True
-        if not self.rows:
-            return  # and no columns, where nobody could tell their types
-        if STEP not in self._table.names:
-            self.close()
-            raise Rejected(ErrorClass.BAD_DATA, f"{what}: an export without the column {STEP}")
-        self.first, self.last, self._ascending = self._span()
+        if self.bad_rows and STEP in self._table.names:  # without rows there are no columns, or of no type
+            self.first, self.last, self._ascending = self._span()
 
     def _span(self) -> tuple[float, float, bool]:
-        """Lowest and highest step, and whether the rows ascend (W&B writes them so)."""
+        """Lowest and highest step, and whether the rows ascend (W&B writes them so). Counts the rows."""
         first = last = before = None
         ascending = True
-        for batch in self._table.batches([STEP]):
+        for batch in self._with_step(self._table.batches([STEP])):
             steps = batch.column(STEP)
-            if steps.null_count:
-                raise Rejected(ErrorClass.BAD_DATA, f"{self._what}: a row without {STEP}")
             if not len(steps):
                 continue
+            self.rows += len(steps)
             ends = pc.min_max(steps)
             low, high = ends["min"].as_py(), ends["max"].as_py()
             ascending = ascending and (before is None or low >= before)
             ascending = ascending and pc.all(pc.less_equal(steps[:-1], steps[1:])).as_py() is not False
             first, last = min(low, low if first is None else first), max(high, high if last is None else last)
             before = high
+        self.bad_rows -= self.rows
         return first or 0, last or 0, ascending
 
     def chunks(self, after_step: float | None) -> Iterator[list[HistoryRow]]:
@@ -136,9 +135,19 @@ class HistoryExport:
                 for group, known in enumerate(self._table.statistics(STEP))
                 if after_step is None or known is None or not known.has_min_max or known.max > after_step
             ]
-            return self._table.batches(groups=groups)
-        table = pa.Table.from_batches(self._table.batches())  # W&B writes rising steps; sorting needs all in memory
+            return self._with_step(self._table.batches(groups=groups))
+        table = pa.Table.from_batches(
+            self._with_step(self._table.batches())
+        )  # W&B writes rising steps; sorting needs all in memory
         return iter(table.sort_by(STEP).to_batches(max_chunksize=1000))
+
+    def _with_step(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Without the rows that have no step."""
+        for batch in batches:
+            steps = batch.column(STEP)
+            if pa.types.is_floating(steps.type):
+                steps = pc.if_else(pc.is_finite(steps), steps, None)
+            yield batch.filter(steps.is_valid()) if steps.null_count else batch
 
     def survey(self, series: dict[SeriesKey, None], media: set[tuple[str, str]]) -> None:
         """Add the series in this file, in the order of its columns, and the media files its values name."""
@@ -155,7 +164,7 @@ class HistoryExport:
             else:
                 to_read.append(name)
         if to_read:
-            for batch in self._table.batches([STEP, *to_read]):
+            for batch in self._with_step(self._table.batches([STEP, *to_read])):
                 for name in to_read:
                     _survey_column(name, batch.column(name), batch.column(STEP), found[name], media)
         for keys in found.values():

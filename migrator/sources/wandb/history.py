@@ -46,6 +46,7 @@ class RunHistory:
         self._opened: tuple[Sequence[HistoryExport], LiveRows] | None = None
         self._spool: Spool | None = None
         self._survey: Survey | None = None
+        self._bad_rows = 0  # of the exports
         self._repeats = False  # whether there are more rows than W&B counts, so that some must be there twice
 
     def survey(self) -> Survey:
@@ -65,10 +66,11 @@ class RunHistory:
                 spool.add(rows)
                 given += len(rows)
             self._spool = spool
-            counted = max(self._facts.row_count, self._facts.has_rows) if self._facts.ended else 0
+            bad_rows = self._bad_rows + live.bad_rows
+            counted = max(self._facts.row_count, self._facts.has_rows) - bad_rows if self._facts.ended else 0
             if not self._repeats:
                 counted = max(counted, exported + live.counted)
-            self._survey = Survey(tuple(series), frozenset(media), given, counted)
+            self._survey = Survey(tuple(series), frozenset(media), given, max(counted, 0), bad_rows)
         return self._survey
 
     def pages(self, after_step: float | None) -> Iterator[Chunk]:
@@ -101,6 +103,10 @@ class RunHistory:
                     for key in done.keys() - urls.keys():  # W&B exported anew while we were at it
                         done.pop(key).close()
             exports = sorted((one for one in done.values() if one.rows), key=attrgetter("first"))
+            self._bad_rows = sum(one.bad_rows for one in done.values())
+            for one in done.values():
+                if not one.rows:
+                    one.close()
             extent = Exported(sum(one.rows for one in exports), max((one.last for one in exports), default=-math.inf))
             self._repeats = self._facts.ended and extent.rows + len(listed) > self._facts.row_count > 0
             self._opened = exports, LiveRows(self._client, self._ref, self._facts, extent, listed)

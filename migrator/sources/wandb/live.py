@@ -21,7 +21,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from migrator.errors import ErrorClass, Rejected, Retryable
+from migrator.errors import Retryable
 from migrator.limits import WANDB_PAGE_STEPS_MAX
 from migrator.records import HistoryRow, RunRef
 from migrator.sources.wandb import queries
@@ -71,12 +71,18 @@ class LiveRows:
     ) -> None:
         self._client, self._ref, self._facts, self._exported, self._listed = client, ref, facts, exported, listed
         self._what = f"history of {ref}"
+        self._bad_rows: set[str] = set()  # their texts: pages may repeat them
         self._last = max(-1 if facts.last_step is None else facts.last_step, *listed[-1:], -1)
 
     @property
     def counted(self) -> int:
         """How many W&B says there are, at least."""
         return len(self._listed) or int(self._last > self._exported.last and self._facts.last_step is not None)
+
+    @property
+    def bad_rows(self) -> int:
+        """How many of those read so far have no step, or cannot be read."""
+        return len(self._bad_rows)
 
     @property
     def overlap(self) -> bool:
@@ -148,14 +154,20 @@ class LiveRows:
         asked |= {"minStep": at, "maxStep": end, "pageSize": size}
         found = run_of(self._client.ask(queries.HISTORY_PAGE, asked, self._what), self._ref).get("history") or []
         size_bytes = sum(len(str(row)) for row in found)
-        try:
-            rows = [row for row in map(_row, found) if at <= row.step < end]
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise Rejected(ErrorClass.BAD_DATA, f"{self._what}: a row that is no JSON object with _step") from error
+        rows = []
+        for text in found:
+            try:
+                row = _row(text)
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+                self._bad_rows.add(str(text))
+                continue
+            if at <= row.step < end:
+                rows.append(row)
         return sorted(rows, key=attrgetter("step")), size_bytes
 
 
 def _row(row: Any) -> HistoryRow:
+    """ValueError and its like for a row without `_step`, or that is no JSON object."""
     values = dict(parsed(row))
     step = values.pop("_step")
     whole = int(step)

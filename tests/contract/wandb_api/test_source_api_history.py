@@ -379,6 +379,51 @@ def test_the_count_of_rows_is_taken_from_runs_that_have_ended(mode: str, make: M
     assert [(survey.rows, survey.counted) for survey in surveys] == [(2, 5)] * len(ended) + [(2, 2)] * 3
 
 
+class Stepless(Run):
+    """A run of which some live rows have no step, or are no rows; W&B counts them, too."""
+
+    bad = ('{"x": 7}', '{"_step": null, "x": 7}', '{"_step": "NaN"}', "[1]", "{")
+
+    @property
+    def line_count(self) -> int:
+        return super().line_count + len(self.bad) if self.state == "finished" else super().line_count
+
+    def page(self, *steps: int) -> list[str]:
+        return [*self.bad, *super().page(*steps)]
+
+
+def test_live_rows_without_a_step_are_counted_and_the_others_read(make: Make, opened: Opened) -> None:
+    history = logged([{"x": n} for n in range(9)])
+    run = Stepless("r", history=history, mode="live")
+    _, source = make(run, Stepless("live", history=history, mode="live", state="running"))
+    for run_id in ("r", "live"):
+        reader = opened(source, run_id)
+        survey = reader.survey()
+        assert (survey.rows, survey.counted, survey.bad_rows) == (9, 9, 5)
+        assert_same_rows(rows_of(reader), as_logged(Run("r", history=history)))
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.float64()])
+def test_exported_rows_without_a_step_are_counted_and_the_others_read(
+    kind: pa.DataType, make: Make, opened: Opened
+) -> None:
+    run = Run("r", history=logged([{"_step": step} for step in (0, 1, 2, 2, 3, 3, 5, 5)]))
+    image = {"_type": "image-file", "path": "media/a.png"}
+    run.cache["parquet"] = [
+        parquet(_step=pa.array([0, None, 2], kind), x=[0.0, 1.0, 2.0], image=[None, image, None]),
+        parquet(_step=pa.array([5, None, 3], kind), x=[5.0, 4.0, 3.0]),
+        parquet(_step=pa.array([None], kind), x=[7.0]),
+        parquet(x=[8.0]),
+    ]
+    _, source = make(run)
+    reader = opened(source, "r")
+    survey = reader.survey()
+    assert (survey.rows, survey.counted, survey.bad_rows) == (4, 4, 4)
+    assert not survey.media
+    assert [(row.step, row.values["x"]) for row in rows_of(reader)] == [(0, 0.0), (2, 2.0), (3, 3.0), (5, 5.0)]
+    assert [row.step for row in rows_of(reader, 2)] == [3, 5]
+
+
 class Withheld(Run):
     """A run whose live rows W&B does not give."""
 
