@@ -66,6 +66,7 @@ def claim_statement(phase: Phase, only: Selection, *, suspects: bool = True) -> 
         "started_at": func.coalesce(Run.started_at, now_plus()),
         "finished_at": None,
     }
+    values |= {"verdict": None, "verified_at": None}  # of what was there before
     if phase is Phase.COPY:
         values["copied_fingerprint"] = Run.fingerprint
     return update(Run).where(Run.id == chosen).values(values).returning(Run.id)

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from migrations_db.columns import RowNumber, SafeText, UtcTime, word
-from migrations_db.states import Outcome, Phase, RunStatus
+from migrations_db.states import Outcome, Phase, RunStatus, Verdict
 
 
 def _partial(name: str, *columns: str, where: str) -> Index:
@@ -46,6 +46,7 @@ class Base(DeclarativeBase):
         Phase: word(Phase),
         RunStatus: word(RunStatus),
         Outcome: word(Outcome),
+        Verdict: word(Verdict),
     }
 
 
@@ -222,6 +223,17 @@ class Run(Base):
     #: done or failed; null otherwise
     finished_at: Mapped[datetime | None]
 
+    #: JSON: the mapping options that all of it was copied with; null: no digests were kept
+    mapping: Mapped[str | None]
+    #: of the last verification; null: not verified since it was copied
+    verdict: Mapped[Verdict | None]
+    #: when it was verified
+    verified_at: Mapped[datetime | None]
+    #: how: the level, and how files were compared
+    verified_by: Mapped[str | None]
+    #: the worker that verifies it now; null: none
+    verifier: Mapped[str | None]
+
     __table_args__: Any = (
         UniqueConstraint("project_id", "run_id", name="run_source"),
         Index("run_by_run_id", "run_id"),
@@ -232,6 +244,8 @@ class Run(Base):
         _partial("run_claimed_by", "claimed_by", where="claimed_by IS NOT NULL"),
         _partial("run_failed", "error_class", "id", where="status = 'failed'"),
         _partial("run_reason", "status", where="reason IS NOT NULL"),
+        _partial("run_unverified", "project_id", "phase", "id", where="status = 'done' AND verdict IS NULL"),
+        _partial("run_verdict", "verdict", "id", where="verdict IS NOT NULL"),
         # Everything that the progress bars add up, so that they never touch the table.
         Index(
             "run_progress",
@@ -292,6 +306,38 @@ class Ledger(Base):
     reason: Mapped[str]
     #: how often
     count: Mapped[int]
+
+
+class Digest(Base):
+    """What was written at one path of a run: enough to recognize it when it is read back."""
+
+    __tablename__ = "digest"
+
+    #: its run
+    run: Mapped[int] = mapped_column(ForeignKey("run.id"), primary_key=True)
+    #: at the destination
+    path: Mapped[str] = mapped_column(primary_key=True)
+    #: value, file, or the kind of a series
+    kind: Mapped[str]
+    #: JSON; its meaning belongs to the program
+    data: Mapped[str]
+
+
+class Finding(Base):
+    """A path that the last verification of a run did not find as it was sent. What is right has no row."""
+
+    __tablename__ = "finding"
+
+    #: its run
+    run: Mapped[int] = mapped_column(ForeignKey("run.id"), primary_key=True)
+    #: at the destination; empty: the run itself
+    path: Mapped[str] = mapped_column(primary_key=True)
+    #: differs or not_verified
+    verdict: Mapped[Verdict]
+    #: what was sent
+    want: Mapped[str]
+    #: what was read back, or why nothing was
+    got: Mapped[str]
 
 
 class Attempt(Base):

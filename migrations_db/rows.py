@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, select
 
-from migrations_db.models import Part, Project, Run
+from migrations_db.models import Digest, Part, Project, Run
 from migrations_db.states import PartStatus
-from migrations_db.types import Claim, ForkOf, PartProgress
+from migrations_db.types import Claim, DigestRow, ForkOf, PartProgress
 from migrations_db.types import Project as ProjectData
 
 AnyRow = Row[*tuple[Any, ...]]
@@ -54,6 +54,7 @@ def to_claim(row: AnyRow) -> Claim:
         position=row.position,
         failures=row.failures,
         suspect=row.silent_attempts > 1,  # the attempt that begins is counted
+        mapping=row.mapping,
     )
 
 
@@ -87,6 +88,12 @@ def read_parts(connection: Connection, run: int, fingerprint: str | None) -> dic
         )
         for row in rows
     }
+
+
+def read_digests(connection: Connection, run: int) -> dict[str, DigestRow]:
+    """The digests of a run by path."""
+    rows = connection.execute(select(Digest.path, Digest.kind, Digest.data).where(Digest.run == run))
+    return {path: DigestRow(kind, data) for path, kind, data in rows}
 
 
 def _is_done(done_fingerprint: str | None, fingerprint: str | None) -> bool:

@@ -65,6 +65,14 @@ class Outcome(StrEnum):
     STALLED = "stalled"  #: stopped for making no progress
 
 
+class Verdict(StrEnum):
+    """What a verification says of a run, or of one path of it."""
+
+    VERIFIED = "verified"  #: everything that can be read back is what was sent
+    DIFFERS = "differs"  #: something is missing, changed, or was written by somebody else
+    NOT_VERIFIED = "not_verified"  #: cannot be compared; the row says why
+
+
 class Unseen(StrEnum):
     """What it means that an inventory did not list a run of the project."""
 

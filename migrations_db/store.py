@@ -23,13 +23,14 @@ from migrations_db.columns import now_plus, safe, seconds_until
 from migrations_db.database import Database
 from migrations_db.errors import CountsDisagree, LeaseLost
 from migrations_db.inventory import Inventory
-from migrations_db.models import Invocation, Ledger, Part, Project, Run, Service, Setting
+from migrations_db.models import Digest, Invocation, Ledger, Part, Project, Run, Service, Setting
 from migrations_db.reports import Reports
-from migrations_db.rows import AnyRow, read_parts, run_query, to_claim
+from migrations_db.rows import AnyRow, read_digests, read_parts, run_query, to_claim
 from migrations_db.states import Outcome, PartStatus, Phase, RunStatus
 from migrations_db.types import (
     EVERYTHING,
     Claim,
+    DigestRow,
     Failure,
     PartProgress,
     PartUpdate,
@@ -37,6 +38,7 @@ from migrations_db.types import (
     Retry,
     Selection,
 )
+from migrations_db.verification import Verification, forget_digests
 from migrations_db.workers import Workers
 
 
@@ -51,6 +53,7 @@ class Store:
         self.inventory = Inventory(database)
         self.workers = Workers(database)
         self.reports = Reports(database)
+        self.verification = Verification(database)
         self._database = database
 
     def __enter__(self) -> Self:
@@ -157,10 +160,35 @@ class Store:
                     new.on_conflict_do_update(index_elements=[Part.run, Part.name], set_={"intent": step}, where=higher)
                 )
 
-    def checkpoint(self, claim: Claim, updates: Sequence[PartUpdate], position: str | None = None) -> None:
-        """Save cursors, counts and ledger lines of what is durable now, all or nothing. Fenced.
+    def begin_digests(self, claim: Claim, mapping: str) -> None:
+        """The run is copied from its start, with these mapping options (JSON): earlier digests go. Fenced."""
+        with self._database.write() as connection:
+            _fenced_update(connection, claim, {"mapping": mapping})
+            forget_digests(connection, [Digest.run == claim.run])
 
-        `position` None keeps the saved one. Progress (something read, or a part done) sets `failures` back to 0.
+    def change_mapping(self, claim: Claim, mapping: str) -> None:
+        """The copy goes on with other mapping options. Fenced."""
+        with self._database.write() as connection:
+            _fenced_update(connection, claim, {"mapping": mapping})
+
+    def digests(self, claim: Claim) -> dict[str, DigestRow]:
+        """The saved digests by path. Fenced."""
+        with self._database.read() as connection:
+            if connection.execute(select(Run.id).where(*_fence(claim))).scalar() is None:
+                raise _lost(claim)
+            return read_digests(connection, claim.run)
+
+    def checkpoint(
+        self,
+        claim: Claim,
+        updates: Sequence[PartUpdate],
+        position: str | None = None,
+        digests: Mapping[str, DigestRow] | None = None,
+    ) -> None:
+        """Save cursors, counts, ledger lines and digests of what is durable now, all or nothing. Fenced.
+
+        `position` None keeps the saved one. `digests` replace those of their paths. Progress (something read, or a
+        part done) sets `failures` back to 0.
         """
         values: dict[str, Any] = {"active_at": now_plus()}
         if updates:
@@ -180,15 +208,18 @@ class Store:
             for update_ in updates:
                 self._save_part(connection, claim, update_)
                 self._save_ledger(connection, claim.run, update_)
+            if digests:
+                self._save_digests(connection, claim.run, digests)
 
     def forget_copy(self, claim: Claim) -> None:
         """The destination has lost the run: it is copied from its start, so cursors, counts and ledger go. Fenced."""
         counts = dict.fromkeys(("points_read", "points_written", "size_bytes"), 0)
-        nothing = {"phase": Phase.COPY, "position": None, "part": None} | counts
+        nothing = {"phase": Phase.COPY, "position": None, "part": None, "mapping": None} | counts
         with self._database.write() as connection:
             _fenced_update(connection, claim, nothing)
             connection.execute(delete(Part).where(Part.run == claim.run))
             connection.execute(delete(Ledger).where(Ledger.run == claim.run))
+            forget_digests(connection, [Digest.run == claim.run])
 
     def complete(self, claim: Claim, selected: Collection[str]) -> None:
         """The run is done. Fenced. `CountsDisagree` (and nothing changes) unless every selected part is done and
@@ -314,6 +345,14 @@ class Store:
             index_elements=[Ledger.run, Ledger.digest], set_={"count": Ledger.count + row.excluded.count}
         )
         connection.execute(row, list(lines.values()))
+
+    def _save_digests(self, connection: Connection, run: int, digests: Mapping[str, DigestRow]) -> None:
+        row = self._database.insert(Digest)
+        row = row.on_conflict_do_update(
+            index_elements=[Digest.run, Digest.path], set_={"kind": row.excluded.kind, "data": row.excluded.data}
+        )
+        rows = [{"run": run, "path": path, "kind": one.kind, "data": one.data} for path, one in digests.items()]
+        connection.execute(row, rows)
 
 
 def _start_anew(connection: Connection, run: int, new: PartUpdate) -> PartUpdate:

@@ -120,7 +120,8 @@ class Claim:
     `attempt` is the fencing number: a later claim has a higher one, and this one's writes are refused from then on.
     `fingerprint` is the source's when the copy began. `position` is where the destination stood at the last
     checkpoint (None: nothing saved yet). `failures` in a row so far, this attempt not counted. `suspect`: the attempt
-    before ended in silence; copied alone, the run shows whether it kills its worker.
+    before ended in silence; copied alone, the run shows whether it kills its worker. `mapping`: the options that all
+    of it was copied with so far, as JSON (None: nothing was copied, or no digests were kept of it).
     """
 
     run: int
@@ -145,6 +146,7 @@ class Claim:
     position: str | None
     failures: int
     suspect: bool = False
+    mapping: str | None = None
 
     @property
     def ref(self) -> str:
@@ -191,6 +193,14 @@ class PartUpdate:
     size_bytes: int = 0
     ledger: Sequence[LedgerEntry] = ()
     fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DigestRow:
+    """What was written at one path, in the program's own words: a kind, and JSON."""
+
+    kind: str
+    data: str
 
 
 @dataclass(frozen=True, slots=True)

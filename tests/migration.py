@@ -26,6 +26,10 @@ from tests.drive import PLAIN, Inline, Ticks
 SELECTED = tuple(name for name in PARTS if name not in OPTIONAL_PARTS)
 
 
+#: their values hold the name of the project, which no two migrations share
+PROJECT_NAMED = {"migration/source_url", "wandb/url", "wandb/project", "wandb/path"}
+
+
 class Undisturbed:
     """Control that nobody interrupts."""
 
@@ -50,6 +54,7 @@ class Arrived:
     parts: dict[str, tuple[int, int, int, int]]
     totals: tuple[int, int, int]
     ledger: set[tuple[str, str, str, str, int]]
+    digests: dict[str, tuple[str, str]]
 
 
 @dataclass
@@ -160,7 +165,13 @@ class Migration:
             },
             totals=(detail.points_read, detail.points_written, detail.size_bytes),
             ledger=self.ledger(run_id),
+            digests=self.digests(run_id),
         )
+
+    def digests(self, run_id: str = "r") -> dict[str, tuple[str, str]]:
+        """(kind, data) by path, but for what holds the project's name."""
+        saved = self.store.verification.digests(self.detail(run_id).run)
+        return {path: (row.kind, row.data) for path, row in saved.items() if path not in PROJECT_NAMED}
 
     def ledger(self, run_id: str = "r") -> set[tuple[str, str, str, str, int]]:
         """(part, kind, path, reason, count)."""

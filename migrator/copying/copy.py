@@ -8,15 +8,17 @@ A saved cursor means that everything before it is durable at the destination (se
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from migrations_db.states import PartStatus
 from migrations_db.types import Claim, PartProgress
+from migrator.copying.digests import Digests
 from migrator.copying.pipeline import Claims, Pipeline, RunControl
 from migrator.destinations.base import Destination, RunTarget
 from migrator.errors import RunError
@@ -30,10 +32,13 @@ from migrator.records import (
     Kind,
     RunAttributes,
     RunRef,
+    Scalar,
 )
 from migrator.sources.base import Source
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+COMPLETE: Mapping[str, Scalar] = {"migration/complete": True}
+SEVERAL_MAPPINGS = "null"  # in place of the options of a run that was copied with different ones, one after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,8 @@ def copy_run(
         begun = any(progress.intent is not None for progress in saved.values())
         confirm = tools.control.confirm
         with destination.open_run(target, claim.position, begun=begun, confirm=confirm) as out:
-            pipeline = Pipeline(claim, claims, run, out, tools.control, plan.clock)
+            digests = _digests(claim, claims, plan.options, target, anew=not saved)
+            pipeline = Pipeline(claim, claims, run, out, tools.control, digests, plan.clock)
             try:
                 for name in plan.parts:
                     progress = saved.get(name, PartProgress())
@@ -95,9 +101,24 @@ def copy_run(
                 pipeline.salvage()
                 raise
             pipeline.drain()
-            out.write([Assign({"migration/complete": True})])
+            out.write([Assign(COMPLETE)])
             out.flush().wait()
     claims.complete(claim, plan.parts)
+
+
+def _digests(claim: Claim, claims: Claims, options: MappingOptions, target: RunTarget, *, anew: bool) -> Digests | None:
+    """Those of the run so far; None: they were not kept when its copy began."""
+    mapping = json.dumps(asdict(options))
+    if anew:
+        claims.begin_digests(claim, mapping)
+        created: dict[str, Scalar] = {"sys/custom_run_id": target.run_id, "sys/name": target.name}
+        created["sys/creation_time"] = target.created_at
+        return Digests.begun({**created, **COMPLETE})  # written last, but only runs that are done are verified
+    if claim.mapping is None:
+        return None
+    if claim.mapping not in (mapping, SEVERAL_MAPPINGS):
+        claims.change_mapping(claim, SEVERAL_MAPPINGS)
+    return Digests(claims.digests(claim))
 
 
 @dataclass(frozen=True, slots=True)

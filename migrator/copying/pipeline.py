@@ -2,7 +2,7 @@
 
     gather batches until they are worth a request
     intend(highest steps)  ->  write  ->  flush: a barrier          up to DEPTH barriers stay open
-    the oldest barrier is passed  ->  checkpoint(cursors, counts, ledger)  ->  scratch files released
+    the oldest barrier is passed  ->  checkpoint(cursors, counts, ledger, digests)  ->  scratch files released
 
 Steps up to the saved intent may have been sent by an earlier attempt: only for those are answers that say "already
 there" benign.
@@ -16,7 +16,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Protocol
 
-from migrations_db.types import Claim, LedgerEntry, PartProgress, PartUpdate
+from migrations_db.types import Claim, DigestRow, LedgerEntry, PartProgress, PartUpdate
+from migrator.copying.digests import Digests, Measured, measure
 from migrator.destinations.base import Barrier, DestinationRun, Refused
 from migrator.errors import MigratorError, RunError
 from migrator.records import AddTags, Assign, AssignFile, Batch, Entry, Kind, LocalFile, Points, Record
@@ -55,7 +56,19 @@ class Claims(Protocol):
 
     def intend(self, claim: Claim, steps: Mapping[str, float]) -> None: ...
 
-    def checkpoint(self, claim: Claim, updates: Sequence[PartUpdate], position: str | None = None) -> None: ...
+    def begin_digests(self, claim: Claim, mapping: str) -> None: ...
+
+    def change_mapping(self, claim: Claim, mapping: str) -> None: ...
+
+    def digests(self, claim: Claim) -> dict[str, DigestRow]: ...
+
+    def checkpoint(
+        self,
+        claim: Claim,
+        updates: Sequence[PartUpdate],
+        position: str | None = None,
+        digests: Mapping[str, DigestRow] | None = None,
+    ) -> None: ...
 
     def complete(self, claim: Claim, selected: Collection[str]) -> None: ...
 
@@ -75,6 +88,7 @@ class _Group:
 
     items: Sequence[_Item]
     barrier: Barrier
+    measured: Measured | None
 
 
 class Pipeline:
@@ -87,10 +101,13 @@ class Pipeline:
         run: SourceRun,
         out: DestinationRun,
         control: RunControl,
+        digests: Digests | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`digests` None: those of what was copied earlier are not known, so none are kept."""
         self._claim, self._claims = claim, claims
         self._run, self._out, self._control = run, out, control
+        self._digests = digests
         self._clock = clock
         self._gathered: list[_Item] = []
         self._gathering_since = 0.0
@@ -148,7 +165,9 @@ class Pipeline:
             if seen:
                 self._out.write(seen, replayed=True)
             self._out.write(unseen)
-        self._in_flight.append(_Group(items, self._out.flush()))
+        barrier = self._out.flush()
+        measured = measure(record for item in items for record in item.batch.records) if self._digests else None
+        self._in_flight.append(_Group(items, barrier, measured))  # measured while the request is under way
 
     def _settle(self, count: int) -> None:
         """Wait for the oldest barriers and save their cursors in one transaction."""
@@ -158,10 +177,13 @@ class Pipeline:
         position: str | None = None
         settled = [self._in_flight.popleft() for _ in range(count)]
         for group in settled:
-            updates += _updates(group.items, group.barrier.wait())
+            refused = group.barrier.wait()
+            updates += _updates(group.items, refused)
+            if self._digests and group.measured:
+                self._digests.add(group.measured, refused)
             position = group.barrier.position
             self._control.at(group.items[-1].part)
-        self._claims.checkpoint(self._claim, updates, position)
+        self._claims.checkpoint(self._claim, updates, position, self._digests.take() if self._digests else None)
         for group in settled:
             for item in group.items:
                 for file in _files(item.batch.records):

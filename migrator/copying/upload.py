@@ -13,13 +13,15 @@ Everything goes to the workspace of the upload: the one in the file may stand fo
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from migrations_db.types import Claim, PartProgress, PartUpdate
+from migrations_db.types import Claim, DigestRow, PartProgress, PartUpdate
 from migrator.copying.copy import RunTools
+from migrator.copying.digests import Digests
 from migrator.copying.pipeline import Claims, RunControl, ledger_entries
-from migrator.destinations.base import Destination
+from migrator.destinations.base import Destination, Refused
 from migrator.destinations.neptune.answers import CREATED, EXISTED, Past
 from migrator.destinations.neptune.offline import UPLOADED, run_directory
 from migrator.destinations.neptune.offline_log import OfflineLog
@@ -110,14 +112,22 @@ class _Upload:
                 size_bytes=logged.operation.ByteSize(),
                 ledger=ledger_entries(refusal.entry() for refusal in refused),
             )
-            self._save("operation", after, update)
+            self._save("operation", after, update, self._without(refused))
         self._out.flush().wait()
 
     def _go_on(self) -> None:
         self._control.check()
         self._control.at(PART)
 
-    def _save(self, kind: str, id_: int, update: PartUpdate) -> None:
+    def _without(self, refused: Sequence[Refused]) -> dict[str, DigestRow]:
+        """The digests that change because something was refused, which the copy to the file could not know."""
+        if not refused:
+            return {}
+        digests = Digests(self._claims.digests(self._claim))
+        digests.refuse(refused)
+        return digests.take()
+
+    def _save(self, kind: str, id_: int, update: PartUpdate, digests: Mapping[str, DigestRow] | None = None) -> None:
         self._cursor = self._cursor | {kind: id_, "existed": self._past.position == EXISTED}
         written = update.read - update.skipped
-        self._claims.checkpoint(self._claim, [replace(update, cursor=self._cursor, written=written)])
+        self._claims.checkpoint(self._claim, [replace(update, cursor=self._cursor, written=written)], digests=digests)

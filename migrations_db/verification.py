@@ -1,0 +1,187 @@
+"""What verifications claim, ask and save: which runs are to be read back, what was written there, what was found.
+
+    claim (some runs of one project) -> digests -> save (verdict, findings) | release
+
+A run is claimed by writing the worker's id beside it; a worker that has stopped, or is silent, holds nothing.
+A claim to copy (`Store.claim`) takes the verdict away: it was about what was there before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, or_, select, update
+
+from migrations_db.claiming import in_selection, one_of
+from migrations_db.columns import now_plus
+from migrations_db.database import Database
+from migrations_db.models import Digest, Finding, Ledger, Part, Project, Run, Worker
+from migrations_db.rows import read_digests, ref, run_query, to_claim
+from migrations_db.states import Phase, RunStatus, Verdict
+from migrations_db.types import EVERYTHING, Claim, DigestRow, Selection
+from migrations_db.workers import SILENT_S
+
+PAGE_ROWS = 1_000  # ours: rows held in memory when findings stream
+
+
+@dataclass(frozen=True, slots=True)
+class ToVerify:
+    """A run that is done, to be read back. `run` says what was copied; `source_changed`: it is no longer that."""
+
+    run: Claim
+    source_changed: bool
+
+    @property
+    def ref(self) -> str:
+        return self.run.ref
+
+
+@dataclass(frozen=True, slots=True)
+class FindingRow:
+    """A path that was not found as it was sent; `path` "" is the run itself."""
+
+    path: str
+    verdict: Verdict
+    want: str
+    got: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictCounts:
+    """Runs that are done, by the verdict of their last verification."""
+
+    verified: int
+    differs: int
+    not_verified: int
+
+    @property
+    def total(self) -> int:
+        return self.verified + self.differs + self.not_verified
+
+
+class Verification:
+    """`store.verification`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def done(self, only: Selection = EVERYTHING) -> list[int]:
+        """The numbers of all runs that are done, in the order of the inventory."""
+        query = select(Run.id).where(Run.status == RunStatus.DONE, *in_selection(Run, only)).order_by(Run.id)
+        with self._database.read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def begin_again(self, only: Selection = EVERYTHING) -> int:
+        """Forget the verdicts, so that all runs are verified again; returns how many had one."""
+        known = update(Run).where(Run.status == RunStatus.DONE, Run.verdict.is_not(None), *in_selection(Run, only))
+        with self._database.write() as connection:
+            return connection.execute(known.values(verdict=None, verified_at=None)).rowcount
+
+    def claim(self, worker_id: str, limit: int, only: Selection = EVERYTHING) -> list[ToVerify]:
+        """Take at most `limit` runs of one project and one phase for a registered worker; empty: none is left."""
+        with self._database.write() as connection:
+            head = connection.execute(_free(Run.project_id, Run.phase, only=only).limit(1)).one_or_none()
+            if head is None:
+                return []
+            same = _free(Run.id, only=only).where(Run.project_id == head.project_id, Run.phase == head.phase)
+            runs = list(connection.execute(same.limit(limit).with_for_update(skip_locked=True)).scalars())
+            connection.execute(update(Run).where(one_of(Run.id, runs)).values(verifier=worker_id))
+            rows = connection.execute(run_query().where(one_of(Run.id, runs)).order_by(Run.id)).all()
+        return [ToVerify(to_claim(row), row.fingerprint != row.copied_fingerprint) for row in rows]
+
+    def digests(self, run: int) -> dict[str, DigestRow]:
+        """What was written, by path."""
+        with self._database.read() as connection:
+            return read_digests(connection, run)
+
+    def save(self, run: ToVerify, worker_id: str, verdict: Verdict, how: str, findings: Sequence[FindingRow]) -> bool:
+        """The result of a claimed run; False, and nothing changes, if the run was copied again meanwhile."""
+        values = {"verdict": verdict, "verified_at": now_plus(), "verified_by": how, "verifier": None}
+        mine = [Run.id == run.run.run, Run.attempt == run.run.attempt, Run.verifier == worker_id]
+        with self._database.write() as connection:
+            saved = update(Run).where(*mine, Run.status == RunStatus.DONE).values(values)
+            if connection.execute(saved).rowcount != 1:
+                return False
+            connection.execute(delete(Finding).where(Finding.run == run.run.run))
+            rows = [
+                {"run": run.run.run, "path": one.path, "verdict": one.verdict, "want": one.want, "got": one.got}
+                for one in findings
+            ]
+            if rows:
+                connection.execute(insert(Finding), rows)
+        return True
+
+    def release(self, worker_id: str) -> None:
+        """Give back what the worker has claimed and not saved."""
+        with self._database.write() as connection:
+            connection.execute(update(Run).where(Run.verifier == worker_id).values(verifier=None))
+
+    def counts(self, only: Selection = EVERYTHING) -> VerdictCounts:
+        """Runs that are done by verdict."""
+        with self._database.read() as connection:
+            return count_verdicts(connection, only)
+
+    def findings(self, only: Selection = EVERYTHING) -> Iterator[tuple[str, FindingRow]]:
+        """(ref of the run, finding) in the order of the inventory; those of runs without a verdict are not told."""
+        columns = (Project.entity, Project.name.label("project"), Run.run_id)
+        query = (
+            select(*columns, Finding.path, Finding.verdict, Finding.want, Finding.got)
+            .join(Run, Run.id == Finding.run)
+            .join(Project, Project.id == Run.project_id)
+            .where(Run.verdict.is_not(None), *in_selection(Run, only))
+            .order_by(Finding.run, Finding.path)
+        )
+        with self._database.browse() as connection:
+            for row in connection.execution_options(yield_per=PAGE_ROWS).execute(query):
+                yield ref(row), FindingRow(row.path, row.verdict, row.want, row.got)
+
+    def retry_differing(self, only: Selection = EVERYTHING) -> int:
+        """Runs that differ are copied again from their start; returns how many.
+
+        What is known of the copy goes, so that everything is sent again. The destination keeps what it has.
+        """
+        differs = [Run.status == RunStatus.DONE, Run.verdict == Verdict.DIFFERS, *in_selection(Run, only)]
+        fresh: dict[str, Any] = {
+            "phase": Phase.COPY,
+            "status": RunStatus.PENDING,
+            "position": None,
+            "part": None,
+            "mapping": None,
+            "verdict": None,
+            "verified_at": None,
+            "finished_at": None,
+        } | dict.fromkeys(("points_read", "points_written", "size_bytes", "failures", "silent_attempts"), 0)
+        with self._database.write() as connection:
+            runs = list(connection.execute(select(Run.id).where(*differs).order_by(Run.id).with_for_update()).scalars())
+            for table in (Part, Ledger, Digest, Finding):
+                connection.execute(delete(table).where(one_of(table.run, runs)))
+            connection.execute(update(Run).where(one_of(Run.id, runs)).values(fresh))
+        return len(runs)
+
+
+def count_verdicts(connection: Connection, only: Selection = EVERYTHING) -> VerdictCounts:
+    """As `Verification.counts`, inside a transaction."""
+    query = select(Run.verdict, func.count()).where(Run.status == RunStatus.DONE, *in_selection(Run, only))
+    found = {row[0]: row[1] for row in connection.execute(query.group_by(Run.verdict))}
+    verified, differs = found.pop(Verdict.VERIFIED, 0), found.pop(Verdict.DIFFERS, 0)
+    return VerdictCounts(verified, differs, sum(found.values()))
+
+
+def forget_digests(connection: Connection, conditions: Collection[ColumnElement[bool]]) -> None:
+    """Delete digests, inside a transaction."""
+    connection.execute(delete(Digest).where(*conditions))
+
+
+def _free(*columns: Any, only: Selection) -> Any:
+    """Runs that are done, have no verdict, and are with no worker that is alive."""
+    alive = exists().where(
+        Worker.id == Run.verifier, Worker.stopped_at.is_(None), Worker.heartbeat_at > now_plus(-SILENT_S)
+    )
+    return (
+        select(*columns)
+        .where(Run.status == RunStatus.DONE, Run.verdict.is_(None), *in_selection(Run, only))
+        .where(or_(Run.verifier.is_(None), ~alive))
+        .order_by(Run.project_id, Run.phase, Run.id)
+    )
