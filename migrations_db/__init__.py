@@ -2,22 +2,20 @@
 
 In reading order:
 
-    states.py      run and part states, allowed moves (pure)
-    types.py       what goes in and comes out (pure)  report_types.py what is told
-    errors.py      what can go wrong
-    store.py       claims and fenced writes          `Store`
-    inventory.py   what an inventory writes          `store.inventory`
-    workers.py     heartbeats and recovery           `store.workers`
-    reports.py     read-only questions               `store.reports`
-    models.py      tables                            columns.py their types
-    claiming.py    the statement that hands out runs
-    attempts.py    how claims begin and end
-    selecting.py   conditions for many values at once
-    rows.py        from rows to types
-    clock.py       the database's clock, in both dialects
-    database.py    transactions; vendors' errors become ours
-    engine.py      open a path or URL, check the version
-    filesystems.py is this a network file system?
+    states.py        run and part states, allowed moves (pure)
+    types.py         what goes in and comes out (pure);  report_types.py  what reports give
+    errors.py        what can go wrong
+    store.py         claims and fenced writes          `Store`
+    inventory.py     what an inventory writes          `store.inventory`
+    workers.py       heartbeats and recovery           `store.workers`
+    reports.py       read-only questions               `store.reports`
+    verification.py  digests and verdicts              `store.verification`
+    models.py        tables;  columns.py  their types, and the database's clock in both dialects
+    claiming.py      the statement that hands out runs, conditions for many values at once
+    attempts.py      how claims begin and end;  cursors.py  cursors that grow by items
+    rows.py          from rows to types
+    database.py      transactions; vendors' errors become ours
+    engine.py        open a path or URL, check the version, refuse network file systems
     upgrades/      Alembic versions; run by themselves on open
 
 It imports nothing of `migrator`.

@@ -271,7 +271,7 @@ class Part(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     #: the run's fingerprint when the part was done; null, or not the claim's: the part is open
     done_fingerprint: Mapped[str | None]
-    #: JSON; everything before it is durable at the destination; null: nothing yet
+    #: JSON, a long list `items` in it left out; everything before it is durable at the destination; null: nothing yet
     cursor: Mapped[str | None]
     #: highest step that may have been sent; null: none
     intent: Mapped[float | None]
@@ -285,6 +285,21 @@ class Part(Base):
     size_bytes: Mapped[int]
     #: last change
     updated_at: Mapped[datetime]
+
+
+class CursorItem(Base):
+    """One item of the list `items` in a part's cursor. Such lists only grow, so each checkpoint adds its new items."""
+
+    __tablename__ = "cursor_item"
+
+    #: its run
+    run: Mapped[int] = mapped_column(ForeignKey("run.id"), primary_key=True)
+    #: its part
+    part: Mapped[str] = mapped_column(primary_key=True)
+    #: place in the list, from 0
+    number: Mapped[int] = mapped_column(primary_key=True)
+    #: JSON
+    value: Mapped[str]
 
 
 class Ledger(Base):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, select
 
+from migrations_db.cursors import read_cursor
 from migrations_db.models import Digest, Part, Project, Run
 from migrations_db.states import PartStatus
 from migrations_db.types import Claim, DigestRow, ForkOf, PartProgress
@@ -75,11 +75,11 @@ def ref(row: AnyRow) -> str:
 
 def read_parts(connection: Connection, run: int, fingerprint: str | None) -> dict[str, PartProgress]:
     """The parts of a run by name, as they stand when the source has this fingerprint."""
-    rows = connection.execute(select(Part.__table__).where(Part.run == run).order_by(Part.name))
+    rows = connection.execute(select(Part.__table__).where(Part.run == run).order_by(Part.name)).all()
     return {
         row.name: PartProgress(
             status=PartStatus.DONE if _is_done(row.done_fingerprint, fingerprint) else PartStatus.OPEN,
-            cursor=None if row.cursor is None else json.loads(row.cursor),
+            cursor=None if row.cursor is None else read_cursor(connection, run, row.name, row.cursor),
             intent=row.intent,
             read=row.read,
             written=row.written,

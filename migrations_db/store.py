@@ -8,7 +8,6 @@ still holds. Times are the database's own. Every method may raise `StateError`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -20,6 +19,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, 
 from migrations_db import attempts
 from migrations_db.claiming import claim_statement, in_selection, lacks, one_of, wait_statement
 from migrations_db.columns import now_plus, safe, seconds_until
+from migrations_db.cursors import forget_items, save_cursor
 from migrations_db.database import Database
 from migrations_db.errors import CountsDisagree, LeaseLost
 from migrations_db.inventory import Inventory
@@ -218,6 +218,7 @@ class Store:
         with self._database.write() as connection:
             _fenced_update(connection, claim, nothing)
             connection.execute(delete(Part).where(Part.run == claim.run))
+            forget_items(connection, claim.run)
             connection.execute(delete(Ledger).where(Ledger.run == claim.run))
             forget_digests(connection, [Digest.run == claim.run])
 
@@ -316,7 +317,7 @@ class Store:
             "updated_at": now_plus(),
         }
         if new.cursor is not None:
-            changed["cursor"] = json.dumps(new.cursor)
+            changed["cursor"] = save_cursor(connection, claim.run, new.name, new.cursor)
         counts = {
             "read": new.read,
             "written": new.written,
@@ -356,7 +357,8 @@ class Store:
 
 
 def _start_anew(connection: Connection, run: int, new: PartUpdate) -> PartUpdate:
-    """Forget the part's ledger, and its counts: what comes back adds up to those of `new` alone."""
+    """Forget the part's ledger, its counts and items: what comes back adds up to those of `new` alone."""
+    forget_items(connection, run, new.name)
     connection.execute(delete(Ledger).where(Ledger.run == run, Ledger.part == new.name))
     columns = (Part.read, Part.written, Part.skipped, Part.size_bytes)
     old = connection.execute(select(*columns).where(Part.run == run, Part.name == new.name)).one_or_none()

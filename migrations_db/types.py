@@ -180,7 +180,8 @@ class LedgerEntry:
 class PartUpdate:
     """One part's share of a checkpoint: the new cursor, and what was added since the last (not totals).
 
-    `cursor` must be JSON data; None keeps the saved one. Whatever is in `ledger` does not count as skipped by
+    `cursor` must be JSON data; None keeps the saved one. A list at its key `items` only grows, except in a `fresh`
+    update: of a long one only what is new is written. Whatever is in `ledger` does not count as skipped by
     itself: `skipped` does. `fresh`: the part was read from its start again, so counts and ledger start anew with this.
     """
 

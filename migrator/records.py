@@ -257,8 +257,9 @@ class Batch:
 
     `read` counts the source's values in it; `written` those that became records. The others are skips in `ledger`.
     `until_step` is the highest step in `records` (None: no series points). `cursor` is JSON: all that the part
-    needs to go on after this batch. `done` marks the part's last batch. `fresh`: the part was read from its start again
-    (a refresh), so its counts and ledger start anew with this batch.
+    needs to go on after this batch; a list at its key `items` only grows, except in a `fresh` batch. `done` marks the
+    part's last batch. `fresh`: the part was read from its start again (a refresh), so its counts and ledger start anew
+    with this batch.
     """
 
     cursor: dict[str, Any]

@@ -25,11 +25,13 @@ def file_path(name: str) -> str:
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
     """All files that are not copied yet.
 
-    The cursor holds what became of each file, batch by batch: name -> its version where it is copied, None where it was
-    skipped. When the source has changed since, the first batch counts anew what is copied and stays; all else is
-    looked at again.
+    The cursor's `items` hold what became of each file, batch by batch: name -> its version where it is copied, None
+    where it was skipped. They only grow, so that a checkpoint costs the same however many files there were before.
+    When the source has changed since, the first batch counts anew what is copied and stays; all else is looked at
+    again.
     """
-    outcomes: list[dict[str, str | None]] = list(cursor.get("outcomes", ()))
+    saved = cursor.get("items", cursor.get("outcomes", ()))  # "outcomes": cursors of version 1.0
+    outcomes: list[dict[str, str | None]] = list(saved)
     known = {name: version for outcome in outcomes for name, version in outcome.items()}
     listed = run.files()
     short = Shortage.seen(cursor, len(listed), run.file_count())
@@ -39,7 +41,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     ledger = Ledger()
 
     def reached() -> dict[str, Any]:
-        return {"outcomes": [*outcomes], "listed": context.fingerprint, "short": cursor.get("short")}
+        return {"items": [*outcomes], "listed": context.fingerprint, "short": cursor.get("short")}
 
     if cursor.get("listed", context.fingerprint) != context.fingerprint:
         known = {name: version or _AGAIN for name, version in known.items()}

@@ -495,6 +495,41 @@ def test_claiming_reads_the_first_entry_of_an_index(empty_file: Path) -> None:
 # ---------------------------------------------------------------- the copy of one run
 
 
+@pytest.mark.parametrize("count", [0, 1, 8, 9, 40])
+@pytest.mark.usefixtures("worker")
+def test_a_list_in_a_cursor_that_grows_comes_back_whole(store: Store, count: int) -> None:
+    add(store, "a")
+    claim = take(store)
+    items = [{"name": n, "more": ["ä", None, n / 3]} for n in range(count)]
+    for end in sorted({0, count // 3, count // 2, count}):
+        store.checkpoint(claim, [PartUpdate("files", {"items": items[:end], "end": end}), PartUpdate("config", {})])
+    assert store.parts(claim)["files"].cursor == {"items": items, "end": count}
+    assert store.parts(claim)["config"].cursor == {}
+    again = [{"anew": n} for n in range(12)]
+    store.checkpoint(claim, [PartUpdate("files", {"items": again}, fresh=True)])
+    assert store.parts(claim)["files"].cursor == {"items": again}
+    store.forget_copy(claim)
+    store.checkpoint(claim, [PartUpdate("files", {"items": again[:10]})])
+    assert store.parts(claim)["files"].cursor == {"items": again[:10]}
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_checkpoint_writes_only_the_new_items_of_a_long_cursor(store: Store) -> None:
+    add(store, "a")
+    claim = take(store)
+    written: list[int] = []
+    event.listen(
+        store._database.engine, "before_cursor_execute", lambda _c, _k, _s, values, *_: written.append(len(str(values)))
+    )
+    items = [{str(n): "x" * 1000} for n in range(100)]
+    sizes = []
+    for end in range(1, len(items) + 1):
+        written.clear()
+        store.checkpoint(claim, [PartUpdate("files", {"items": items[:end]})])
+        sizes.append(sum(written))
+    assert max(sizes[10:]) < 4000
+
+
 def test_a_checkpoint_saves_cursors_counts_and_ledger_together(store: Store, worker: str) -> None:
     add(store, "a")
     claim = take(store)

@@ -677,8 +677,8 @@ class TestFiles:
         """Many batches wait together for a request, and a run may have 100,000 files."""
         data = MemoryData("r", files={f"{i}": b"x" for i in range(3 * BATCH_FILES)})
         first, *_, last = batches("files", data)
-        assert last.cursor["outcomes"][0] is first.cursor["outcomes"][0]
-        assert [len(outcome) for outcome in last.cursor["outcomes"]] == [BATCH_FILES] * 3
+        assert last.cursor["items"][0] is first.cursor["items"][0]
+        assert [len(outcome) for outcome in last.cursor["items"]] == [BATCH_FILES] * 3
 
     def test_only_what_is_new_or_has_changed_is_copied_again(self) -> None:
         data = MemoryData("r", files={"a": b"1", "b": b"1"})

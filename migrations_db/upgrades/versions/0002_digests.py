@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "verify"
+revision = "0002"
 down_revision = "0001"
 
 ROW_NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
