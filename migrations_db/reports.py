@@ -81,6 +81,22 @@ class Reports:
             for row in connection.execution_options(yield_per=PAGE_ROWS).execute(query):
                 yield _summary(row)
 
+    def begun(self, only: Selection = EVERYTHING) -> Iterator[RunSummary]:
+        """Runs whose copy has begun, in the order of the inventory."""
+        yield from self._runs([Run.copied_fingerprint.is_not(None)], only)
+
+    def awaited_files(self, phase: Phase, only: Selection, uploaded: str) -> int:
+        """How many runs, of those that a command of this phase goes on with, must have an offline file by now.
+
+        `uploaded` is the position of a run whose file was uploaded and removed.
+        """
+        unfinished = and_(Run.phase == phase, Run.status.in_([RunStatus.PENDING, RunStatus.RUNNING]))
+        copied = and_(Run.phase == Phase.COPY, Run.status == RunStatus.DONE)
+        due = or_(unfinished, copied) if phase is Phase.UPLOAD else unfinished
+        query = select(func.count()).where(due, Run.position != uploaded, *in_selection(Run, only))
+        with self._database.read() as connection:
+            return int(connection.execute(query).scalar_one())
+
     def lacking(self, parts: Collection[str], only: Selection = EVERYTHING) -> Iterator[RunSummary]:
         """Runs that are done without one of these parts, in the order of the inventory."""
         yield from self._runs(lacks(parts), only)

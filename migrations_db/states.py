@@ -15,8 +15,8 @@
 |---|---|
 | running -> pending | `release`, `throttle`, `fail` with attempts left, `recover`: the cursors stay |
 | running -> running | `claim`, when the lease has ended: the old attempt is lost |
-| failed -> pending | `retry_failed`, or an inventory that finds the source changed |
-| done -> pending | an inventory that finds the source changed; `start_upload`, into phase upload |
+| failed -> pending | `retry_failed`, `forget`, or an inventory that finds the source changed |
+| done -> pending | an inventory that finds the source changed; `start_upload`, into phase upload; `forget` |
 | pending, failed -> skipped | an inventory: excluded by its filter, or gone before anything was copied |
 | skipped -> pending | an inventory that lists the run again |
 

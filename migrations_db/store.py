@@ -16,8 +16,8 @@ from typing import Any, Self
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
-from migrations_db import attempts
-from migrations_db.claiming import claim_statement, in_selection, lacks, one_of, wait_statement
+from migrations_db import attempts, forgetting
+from migrations_db.claiming import claim_statement, in_selection, lacks, wait_statement, with_ancestors
 from migrations_db.columns import now_plus, safe, seconds_until
 from migrations_db.cursors import forget_items, save_cursor
 from migrations_db.database import Database
@@ -25,7 +25,7 @@ from migrations_db.errors import CountsDisagree, LeaseLost
 from migrations_db.inventory import Inventory
 from migrations_db.models import Digest, Invocation, Ledger, Part, Project, Run, Service, Setting
 from migrations_db.reports import Reports
-from migrations_db.rows import AnyRow, read_digests, read_parts, run_query, to_claim
+from migrations_db.rows import read_digests, read_parts, run_query, to_claim
 from migrations_db.states import Outcome, PartStatus, Phase, RunStatus
 from migrations_db.types import (
     EVERYTHING,
@@ -108,7 +108,7 @@ class Store:
             }
             if not run_ids:
                 return Selection(projects=tuple(sorted(projects)))
-            return Selection(runs=_with_ancestors(connection, projects, run_ids))
+            return Selection(runs=with_ancestors(connection, projects, run_ids))
 
     # ------------------------------------------------------------ claims
 
@@ -213,14 +213,15 @@ class Store:
 
     def forget_copy(self, claim: Claim) -> None:
         """The destination has lost the run: it is copied from its start, so cursors, counts and ledger go. Fenced."""
-        counts = dict.fromkeys(("points_read", "points_written", "size_bytes"), 0)
-        nothing = {"phase": Phase.COPY, "position": None, "part": None, "mapping": None} | counts
         with self._database.write() as connection:
-            _fenced_update(connection, claim, nothing)
-            connection.execute(delete(Part).where(Part.run == claim.run))
-            forget_items(connection, claim.run)
-            connection.execute(delete(Ledger).where(Ledger.run == claim.run))
-            forget_digests(connection, [Digest.run == claim.run])
+            _fenced_update(connection, claim, forgetting.NOTHING_COPIED | {"part": None})
+            forgetting.drop_parts(connection, Run.id == claim.run)
+
+    def forget_part(self, claim: Claim, part: str) -> None:
+        """The part is done again from its start, so its cursor, counts and ledger lines go. Fenced."""
+        with self._database.write() as connection:
+            _hold(connection, claim)
+            forgetting.drop_parts(connection, Run.id == claim.run, part)
 
     def complete(self, claim: Claim, selected: Collection[str]) -> None:
         """The run is done. Fenced. `CountsDisagree` (and nothing changes) unless every selected part is done and
@@ -308,6 +309,11 @@ class Store:
         values = {"phase": Phase.UPLOAD, "status": RunStatus.PENDING, "finished_at": None}
         with self._database.write() as connection:
             return connection.execute(update(Run).where(*copied).values(values)).rowcount
+
+    def forget(self, only: Selection = EVERYTHING) -> int:
+        """Runs whose copy has begun, but for those that are running: as if it never had. Returns how many."""
+        with self._database.write() as connection:
+            return forgetting.forget(connection, [*in_selection(Run, only)])
 
     # ------------------------------------------------------------ inside transactions
 
@@ -413,25 +419,3 @@ def _check_part(claim: Claim, name: str, part: PartProgress) -> None:
             f"{claim.ref}: part {name} read {part.read} values, but wrote {part.written} and skipped {part.skipped}.",
             name,
         )
-
-
-def _with_ancestors(connection: Connection, projects: dict[int, str], run_ids: Collection[str]) -> tuple[int, ...]:
-    """The runs meant by `run_ids` in these projects, and the fork ancestors that are in the table."""
-    asked = {safe(text) for text in run_ids}
-    found: set[int] = set()
-    parents: set[tuple[int, str]] = set()
-    for run in _named(connection, {text.rpartition("/")[2] for text in asked}):
-        if run.project_id in projects and {run.run_id, f"{projects[run.project_id]}/{run.run_id}"} & asked:
-            found.add(run.id)
-            parents |= {(run.project_id, run.fork_run_id)} if run.fork_run_id else set()
-    while parents:
-        named = _named(connection, {run_id for _, run_id in parents})
-        new = [run for run in named if (run.project_id, run.run_id) in parents and run.id not in found]
-        found |= {run.id for run in new}
-        parents = {(run.project_id, run.fork_run_id) for run in new if run.fork_run_id}
-    return tuple(sorted(found))
-
-
-def _named(connection: Connection, run_ids: Collection[str]) -> Sequence[AnyRow]:
-    query = select(Run.id, Run.project_id, Run.run_id, Run.fork_run_id).where(one_of(Run.run_id, run_ids))
-    return connection.execute(query).all()

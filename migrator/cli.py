@@ -312,6 +312,21 @@ def retry_failed(
 
 
 @app.command()
+def forget(
+    context: typer.Context,
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs: their ids, project/id or entity/project/id.")
+    ] = None,
+    projects: Projects = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Put runs back to never copied, to copy them from their start."""
+    from migrator.commands.forget import forget_command
+
+    raise typer.Exit(forget_command(tuple(runs or ()), s.comma_separated(projects), yes=yes, common=context.obj))
+
+
+@app.command()
 def demo(
     directory: Annotated[
         Path | None, typer.Option("--dir", help="Where to make it (default: a temporary directory).")

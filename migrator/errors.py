@@ -64,7 +64,7 @@ ADVICE = {
     ErrorClass.CRASHED: "The worker died (out of memory?). `migrate retry-failed --class crashed`, fewer --workers.",
     ErrorClass.AUTH: "Check WANDB_API_KEY and NEPTUNE_API_TOKEN, then `migrate run`.",
     ErrorClass.PERMISSION: "Ask for access to the project, then `migrate retry-failed --class permission`.",
-    ErrorClass.NOT_FOUND: "The run is gone. `migrate inventory` brings the table up to date.",
+    ErrorClass.NOT_FOUND: "Gone from W&B: `migrate inventory` updates the table. A missing file: see the message.",
     ErrorClass.BAD_DATA: "The source's data does not add up. `migrate status RUN` shows what was read.",
     ErrorClass.REJECTED_BY_NEPTUNE: "Neptune refused it. `migrate status RUN` shows the reason.",
     ErrorClass.DISK_FULL: "Free some space (or use --work-dir), then `migrate retry-failed --class disk_full`.",
@@ -112,6 +112,7 @@ class Vanished(Retryable):
         super().__init__(
             ErrorClass.NOT_FOUND, f"{what} was there already, but is gone: the run is copied from its start"
         )
+        self.what = what
 
 
 class DiskFull(Retryable):

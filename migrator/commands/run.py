@@ -19,8 +19,9 @@ from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Selection
 from migrator.commands.text import add_row, counted, new_table, say
+from migrator.destinations.base import UPLOADED
 from migrator.errors import ExitCode, UserError
-from migrator.job.address import COPIES, UPLOADS, Binding
+from migrator.job.address import COPIES, UPLOADS, Binding, directory_of, is_same_directory, offline_address
 from migrator.job.display import display_for
 from migrator.job.job import Job, neptune_api_token
 from migrator.job.log import log_path, start_log
@@ -90,8 +91,7 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
             neptune_api_token()  # asked for before anything starts
         binding = binding_of(settings)
         binding.check(store)
-        if settings.phase is Phase.UPLOAD:
-            check_offline(store, settings.offline_dir.absolute())
+        check_offline(store, settings)
         only = selection(store, settings)
         command = "run" if settings.phase is Phase.COPY else "sync"
         log_file = log_path(command)
@@ -152,31 +152,47 @@ def _finish(job: Job, settings: RunSettings, store: Store, display: Display) -> 
 def binding_of(settings: RunSettings) -> Binding:
     """The destination that the database must belong to."""
     if settings.mode == "offline":
-        return Binding(COPIES, f"offline:{settings.offline_dir.absolute()}")
+        return Binding(COPIES, offline_address(settings.offline_dir))
     from migrator.destinations.neptune.token import address_of
 
     setting = COPIES if settings.phase is Phase.COPY else UPLOADS
     return Binding(setting, f"{address_of(neptune_api_token())} workspace {settings.workspace}")
 
 
-def check_offline(store: Store, directory: Path) -> None:
-    """`UserError` unless `directory` is where the runs of this state database were copied to, and is there.
+def check_offline(store: Store, settings: RunSettings) -> None:
+    """`UserError` unless the directory is where the runs of this state database were copied to, with files in it.
 
     A file that is looked for in the wrong place is not lost: nothing may be forgotten because of it.
     """
-    bound = store.setting(COPIES)
-    if not bound:
-        return
-    if not bound.startswith("offline:"):
+    bound, directory = store.setting(COPIES), settings.offline_dir.absolute()
+    copied_to = directory_of(bound) if bound else None
+    if settings.phase is Phase.UPLOAD and bound and not copied_to:
         raise UserError(f"there is nothing to upload: the runs of this state database go straight to {bound}")
-    copied_to = bound.removeprefix("offline:")
-    if copied_to != str(directory):
+    if not copied_to:
+        return
+    if not is_same_directory(copied_to, directory):
         raise UserError(
             f"the offline files of this state database are in {copied_to}, not in {directory}: "
-            f"`migrate sync --offline-dir {shlex.quote(copied_to)}`"
+            f"`migrate sync --offline-dir {shlex.quote(str(copied_to))}`. If you have moved them, make the old path a "
+            f"symbolic link to {directory}"
         )
-    if not directory.is_dir():
-        raise UserError(f"{directory}, which holds the offline files, is not there: mount it or put it back first")
+    if _holds_files(directory):
+        return
+    chosen = store.select(settings.projects, settings.run_ids)
+    if count := store.reports.awaited_files(settings.phase, chosen, UPLOADED):
+        raise UserError(
+            f"{directory}, which should hold the offline files of {counted(count, 'run')}, is not there or is empty: "
+            "mount it or put it back first. If it is lost, `migrate forget --projects '*'` has all runs copied again"
+        )
+
+
+def _holds_files(directory: Path) -> bool:
+    try:
+        return any(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise UserError(f"{directory}, which holds the offline files, cannot be read: {error.strerror}") from error
 
 
 def selection(store: Store, settings: RunSettings) -> Selection:

@@ -31,6 +31,7 @@ STATUS_STYLES = {
 SKIPS_MEAN = {
     "wandb_object": "an object: wandb/raw/summary.json has it, and the history if logged",
     "missing_file": "the source names it, but does not have it",
+    "damaged_file": "the offline copy of the file is not as it was written",
     "link": "a link that the log does not name, or that leads to no place for files",
     "contains_key": "a key of W&B or Neptune that this tool uses is in it",
     "outside": "neither in the run's directory nor where W&B stages artifacts (WANDB_DATA_DIR of the training)",

@@ -5,13 +5,14 @@
 
 The part is called `upload`. Its cursor holds the ids, in the offline file, of the last file that is stored and of the
 last operation that Neptune has processed. The offline file stays as it is until all of it is in Neptune; then it is
-removed. A run that has changed since is copied to a new file, whose ids begin anew; an intent can
-only grow, so it counts the operations of all files, the earlier ones (`before`) included.
+removed. Attachments that are lost are skipped and told. A run that has changed since is copied to a new file, whose ids
+begin anew; an intent can only grow, so it counts the operations of all files, the earlier ones (`before`) included.
 Everything goes to the workspace of the upload: the one in the file may stand for one that was not known yet.
 """
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,12 +22,12 @@ from migrations_db.types import Claim, DigestRow, PartProgress, PartUpdate
 from migrator.copying.copy import RunTools
 from migrator.copying.digests import Digests
 from migrator.copying.pipeline import Claims, RunControl, ledger_entries
-from migrator.destinations.base import Destination, Refused
+from migrator.destinations.base import UPLOADED, Destination, Refused
 from migrator.destinations.neptune.answers import CREATED, EXISTED, Past
-from migrator.destinations.neptune.offline import UPLOADED, run_directory
+from migrator.destinations.neptune.offline import run_directory
 from migrator.destinations.neptune.offline_log import OfflineLog
 from migrator.destinations.neptune.online import NeptuneDestination, NeptuneRun
-from migrator.errors import Vanished
+from migrator.errors import ErrorClass, Rejected, Retryable, Vanished
 from migrator.naming import neptune_run_id
 
 PART = "upload"
@@ -43,19 +44,40 @@ def upload_run(
     if claim.position != UPLOADED:  # else an earlier attempt came this far
         log = OfflineLog(directory, project)
         if not log.path.exists():
-            raise Vanished(f"offline file {log.path}")
+            raise _missing(claim, log.path)
+        lost = log.lost_files()
+        if not log.path.exists():  # the whole directory went away just now
+            raise _missing(claim, log.path)
         saved = claims.parts(claim).get(PART, PartProgress())
         past, control = _past(saved), tools.control
         with log, destination.resend(project, run_id, past, control.confirm) as out:
-            if past.saved:
-                out.find()
-            upload = _Upload(claim, claims, saved, log, out, past, control)
-            upload.send_files()  # first, so that `migration/complete`, the last operation, is true when it arrives
-            upload.send_operations()
+            upload = _Upload(claim, claims, saved, log, lost, out, past, control)
+            try:
+                if past.saved:
+                    out.find()
+                upload.send_files()  # first, so that `migration/complete`, the last operation, is true when it arrives
+                upload.send_operations()
+            except Vanished as error:
+                if upload.is_later_part:
+                    raise  # what was uploaded before is not in the offline file: the source has it
+                claims.forget_part(claim, PART)
+                raise Retryable(
+                    error.error_class, f"{error.what} was lost by Neptune: uploaded from its start"
+                ) from error
         end = {"before": upload.announced, "existed": past.position == EXISTED}
         claims.checkpoint(claim, [PartUpdate(PART, end, done=True)], position=UPLOADED)
     shutil.rmtree(directory, ignore_errors=True)  # before `complete`: nobody claims a done run to clean up
     claims.complete(claim, [PART])
+
+
+def _missing(claim: Claim, log: Path) -> Rejected:
+    """Not found is not destroyed (a disk may not be mounted): what was copied stands until a person decides."""
+    ref = shlex.quote(claim.ref)
+    return Rejected(
+        ErrorClass.NOT_FOUND,
+        f"offline file {log} is missing. Put it back (is its disk mounted?), then `migrate retry-failed` and "
+        f"`migrate sync`. If it is lost: `migrate forget {ref}`, then `migrate run` copies the run again",
+    )
 
 
 def _past(saved: PartProgress) -> Past:
@@ -76,26 +98,34 @@ class _Upload:
         claims: Claims,
         saved: PartProgress,
         log: OfflineLog,
+        lost_files: Mapping[str, str],
         out: NeptuneRun,
         past: Past,
         control: RunControl,
     ) -> None:
         self._claim, self._claims = claim, claims
         self._log, self._out, self._past, self._control = log, out, past, control
+        self._lost_files = lost_files
         self._cursor = {"file": 0, "operation": 0, "before": 0} | (saved.cursor or {})
         self.announced = int(saved.intent or 0)
 
+    @property
+    def is_later_part(self) -> bool:
+        """Whether Neptune got an earlier file of the run, which is removed: this one has only what came after."""
+        return bool(self._cursor["before"])
+
     def send_files(self) -> None:
-        while logged := self._log.next_uploads(self._cursor["file"], FILES_AT_A_TIME):
+        while logged := self._log.next_uploads(self._cursor["file"], FILES_AT_A_TIME, self._lost_files):
             self._go_on()
-            self._out.send_files([file.upload for file in logged])
+            whole = [file.upload for file in logged if file.upload]
+            self._out.send_files(whole)
             self._out.flush().wait()
-            size_bytes = sum(file.upload.file.size_bytes for file in logged)
-            self._save("file", logged[-1].id, PartUpdate(PART, None, read=len(logged), size_bytes=size_bytes))
+            size_bytes = sum(upload.file.size_bytes for upload in whole)
+            self._save("file", logged[-1].id, PartUpdate(PART, None, read=len(whole), size_bytes=size_bytes))
 
     def send_operations(self) -> None:
         after, sent_before = self._cursor["operation"], self.announced - self._cursor["before"]
-        while logged := self._log.next_operation(after):
+        while logged := self._log.next_operation(after, self._lost_files):
             self._go_on()
             self.announced = max(self.announced, self._cursor["before"] + logged.last_id)
             self._claims.intend(self._claim, {PART: self.announced})
@@ -104,13 +134,14 @@ class _Upload:
             if logged.operation.HasField("create"):
                 continue  # its answer is awaited with that of the operation behind it
             refused = self._out.flush().wait()
+            skipped = len(logged.lost) + sum(refusal.count for refusal in refused)
             update = PartUpdate(
                 PART,
                 None,
                 read=logged.values,
-                skipped=min(logged.values, sum(refusal.count for refusal in refused)),
+                skipped=min(logged.values, skipped),
                 size_bytes=logged.operation.ByteSize(),
-                ledger=ledger_entries(refusal.entry() for refusal in refused),
+                ledger=ledger_entries([*logged.lost, *(refusal.entry() for refusal in refused)]),
             )
             self._save("operation", after, update, self._without(refused))
         self._out.flush().wait()

@@ -16,6 +16,8 @@ from migrator.records import Entry, Fork, Kind, Record
 
 Confirm = Callable[[], None]
 
+UPLOADED = "uploaded"  # position of a run whose offline file was uploaded and removed: the next one starts anew
+
 
 def unfenced() -> None:
     """For who writes alone."""

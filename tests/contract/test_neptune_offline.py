@@ -21,9 +21,9 @@ from neptune_scale.types import Histogram as ClientHistogram
 
 from migrations_db.types import Claim
 from migrator.copying.pipeline import Stopped
-from migrator.destinations.base import DestinationRun
+from migrator.destinations.base import UPLOADED, DestinationRun
 from migrator.destinations.neptune.answers import FORK_KEPT
-from migrator.destinations.neptune.offline import UPLOADED, OfflineDestination, OfflineRun, run_directory
+from migrator.destinations.neptune.offline import OfflineDestination, OfflineRun, run_directory
 from migrator.destinations.neptune.offline_log import LOG_NAME, OfflineLog
 from migrator.errors import ErrorClass, Rejected, Retryable, Vanished
 from migrator.limits import SNAPSHOT_MAX_BYTES
@@ -609,24 +609,36 @@ def test_what_neptune_refuses_is_counted_and_told(place: OfflinePlace, tmp_path:
     ]
 
 
-def test_a_kept_file_that_is_gone_or_damaged_is_told_and_nothing_is_lost(place: OfflinePlace, tmp_path: Path) -> None:
-    write_run(place, tmp_path)
-    [kept, *_] = [
-        path for path in directory_of(place.offline).iterdir() if path.suffix == ".bin" and path.stat().st_size
+def test_attachments_that_are_lost_are_told_and_all_the_rest_is_uploaded(place: OfflinePlace, tmp_path: Path) -> None:
+    expected = write_run(place, tmp_path)
+    with place.offline.open_run(target(), saved_position(place)) as run:
+        run.write([Points(step, START_US, {"image": local_file(tmp_path / f"{step}.png", b"png")}) for step in (1, 2)])
+        run.flush().wait()
+    for path in directory_of(place.offline).iterdir():
+        match path.suffix, path.read_bytes():
+            case ".bin", content if len(content) == 3:
+                path.unlink()
+            case ".bin", content if len(content) == 4:
+                path.write_bytes(content[:-1])
+            case ".png", _:
+                path.unlink()
+    seen = place.read()
+    assert seen.files.keys() == {"files/0", "files/1", "files/2"}
+    assert (seen.values, seen.series) == (expected.values, expected.series)
+    done = place.runs.done()
+    part = done.parts["upload"]
+    assert (part.read, part.written, part.skipped) == (POINTS + 2 + 5 + 2 + 3, POINTS + 2 + 3 + 3, 4)
+    ledger = [(row.kind, row.path, row.reason, row.count) for row in place.runs.store.reports.ledger(done.run)]
+    assert sorted(ledger) == [
+        ("skipped", "files/3", "missing_file", 1),
+        ("skipped", "files/4", "damaged_file", 1),
+        ("skipped", "image", "missing_file", 2),
     ]
-    content = kept.read_bytes()
-    claim = place.runs.claim("r1")
 
-    kept.write_bytes(content + b"x")
-    with pytest.raises(Rejected, match="bytes") as caught:
-        place.upload(claim)
-    assert caught.value.error_class is ErrorClass.BAD_DATA
-    kept.unlink()
-    with pytest.raises(Vanished, match="is gone"):
-        place.upload(claim)
-    kept.write_bytes(content)
-    place.upload(claim)
-    assert len(seen_on_server(place.online.server).files) == 5
+
+def saved_position(place: OfflinePlace) -> str:
+    with OfflineLog(directory_of(place.offline)) as log:
+        return log.position()
 
 
 class Evil:
@@ -653,8 +665,9 @@ def test_errors_that_the_client_pickled_into_a_file_are_never_unpickled(place: O
 
 
 def test_an_offline_file_that_is_gone_is_told(place: OfflinePlace) -> None:
-    with pytest.raises(Vanished, match="is gone"):
+    with pytest.raises(Rejected, match=r"is missing.*migrate forget me/demo/r1") as caught:
         place.read()
+    assert caught.value.error_class is ErrorClass.NOT_FOUND
     assert not directory_of(place.offline).exists()
 
 

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from multiprocessing import get_context
@@ -926,9 +927,53 @@ def test_what_is_copied_of_a_run_can_be_forgotten(store: Store, worker: str) -> 
     assert (store.parts(claim), list(store.reports.ledger(claim.run))) == ({}, [])
     found = detail(store, "a")
     assert (found.position, found.points_read, found.status) == (None, 0, RunStatus.RUNNING)
+    store.checkpoint(claim, [update, PartUpdate("config", {}, read=1, written=1)], "there")
+    store.forget_part(claim, "history")
+    assert [*store.parts(claim), *store.reports.ledger(claim.run)] == ["config"]
     store.release(claim)
-    with pytest.raises(LeaseLost):
-        store.forget_copy(claim)
+    for forget in (lambda: store.forget_copy(claim), lambda: store.forget_part(claim, "history")):
+        with pytest.raises(LeaseLost):
+            forget()
+
+
+def test_runs_that_a_person_has_forgotten_are_as_if_never_copied(store: Store, worker: str) -> None:
+    add(store, "done", "failed", "held", "new", "other")
+    update = PartUpdate("history", {"at": 3}, read=3, written=2, skipped=1, ledger=[LedgerEntry("skipped", "p", "r")])
+    for run_id in ("done", "failed", "held", "other"):
+        claim = take(store, store.select(run_ids=[run_id]))
+        store.checkpoint(claim, [replace(update, done=True)], "here")
+        match run_id:
+            case "done" | "other":
+                store.complete(claim, ["history"])
+            case "failed":
+                store.fail(claim, Failure("bad_data", "no"))
+    store.start_upload(store.select(run_ids=["done"]))
+    only = store.select(run_ids=["done", "failed", "held", "new"])
+    assert [run.ref.rpartition("/")[2] for run in store.reports.begun(only)] == ["done", "failed", "held"]
+    assert store.forget(only) == 2  # not the one that is held, nor the one of which nothing is known
+    never = detail(store, "new")
+    for run_id in ("done", "failed"):
+        found = detail(store, run_id)
+        same = ("phase", "status", "position", "parts", "points_read", "failures", "error_class", "finished_at")
+        assert [getattr(found, name) for name in same] == [getattr(never, name) for name in same]
+        assert list(store.reports.ledger(found.run)) == []
+        assert take(store, store.select(run_ids=[run_id])).attempt == 2
+    assert [detail(store, run_id).points_read for run_id in ("held", "other")] == [3, 3]
+
+
+def test_runs_that_must_have_an_offline_file_are_counted(store: Store, worker: str) -> None:
+    add(store, "done", "uploaded", "begun", "new")
+    for run_id, position in (("done", "4:1"), ("uploaded", "uploaded"), ("begun", "2:0")):
+        claim = take(store, store.select(run_ids=[run_id]))
+        store.checkpoint(claim, [], position)
+        if run_id == "begun":
+            store.release(claim)
+        else:
+            store.complete(claim, [])
+    counts = [store.reports.awaited_files(phase, EVERYTHING, "uploaded") for phase in Phase]
+    assert counts == [1, 1]
+    store.start_upload()
+    assert store.reports.awaited_files(Phase.UPLOAD, EVERYTHING, "uploaded") == 1
 
 
 def test_runs_that_are_done_without_a_part_are_copied_further_when_it_is_asked_for(store: Store, worker: str) -> None:

@@ -88,25 +88,39 @@ def test_a_passing_answer_of_the_server_is_no_loss(scene: Scene) -> None:
     assert scene.neptune.store.duplicates_offered < POINTS
 
 
-def test_an_upload_that_neptune_has_lost_is_copied_and_uploaded_anew(scene: Scene) -> None:
+def test_an_upload_that_neptune_has_lost_is_uploaded_anew_from_the_same_file(scene: Scene) -> None:
     scene.migrate.succeed("run", "--mode", "offline")
     killed_half_way(scene, "sync")
     lose_the_run(scene)
-    ended = scene.migrate.succeed("sync")
-    assert "1 must be copied first: `migrate run`" in ended.stderr
-    scene.migrate.succeed("run", "--mode", "offline")
-    scene.migrate.succeed("sync")
+    scene.migrate.succeed("sync", WANDB_API_KEY="")  # which W&B would refuse
     assert is_whole(scene)
 
 
-def test_a_lost_offline_file_is_written_anew(scene: Scene) -> None:
+def test_a_missing_offline_file_is_forgotten_only_by_a_person(set_scene: SetScene) -> None:
+    scene = set_scene(sample_runs(2, steps=5))
+    scene.migrate.succeed("inventory")
     scene.migrate.succeed("run", "--mode", "offline")
-    [directory] = (scene.migrate.directory / "neptune-offline" / "demo").iterdir()
-    shutil.rmtree(directory)
-    scene.migrate.succeed("sync")
+    before = scene.migrate.status("run00001")
+    missing = scene.migrate.directory / "neptune-offline" / "demo" / "run00001"
+    away = missing.rename(scene.migrate.directory / "away")
+    assert scene.migrate.run("sync").exit_code == 3
+    after = scene.migrate.status("run00001")
+    assert (after["status"], after["phase"], after["parts"]) == ("failed", "upload", before["parts"])
+    told = scene.migrate.succeed("status", "--failed").stdout
+    assert str(missing) in told
+    assert "migrate forget team/demo/run00001" in told
+
+    assert scene.migrate.run("forget", "run00001").exit_code == 2  # there is nobody to ask
+    assert scene.migrate.status("run00001")["parts"] == before["parts"]
+    for wrong in (["nosuch"], ["--projects", "nosuch"], []):
+        assert scene.migrate.run("forget", *wrong, "--yes").exit_code == 2
+    assert scene.migrate.succeed("forget", "run00001", "--yes", "--json").json["forgotten"] == 1
+    shutil.rmtree(away)
     scene.migrate.succeed("run", "--mode", "offline")
     scene.migrate.succeed("sync")
     assert is_whole(scene)
+    shutil.rmtree(scene.migrate.directory / "neptune-offline")
+    assert "2 of 2 runs are done" in scene.migrate.succeed("sync").stderr
 
 
 def test_offline_files_looked_for_in_the_wrong_place_are_not_lost(set_scene: SetScene) -> None:
@@ -121,9 +135,12 @@ def test_offline_files_looked_for_in_the_wrong_place_are_not_lost(set_scene: Set
     assert f"`migrate sync --offline-dir {there}`" in ended.stderr
     there.rename(elsewhere / "unmounted")
     assert scene.migrate.run("sync").exit_code == 2
+    there.mkdir()  # the mount point
+    assert scene.migrate.run("sync").exit_code == 2
     assert scene.migrate.status() == before
-    (elsewhere / "unmounted").rename(there)
-    scene.migrate.succeed("sync")
+    there.rmdir()
+    there.symlink_to(elsewhere / "unmounted")
+    scene.migrate.succeed("sync", "--offline-dir", elsewhere / "unmounted")
     assert is_whole(scene)
 
 

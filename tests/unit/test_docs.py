@@ -65,7 +65,7 @@ def test_every_code_of_a_skip_is_explained_in_the_same_words_everywhere() -> Non
     skips = [call for call in calls if "skip" in ast.unparse(call).partition(",")[0].lower()]
     codes = {word.value for call in skips for word in call.args if isinstance(word, ast.Constant)}
     of_sources = {"link", "contains_key", "unreadable", "overwritten", "outside"}
-    assert codes | of_sources | {"refused"} == SKIPS_MEAN.keys()
+    assert codes | of_sources | {"refused", "damaged_file"} == SKIPS_MEAN.keys()
 
 
 def test_every_error_class_has_advice() -> None:

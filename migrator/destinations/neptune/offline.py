@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
 
-from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
+from migrator.destinations.base import UPLOADED, Confirm, Refused, RunTarget, unfenced
 from migrator.destinations.neptune.connection import check_version
 from migrator.destinations.neptune.offline_log import LOG_NAME, OfflineLog, disk_errors
 from migrator.destinations.neptune.wire import OperationBuilder, Upload, create_operation
@@ -29,7 +29,6 @@ from migrator.errors import ErrorClass, Rejected, Vanished
 from migrator.naming import cut_utf8, hex_digest
 from migrator.records import Record
 
-UPLOADED = "uploaded"  # position of a run whose offline file was uploaded and removed: the next one starts anew
 # ours: archives outlive the umask of their day, and hold copies of files that only their owner could read
 PRIVATE_FILE, PRIVATE_DIRECTORY = 0o600, 0o700
 EXTENSION_MAX = 18  # of a kept file's name: as in the names that Neptune's storage gets

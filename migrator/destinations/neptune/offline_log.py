@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from errno import EACCES, EPERM, EROFS
 from hashlib import file_digest
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Self
 
 from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import UpdateRunSnapshot
@@ -18,27 +19,33 @@ from neptune_scale.sync.operations_repository import OperationsRepository, Opera
 
 from migrator.destinations.neptune.wire import REQUEST_BYTES, Upload
 from migrator.errors import DiskFull, ErrorClass, Rejected, Retryable, RunError, Vanished, disk_full
-from migrator.records import LocalFile
+from migrator.records import Entry, Kind, LocalFile
 
 LOG_NAME = "run_operations.sqlite3"
+MISSING, DAMAGED = "missing_file", "damaged_file"  # the ledger's words for files that are not there, or not whole
+NOTHING_LOST: Mapping[str, str] = MappingProxyType({})
 SOURCE_URL = "migration/source_url"
 REQUEST_VALUES = 100_000  # one request lies between two checkpoints of an upload: so much may be sent twice
 SNAPSHOT_OVERHEAD_BYTES = 8  # of a snapshot inside a request, at most
 
 
 class LoggedOperation(NamedTuple):
-    """Consecutive rows of the log as one request. `last_id` is that of the last row."""
+    """Consecutive rows of the log as one request. `last_id` is that of the last row.
+
+    `values` counts those in the rows; `lost` are values that are left out of the request, because their files are lost.
+    """
 
     operation: RunOperation
     last_id: int
     values: int
+    lost: Sequence[Entry] = ()
 
 
 class LoggedUpload(NamedTuple):
-    """A file to upload, and its row in the log."""
+    """A file to upload (None: it is lost), and its row in the log."""
 
     id: int
-    upload: Upload
+    upload: Upload | None
 
 
 class OfflineLog:
@@ -124,11 +131,17 @@ class OfflineLog:
             connection.execute("DELETE FROM run_operations WHERE sequence_id > ?", (operation,))
             connection.execute("DELETE FROM file_upload_requests WHERE id > ?", (upload,))
 
-    def next_operation(self, after: int, max_bytes: int = REQUEST_BYTES) -> LoggedOperation | None:
-        """The rows behind id `after` that make one request of about `max_bytes`, or of REQUEST_VALUES; None: none."""
+    def next_operation(
+        self, after: int, lost_files: Mapping[str, str] = NOTHING_LOST, max_bytes: int = REQUEST_BYTES
+    ) -> LoggedOperation | None:
+        """The rows behind id `after` that make one request of about `max_bytes`, or of REQUEST_VALUES; None: none.
+
+        Values that refer to one of the `lost_files` are left out: they would lead nowhere.
+        """
         written_for, run_id = self.target()
         project = self._project or written_for
         operation, last, values, size_bytes = RunOperation(project=project, run_id=run_id), after, 0, 0
+        lost: list[Entry] = []
         with self._transaction() as connection:
             for row, kind, blob in connection.execute(
                 "SELECT sequence_id, operation_type, operation FROM run_operations WHERE sequence_id > ? "
@@ -148,12 +161,30 @@ class OfflineLog:
                 values_more = len(snapshot.append) + len(snapshot.assign) + len(snapshot.modify_sets)
                 if last != after and values + values_more > REQUEST_VALUES:
                     break
+                if lost_files:
+                    lost += _without(snapshot, lost_files)
                 operation.update_batch.snapshots.append(snapshot)
                 last, values = row, values + values_more
-        return LoggedOperation(operation, last, values) if last != after else None
+        return LoggedOperation(operation, last, values, lost) if last != after else None
 
-    def next_uploads(self, after: int, count: int) -> list[LoggedUpload]:
-        """At most `count` files behind id `after`."""
+    def lost_files(self) -> dict[str, str]:
+        """By destination, why a file cannot be uploaded: it is missing, or has another size than was written."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "SELECT source_path, destination, size_bytes FROM file_upload_requests"
+            ).fetchall()
+        lost: dict[str, str] = {}
+        with disk_errors(self.directory):
+            for source, destination, size_bytes in rows:
+                path = self.directory / Path(source).name
+                if not path.is_file():
+                    lost[destination] = MISSING
+                elif path.stat().st_size != size_bytes:
+                    lost[destination] = DAMAGED
+        return lost
+
+    def next_uploads(self, after: int, count: int, lost_files: Mapping[str, str] = NOTHING_LOST) -> list[LoggedUpload]:
+        """At most `count` files behind id `after`, but for the lost ones."""
         with self._transaction() as connection:
             rows = connection.execute(
                 "SELECT id, source_path, size_bytes, destination, mime_type FROM file_upload_requests WHERE id > ? "
@@ -161,7 +192,12 @@ class OfflineLog:
                 (after, count),
             ).fetchall()
         return [
-            LoggedUpload(row, Upload(self._kept_file(Path(source).name, size_bytes), destination, mime_type))
+            LoggedUpload(
+                row,
+                None
+                if destination in lost_files
+                else Upload(self._kept_file(Path(source).name, size_bytes), destination, mime_type),
+            )
             for row, source, size_bytes, destination, mime_type in rows
         ]
 
@@ -171,12 +207,10 @@ class OfflineLog:
             with path.open("rb") as stream:
                 digest = file_digest(stream, "md5").hexdigest()
                 size_found = stream.tell()
-        except FileNotFoundError as error:
-            raise Vanished(f"{path}, which an offline file needs,") from error
         except OSError as error:
             raise _disk_error(self.directory, error) from error
         if size_found != size_bytes:
-            raise Rejected(ErrorClass.BAD_DATA, f"{path} has {size_found} bytes, but was written with {size_bytes}")
+            raise Retryable(ErrorClass.BAD_DATA, f"{path} has changed while it was uploaded")
         return LocalFile(path, name, size_bytes, digest)
 
     @contextmanager
@@ -196,6 +230,14 @@ def _rows(operation: RunOperation) -> Iterator[tuple[OperationType, bytes]]:
         yield OperationType.CREATE_RUN, operation.create.SerializeToString()
     for snapshot in operation.update_batch.snapshots:
         yield OperationType.UPDATE_SNAPSHOT, snapshot.SerializeToString()
+
+
+def _without(snapshot: UpdateRunSnapshot, lost_files: Mapping[str, str]) -> Iterator[Entry]:
+    """Take values of lost files out of the snapshot."""
+    for values in (snapshot.assign, snapshot.append):
+        for path in [path for path, value in values.items() if value.file_ref.path in lost_files]:
+            yield Entry(Kind.SKIPPED, path, lost_files[values[path].file_ref.path])
+            del values[path]
 
 
 @contextmanager
