@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from sqlalchemy import Connection, Table, Update, and_, bindparam, case, exists, func, or_, select, update
@@ -31,11 +31,24 @@ class Inventory:
         with self._database.write() as connection:
             return [self._save_project(connection, row) for row in rows]
 
-    def set_destination(self, project_id: int, destination_name: str, name_note: str | None = None) -> None:
-        """Change where a project goes."""
-        values = {"destination_name": destination_name, "name_note": name_note}
+    def set_destinations(self, chosen: Mapping[int, tuple[str, str | None]]) -> list[int]:
+        """Change where projects go: by their numbers, the destination's name and why it is not the source's.
+
+        A destination that has something of the project is fixed. Returns the projects of which that is true; unless
+        there are none, nothing changes.
+        """
         with self._database.write() as connection:
-            connection.execute(update(Project).where(Project.id == project_id).values(values))
+            begun = or_(Run.position.is_not(None), Run.status == RunStatus.RUNNING, exists().where(Part.run == Run.id))
+            wanted = select(Project.id, Project.destination_name).where(one_of(Project.id, list(chosen)))
+            moved = [row.id for row in connection.execute(wanted) if row.destination_name != chosen[row.id][0]]
+            has_data = select(Run.project_id).where(one_of(Run.project_id, moved), begun).distinct()
+            if fixed := list(connection.execute(has_data).scalars()):
+                return fixed
+            for project_id in moved:
+                name, note = chosen[project_id]
+                values = {"destination_name": name, "name_note": note}
+                connection.execute(update(Project).where(Project.id == project_id).values(values))
+        return []
 
     def projects(self) -> list[ProjectData]:
         """All projects by entity, name."""

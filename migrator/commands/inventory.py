@@ -5,9 +5,10 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import shlex
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -26,7 +27,7 @@ from migrator.errors import ExitCode, UserError
 from migrator.job.job import build_api_source, build_local_source
 from migrator.job.log import log_path, start_log
 from migrator.job.scratch import scratch_directory
-from migrator.naming import NOT_ALLOWED, project_names
+from migrator.naming import NOT_ALLOWED, Renamed, project_names
 from migrator.records import RunListing, SourceProject
 from migrator.settings import Globals, tool_version
 from migrator.sources.base import RunFilter, Source
@@ -151,16 +152,28 @@ def save_projects(
         clash = next((other for other, renamed in names.items() if renamed.name == chosen and other != name), None)
         if clash:
             raise UserError(f"--project-map sends '{name}' to '{chosen}', where project '{clash}' goes already")
+    _move(store, {key(one.source_service, one.entity, one.name): one for one in known}, names, project_map)
     rows = [
         ProjectRow(project.entity, project.name, service, project.url, *names[name])
         for project, name in zip(found, keys, strict=True)
     ]
     ids = store.inventory.save_projects(rows)
-    for project_id, name in zip(ids, keys, strict=True):
-        if name in project_map:
-            store.inventory.set_destination(project_id, *names[name])
     by_id = {project.id: project for project in store.inventory.projects()}
     return [by_id[project_id] for project_id in ids]
+
+
+def _move(store: Store, known: Mapping[str, Project], names: Mapping[str, Renamed], wanted: Collection[str]) -> None:
+    """Give projects of earlier inventories the names that are wanted now. `UserError` where runs are there already."""
+    moved = {known[key].id: names[key] for key in wanted if key in known}
+    fixed = store.inventory.set_destinations(moved)
+    for project in known.values():
+        if project.id in fixed:
+            raise UserError(
+                f"project {project.source} stays in '{project.destination_name}', where runs of it are already. To "
+                f"move it: `migrate forget --projects {shlex.quote(project.source)}`, then the same command again, and "
+                f"`migrate run` copies all of it to '{moved[project.id].name}' (what is in "
+                f"'{project.destination_name}' stays there)"
+            )
 
 
 def run_row(listing: RunListing) -> RunRow:

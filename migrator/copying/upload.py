@@ -16,7 +16,9 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from migrations_db.types import Claim, DigestRow, PartProgress, PartUpdate
 from migrator.copying.copy import RunTools
@@ -24,7 +26,7 @@ from migrator.copying.digests import Digests
 from migrator.copying.pipeline import Claims, RunControl, ledger_entries
 from migrator.destinations.base import UPLOADED, Destination, Refused
 from migrator.destinations.neptune.answers import CREATED, EXISTED, Past
-from migrator.destinations.neptune.offline import run_directory
+from migrator.destinations.neptune.offline import find_directory
 from migrator.destinations.neptune.offline_log import OfflineLog
 from migrator.destinations.neptune.online import NeptuneDestination, NeptuneRun
 from migrator.errors import ErrorClass, Rejected, Retryable, Vanished
@@ -40,7 +42,7 @@ def upload_run(
     """Send all files and operations behind the cursor to `workspace`, then remove the offline file."""
     assert isinstance(destination, NeptuneDestination)
     project, run_id = f"{workspace}/{claim.destination_name}", neptune_run_id(claim.run_id).name
-    directory = run_directory(offline_dir, project, run_id)
+    directory = find_directory(offline_dir, project, run_id, partial(_is_source_of, claim))
     if claim.position != UPLOADED:  # else an earlier attempt came this far
         log = OfflineLog(directory, project)
         if not log.path.exists():
@@ -68,6 +70,13 @@ def upload_run(
         claims.checkpoint(claim, [PartUpdate(PART, end, done=True)], position=UPLOADED)
     shutil.rmtree(directory, ignore_errors=True)  # before `complete`: nobody claims a done run to clean up
     claims.complete(claim, [PART])
+
+
+def _is_source_of(claim: Claim, url: str) -> bool:
+    """Whether a source's address is that of the claim's run: the API has pages of runs, local runs have directories."""
+    if claim.location is not None:
+        return url in {Path(place).absolute().as_uri() for place in claim.location}
+    return url.startswith(f"{claim.project_url}/") and url.endswith(f"/{quote(claim.run_id, safe='')}")
 
 
 def _missing(claim: Claim, log: Path) -> Rejected:

@@ -538,6 +538,19 @@ def test_a_directory_may_be_moved_before_its_upload(place: OfflinePlace, tmp_pat
     assert place.read() == expected
 
 
+@pytest.mark.parametrize("source", ["me/demo/runs/r1", "me/other/runs/r1"])
+def test_a_file_is_found_although_its_project_had_another_name(place: OfflinePlace, source: str) -> None:
+    url = f"https://wandb.test/{source}"
+    with place.offline.open_run(replace(target(project="team/earlier"), source_url=url), None) as run:
+        run.write([Assign({"migration/source_url": url}), point(1)])
+        run.flush().wait()
+    if source == "me/other/runs/r1":  # a run of another project with the same id
+        with pytest.raises(Rejected, match="is missing"):
+            place.read()
+    else:
+        assert place.read().series["loss"] == [(1, START_US + 1, 1.0)]
+
+
 def test_an_upload_goes_to_the_workspace_that_is_known_by_then(place: OfflinePlace) -> None:
     for run_id, fork in (("parent", None), ("child", Fork("parent", 0.0))):
         made = target(run_id, project="not-known-yet/demo", fork=fork)

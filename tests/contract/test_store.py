@@ -163,7 +163,7 @@ def test_a_project_keeps_its_destination_until_it_is_changed_on_purpose(store: S
     a, b = store.inventory.projects()
     assert (a.url, a.destination_name, a.name_note) == ("https://new", "a", "short")
     assert b.destination_name == "b"
-    store.inventory.set_destination(first, "chosen", "by --project-map")
+    assert store.inventory.set_destinations({first: ("chosen", "by --project-map")}) == []
     assert store.inventory.projects()[0].destination_name == "chosen"
 
 
@@ -959,6 +959,25 @@ def test_runs_that_a_person_has_forgotten_are_as_if_never_copied(store: Store, w
         assert list(store.reports.ledger(found.run)) == []
         assert take(store, store.select(run_ids=[run_id])).attempt == 2
     assert [detail(store, run_id).points_read for run_id in ("held", "other")] == [3, 3]
+
+
+def test_a_destination_that_has_something_of_a_project_is_fixed(store: Store, worker: str) -> None:
+    project_id = add(store, "a")
+    assert store.inventory.set_destinations({project_id: ("early", None)}) == []
+    claim = take(store)
+    assert store.inventory.set_destinations({project_id: ("held", None)}) == [project_id]
+    store.fail(claim, Failure("bad_data", "refused before anything was written"))
+    assert store.inventory.set_destinations({project_id: ("other", None)}) == []
+    store.retry_failed()
+    claim = take(store)
+    store.intend(claim, {"history": 3})
+    store.release(claim)
+    assert store.inventory.set_destinations({project_id: ("late", None)}) == [project_id]
+    assert store.inventory.set_destinations({project_id: ("other", "again")}) == []
+    assert [project.destination_name for project in store.inventory.projects()] == ["other"]
+    store.forget()
+    assert store.inventory.set_destinations({project_id: ("moved", None)}) == []
+    assert [project.destination_name for project in store.inventory.projects()] == ["moved"]
 
 
 def test_runs_that_must_have_an_offline_file_are_counted(store: Store, worker: str) -> None:

@@ -196,6 +196,10 @@ def test_an_inventory_lists_what_its_filters_let_in(set_scene: SetScene) -> None
     left = done(1) | {"skipped": len(wanted) - 1, "total": len(wanted)}
     assert scene.migrate.succeed("run", "--json").json["runs"] == left
     assert [(run.project, run.run_id) for run in scene.neptune.store.runs()] == [("team/new", wanted[0].id)]
+    moved = scene.migrate.run("inventory", "--wandb-entity", "team", "--project-map", "demo=newer")
+    assert moved.exit_code == 2
+    assert "migrate forget --projects team/demo" in moved.stderr
+    assert scene.migrate.status()["projects"][0]["destination"] == "team/new"
 
 
 # ---------------------------------------------------------------- what changes at W&B

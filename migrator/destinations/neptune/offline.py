@@ -42,6 +42,22 @@ def run_directory(offline_dir: Path, project: str, run_id: str) -> Path:
     return offline_dir.joinpath(*(_directory_name(level) for level in (project.rpartition("/")[2], run_id)))
 
 
+def find_directory(offline_dir: Path, project: str, run_id: str, is_ours: Callable[[str], bool]) -> Path:
+    """Where a run's offline file lies, also if its project had another name when it was written.
+
+    `is_ours` tells a copy of the run from that of a run with the same id by its `migration/source_url`.
+    """
+    directory = run_directory(offline_dir, project, run_id)
+    if (directory / LOG_NAME).exists():
+        return directory
+    for other in offline_dir.glob(f"*/{directory.name}/{LOG_NAME}"):
+        with OfflineLog(other.parent) as log:
+            url = log.source_url()
+            if url and is_ours(url) and log.target()[1] == run_id:
+                return other.parent
+    return directory
+
+
 def _directory_name(name: str) -> str:
     """`name` itself, or a readable cut and a digest where a file system might mistake it for another."""
     if re.fullmatch(r"[a-z0-9_-][a-z0-9._-]{0,99}", name):
