@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,7 @@ def batches(
         source.open_run(RunRef("team", "project", data.run_id), Path(scratch)) as run,
     ):
         context = Context(options, data.created_at, data.fingerprint(), Path(scratch), Inline(), Ticks(slow), "1.0")
+        context = replace(context, fork_step=data.fork.step if data.fork else None)
         yield from PARTS[part](run, cursor or {}, context)
 
 

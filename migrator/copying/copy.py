@@ -81,6 +81,7 @@ def copy_run(
             tool_version=plan.tool_version,
             has_history="history" in plan.parts,
             keys=plan.keys,
+            fork_step=target.fork.step if target.fork else None,
         )
         begun = any(progress.intent is not None for progress in saved.values())
         confirm = tools.control.confirm

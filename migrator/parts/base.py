@@ -58,6 +58,12 @@ class Context:
     tool_version: str
     has_history: bool = True  # whether the history is copied, too
     keys: Collection[str] = ()  # of this tool, in all their forms: text with one of them in it is not sent
+    fork_step: float | None = None  # of a fork: the last step that it has from its parent
+
+    @property
+    def first_number(self) -> int:
+        """The step of the first point of a series that has no steps of its own: Neptune takes those behind a fork."""
+        return 0 if self.fork_step is None else math.floor(self.fork_step) + 1
 
     def withholds(self, text: str) -> bool:
         """Whether text must not be sent, because it holds one of our keys."""

@@ -1,4 +1,7 @@
-"""Console output: string series `runtime/stdout` and `runtime/stderr`, one step a line."""
+"""Console output: string series `runtime/stdout` and `runtime/stderr`, one step a line.
+
+In a fork lines are numbered from behind the fork step.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,7 @@ class _Converter:
         self._ledger = Ledger()
         self._times = Times(cursor, context.created_at)
         self._next_line: int = cursor.get("line", 0)
+        self._first_number = context.first_number
         self._known: dict[int, str] = dict(cursor.get("last", ()))
         self._last = deque(self._known.items(), CHANGING_LINES)
         self._fill = Fill(context.clock)
@@ -68,7 +72,7 @@ class _Converter:
         self._ledger.note(path, single.note)
         text = str(single.value)
         for at_us, value in self._times.by_series(time_us, {path: text}, self._ledger):
-            self._records.append(Points(line.number, at_us, value))
+            self._records.append(Points(self._first_number + line.number, at_us, value))
         self._size_bytes += len(text)
 
     def take(self, *, done: bool) -> Batch:
@@ -82,7 +86,7 @@ class _Converter:
             read=self._read,
             written=len(self._records),
             size_bytes=self._size_bytes,
-            until_step=self._next_line - 1 if self._records else None,
+            until_step=self._records[-1].step if self._records else None,
             done=done,
         )
         self._begin()

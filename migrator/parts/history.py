@@ -40,6 +40,7 @@ from migrator.records import (
 from migrator.sources.base import SourceRun, Withheld
 from migrator.values import Leaf, SeriesKind, leaves
 
+INHERITED = "a row that the run has from the one that it was forked from: it is there"
 MISSING_MAX = 1000  # names of missing files that are remembered: a run that still runs uploads its last ones late
 
 WHOLE = "history"  # in the ledger, where no key is known
@@ -123,6 +124,7 @@ class _Converter:
         self.bad_rows: int = cursor.get("bad_rows", 0)
         self._cursor = cursor
         self._wants = context.options.wants
+        self._fork_step = context.fork_step
         self._times = Times(cursor, context.created_at)
         self._noted: set[str] = set(cursor.get("noted", ()))
         self._missing: dict[str, None] = dict.fromkeys(cursor.get("missing", ()))  # files that may come later
@@ -194,6 +196,9 @@ class _Converter:
 
     def add(self, row: HistoryRow) -> None:
         self.rows += 1
+        if self._fork_step is not None and row.step <= self._fork_step:
+            self.ledger.add(Kind.KEPT, "history", INHERITED)
+            return
         time_us = self._times.of_row(row.time, self.ledger)
         if self.step is not None and row.step < self.step:
             self._skip(row, "step_not_increasing")

@@ -1,4 +1,4 @@
-"""System metrics: `system/<name>`, one step a sample."""
+"""System metrics: `system/<name>`, one step a sample (in a fork: numbered from behind the fork step)."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ class _Converter:
         self._names = {name: self._paths.claim(name, f"system/{name}").name for name in cursor.get("names", ())}
         self._times = Times(cursor, context.created_at)
         self._next_row: int = cursor.get("row", 0)
+        self._first_number = context.first_number
         self._last_time: float | None = cursor.get("last_time")
         self._noted: bool = cursor.get("noted_sampled", False)  # the ledger has SAMPLED already
         self._fill = Fill(context.clock)
@@ -81,7 +82,7 @@ class _Converter:
         self._next_row, self._last_time = row.number + 1, row.time
         if values:
             for at_us, some in self._times.by_series(time_us, values, self._ledger):
-                self._records.append(Points(row.number, at_us, some))
+                self._records.append(Points(self._first_number + row.number, at_us, some))
 
     def _numbers(self, row: SystemRow) -> Iterator[tuple[str, float]]:
         for name, raw in flattened(row.values):
@@ -123,7 +124,7 @@ class _Converter:
             read=self._read,
             written=self._written,
             size_bytes=16 * self._written,
-            until_step=self._next_row - 1 if self._records else None,
+            until_step=self._records[-1].step if self._records else None,
             done=done,
         )
         self._begin()

@@ -183,6 +183,8 @@ def uploaded(run: LocalRun) -> Run:
     told = run.attributes()
     values = told.wandb
     config = {key: value for key, value in run.config().values.items() if key != "_wandb"}
+    if told.fork:
+        config["_wandb"] = {"branch_point": {"run_id": told.fork.run_id, "step": told.fork.step}}
     rows = (row for page in run.history(None) for row in page)
     samples = (row for page in run.system(0) for row in page)
     lines = (line for page in run.console(0) for line in page)
@@ -342,7 +344,7 @@ def test_artifacts_sweeps_and_forks_are_the_same_from_directories_but_for_what_o
         known = KNOWN_TO_ONE | KNOWN_OF.get(run_id, set())
         of_wandb = api.neptune.store.run("team/vision", run_id)
         assert differing(arrived(of_wandb), arrived(of_disk[run_id]), known) == known
-        assert of_wandb.fork is None
+        assert of_wandb.fork == of_disk[run_id].fork
     assert of_disk["forked"].fork == neptune_store.Fork("team/vision", "parent", 1 * MICRO)
     assert [step for step, _, _ in of_disk["forked"].points("a", lineage=True)] == [0, 1 * MICRO, 2 * MICRO]
     assert of_disk["artifacts"].value("artifacts/used") == frozenset({"cifar:latest"})

@@ -202,7 +202,8 @@ class Run:
 
     def config_text(self) -> str:
         wrapped = {key: {"desc": None, "value": value} for key, value in self.config.items()}
-        wrapped["_wandb"] = {"desc": None, "value": {"cli_version": "0.31.0", "python_version": "3.11"}}
+        own = {"cli_version": "0.31.0", "python_version": "3.11", **self.config.get("_wandb", {})}
+        wrapped["_wandb"] = {"desc": None, "value": own}
         return json_text(wrapped if self.wrap_config else self.config)
 
     def summary_value(self) -> Row:

@@ -482,8 +482,8 @@ def _run_node(project: Project, run: Run, full: bool) -> Row:
         "historyLineCount": run.line_count,
         "user": run.user,
     }
+    node["config"] = run.config_text()
     if full:
-        node["config"] = run.config_text()
         node["summaryMetrics"] = json_text(run.summary_value())
         node["systemMetrics"] = json_text(as_rows(run.events[-1:])[0]) if len(run.events) else None
         node["historyKeys"] = run.cached("keys", run.history_keys)

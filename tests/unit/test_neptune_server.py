@@ -427,6 +427,13 @@ def test_creating_a_run_again(rules: Rules) -> None:
     assert rules.code(creation("child", fork_point=fork)) == "RUN_DUPLICATE"
 
 
+def test_a_fork_takes_console_lines_and_samples_from_its_fork_step_on(rules: Rules) -> None:
+    assert rules.code(creation("child", fork_point=pb.ForkPoint(parent_run_id="r1", step=pb.Step(whole=20)))) == "OK"
+    for path, value in (("runtime/stdout", "a line"), ("system/cpu", 0.5), ("loss", 0.5)):
+        assert rules.code(update(run_id="child", step=0, append={path: value})) == "SERIES_STEP_NOT_AFTER_FORK_POINT"
+        assert rules.code(update(run_id="child", step=21, append={path: value})) == "OK"
+
+
 @pytest.mark.parametrize(
     ("operation", "code"),
     [

@@ -25,7 +25,7 @@ from migrator.naming import clean_text
 from migrator.parts import PARTS
 from migrator.parts.base import BATCH_BYTES, BATCH_FILES, BATCH_VALUES, SHORT_TRIES, Ledger, MappingOptions, Times
 from migrator.parts.files import file_path
-from migrator.parts.history import WIDENED, histogram_of
+from migrator.parts.history import INHERITED, WIDENED, histogram_of
 from migrator.parts.layout import Layout
 from migrator.records import (
     AddTags,
@@ -355,6 +355,26 @@ def test_what_a_source_cannot_read_of_a_run_is_skipped() -> None:
     outcome = convert("attributes", MemoryData("r", findings=[lost, Entry(Kind.JOINED, "other.wandb", "a copy")]))
     assert outcome.ledger == {("skipped", lost.path, "unreadable"): 3, ("joined", "other.wandb", "a copy"): 1}
     assert outcome.read == outcome.written + 3
+
+
+@pytest.mark.parametrize("step", [20, 20.5])
+def test_in_a_fork_what_has_no_steps_of_its_own_is_numbered_from_behind_the_fork_step(step: float) -> None:
+    run = MemoryData(
+        "r",
+        fork=Fork("parent", step),
+        history=[HistoryRow(at, 1.7e9 + at, {"a": at}) for at in (19, 20, 21, 22)],
+        system=[SystemRow(n, 1.7e9 + n, {"cpu": n}) for n in range(3)],
+        console=[ConsoleLine(n, 1.7e9 + n, "stdout", f"line {n}") for n in range(3)],
+    )
+    for part, path in (("system", "system/cpu"), ("console", "runtime/stdout")):
+        whole = convert(part, run)
+        assert [at for at, _, _ in whole.series[path]] == [21, 22, 23]
+        assert convert_in_pieces(part, run, slow=[True], page_rows=1).seen() == whole.seen()
+        (last,) = [batch for batch in batches(part, run) if batch.records]
+        assert last.until_step == 23
+    history = convert("history", run)
+    assert [at for at, _, _ in history.series["a"]] == [21, 22]
+    assert history.ledger == {("kept", "history", INHERITED): 2}
 
 
 SHORT = {

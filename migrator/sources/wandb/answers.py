@@ -8,7 +8,8 @@ from typing import Any
 
 from migrator.errors import ErrorClass, Rejected
 from migrator.json_text import parse_json
-from migrator.records import RunRef
+from migrator.records import Fork, RunRef
+from migrator.sources.wandb_facts import branch_of_config
 
 Json = dict[str, Any]
 
@@ -39,6 +40,19 @@ def next_cursor(page: Mapping[str, Any], before: str | None) -> str | None:
 def parsed(value: Any) -> Any:
     """A field of type JSON: text on some servers, the value itself on others. ValueError for text that is no JSON."""
     return parse_json(value) if isinstance(value, str) else value
+
+
+def fork_of(node: Json, run_id: str) -> Fork | None:
+    """From which run a run was forked: its config tells. Most configs need no parsing for that."""
+    config = node.get("config")
+    if isinstance(config, str):
+        if '"branch_point"' not in config:
+            return None
+        try:
+            config = parse_json(config)
+        except ValueError:  # reading the run will say so
+            return None
+    return branch_of_config(run_id, config).fork
 
 
 def fewer(what: str, given: int, counted: int | None) -> str | None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, UserError
 from migrator.records import RunListing, RunRef, SourceProject
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb import queries
-from migrator.sources.wandb.answers import Json, nodes, number, parse_time, run_of
+from migrator.sources.wandb.answers import Json, fork_of, nodes, number, parse_time, run_of
 from migrator.sources.wandb.connections import is_too_much, pages
 from migrator.sources.wandb.run_lists import OLDEST, RunLists
 
@@ -91,10 +92,15 @@ class WandbApiSource:
             return None
 
     def runs(self, project: SourceProject, only: RunFilter) -> Iterator[RunListing]:
+        """A fork whose parent is not listed, deleted perhaps, is a root: W&B gives its inherited rows with its own."""
         lists = RunLists(partial(self._page, project), self.ping, mongo_filter(only))
+        accepted: dict[str, bool] = {}
         for node in lists.nodes():
             listing = _listing_of(node)
-            if only.accepts(listing):
+            if listing.fork and not accepted.get(listing.fork.run_id):
+                listing = replace(listing, fork=None)
+            accepted[listing.run_id] = only.accepts(listing)
+            if accepted[listing.run_id]:
                 yield listing
         self._missing[project] = missing = lists.missing()
         if missing:
@@ -177,5 +183,6 @@ def _listing_of(node: Json) -> RunListing:
         heartbeat_at=parse_time(node.get("heartbeatAt")),
         history_rows=number(node.get("historyLineCount")),
         fingerprint=hashlib.sha256(changes.encode()).hexdigest()[:32],
+        fork=fork_of(node, node["name"]),
         tags=tuple(node.get("tags") or ()),
     )

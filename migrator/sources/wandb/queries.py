@@ -28,7 +28,7 @@ query Runs($project: String!, $entity: String!, $cursor: String, $perPage: Int =
       edges {
         node {
           id tags name displayName sweepName state group jobType createdAt heartbeatAt description notes
-          historyLineCount
+          historyLineCount config
         }
         cursor
       }

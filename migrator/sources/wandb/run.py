@@ -30,7 +30,7 @@ from migrator.records import (
 )
 from migrator.sources.base import Survey
 from migrator.sources.wandb import queries
-from migrator.sources.wandb.answers import LIVE, Json, number, parse_time, parsed
+from migrator.sources.wandb.answers import LIVE, Json, fork_of, number, parse_time, parsed
 from migrator.sources.wandb.artifacts import RunArtifacts
 from migrator.sources.wandb.client import WandbClient
 from migrator.sources.wandb.downloads import Downloads
@@ -94,6 +94,7 @@ class WandbRun:
             group=node.get("group"),
             wandb={name: value for name, value in known.items() if value is not None},
             sweep=self._sweeps.of(ref, sweep) if (sweep := node.get("sweepName")) else None,
+            fork=fork_of(node, ref.run_id),
         )
 
     def findings(self) -> Sequence[Entry]:

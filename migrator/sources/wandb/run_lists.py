@@ -9,7 +9,7 @@ Some servers list fewer runs than they count, or some twice; and some fail at si
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -17,7 +17,9 @@ from migrator.errors import Rejected, Retryable
 from migrator.sources.wandb.answers import Json, nodes, number, parse_time
 from migrator.sources.wandb.connections import is_too_much, pages
 
-PAGE_RUNS = 500  # in one answer: about 300 kB of light fields; W&B allows 1000 at most
+PAGE_RUNS = 500  # in one answer: light fields, and configs, which have the fork points; W&B allows 1000 at most
+PAGE_RUNS_MIN = 20
+PAGE_CONFIG_BYTES = 4 * 1024 * 1024  # of configs in one answer, as far as the answer before lets expect
 OLDEST, NEWEST = "+created_at", "-created_at"
 #: one list after the other, while they give fewer runs than W&B counts
 LISTS = ((OLDEST, PAGE_RUNS), (NEWEST, 333), ("+heartbeat_at", 250))
@@ -38,6 +40,7 @@ class RunLists:
     def __init__(self, ask: AskRuns, ping: Callable[[], None], filters: Json) -> None:
         self._ask, self._ping, self._filters = ask, ping, filters
         self._seen: set[str] = set()
+        self._fitting = PAGE_RUNS  # runs in one answer, by the length of the configs seen last
         self._counted: int | None = None
         self._failures: list[Retryable] = []  # of pages of one run
         self._last: datetime | None = None  # when the run was created that the list at hand gave last
@@ -80,10 +83,12 @@ class RunLists:
         filters = self._filters if created is None else _both(self._filters, {"createdAt": created})
 
         def ask(cursor: str | None, at_most: int) -> Json:
-            found = self._ask(filters, order, cursor, at_most)
+            found = self._ask(filters, order, cursor, min(at_most, self._fitting))
             if created is None:
                 self._counted = number(found.get("runCount"))
-            return found.get("runs") or {}
+            page = found.get("runs") or {}
+            self._fitting = _fitting(nodes(page))
+            return page
 
         self._last = None
         try:
@@ -146,6 +151,12 @@ class RunLists:
                 continue
             return behind
         return None
+
+
+def _fitting(runs: Sequence[Json]) -> int:
+    """How many runs to ask for next, if their configs are as long as those of `runs`."""
+    config_bytes = sum(len(str(run.get("config") or "")) for run in runs) // max(1, len(runs))
+    return max(PAGE_RUNS_MIN, min(PAGE_RUNS, PAGE_CONFIG_BYTES // max(1, config_bytes)))
 
 
 def _both(one: Json, other: Json) -> Json:

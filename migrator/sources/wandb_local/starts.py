@@ -207,7 +207,8 @@ def parent_has_changed(fork: RunHead, logs_of: Mapping[str, Sequence[LogGlance]]
     if fork.fork is None or fork.fork.run_id not in logs_of:
         return False
     parent = logs_of[fork.fork.run_id]
-    return _rows_below(_as_of(fork, parent), fork.fork.step) != _rows_below(run_of(parent), fork.fork.step)
+    then = _as_of(fork, parent)
+    return bool(then.starts) and _rows_below(then, fork.fork.step) != _rows_below(run_of(parent), fork.fork.step)
 
 
 def inherited_starts(
@@ -227,7 +228,7 @@ def inherited_starts(
 def _as_of(fork: RunHead, parent: Sequence[LogGlance]) -> Run:
     """A run as it was when `fork` left it."""
     left_ns = fork.started_ns
-    return run_of([log for log in parent if left_ns is None or (log.head.started_ns or 0) < left_ns])
+    return run_of([log for log in parent if left_ns is None or (log.head.started_ns or 0) <= left_ns])
 
 
 def _rows_below(run: Run, step: float) -> list[tuple[int | None, int | None, float]]:
