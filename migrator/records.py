@@ -236,7 +236,7 @@ class Kind(StrEnum):
     CLAMPED = "clamped"  #: a time that went backwards
     ESTIMATED = "estimated"  #: a time that the source does not have
     SAMPLED = "sampled"  #: there may be more than could be had
-    KEPT = "kept"  #: of an earlier copy: the source has it no more
+    KEPT = "kept"  #: stays where it is: an earlier copy has it, or the run from which this one was forked
     LINKED = "linked"  #: a file from outside of the run's directory, where a link of `run.save()` led
     JOINED = "joined"  #: several logs that are read as one run: copies, unmarked starts, processes side by side
 

@@ -133,6 +133,9 @@ class LocalRun:
         found = [*self._scan.entries]
         if self._run:
             found += self._run.entries()
+            for start in self._run.overwritten:
+                if files := len(run_files([start.log.parent])):
+                    found.append(Entry(Kind.SKIPPED, f"{start.glance.title}: files", "overwritten", files))
         if self._inherited and (fork := self._head.fork):
             found.append(Entry(Kind.JOINED, f"fork of {fork.run_id} after step {fork.step:g}", INHERITED))
         for log in self._scan.logs:
@@ -143,7 +146,7 @@ class LocalRun:
     def _unreadable(self, log: LogScan) -> str:
         """What is damaged of a log. Of one that is being written, the last record is seldom whole."""
         tail = log.tail
-        if self._state == "running" and log.exit_code is None:
+        if self._state == "running" and (log is self._scan.logs[-1] or self._scan.concurrent):
             tail = tail.without_torn_end()
         return str(tail) if tail.bytes_lost else ""
 
