@@ -77,7 +77,7 @@ class WandbServer(Server):
     """Serves `entities`, the first of them the account's own.
 
     `event_cap`: the most system rows in one answer (None: as many as asked for). `identity_token`: exchanged for an
-    access token, which then is as good as the key.
+    access token, which then is as good as the key. `absent`: fields that this server is too old to know.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class WandbServer(Server):
         api_key: str = API_KEY,
         event_cap: int | None = None,
         identity_token: str | None = None,
+        absent: Sequence[str] = (),
         port: int = 0,
         latency_s: float = 0.0,
     ) -> None:
@@ -96,6 +97,7 @@ class WandbServer(Server):
         self.mutations: list[str] = []  # writes that were tried; all of them are refused
         self._authorizations = ["Basic " + base64.b64encode(f"api:{api_key}".encode()).decode()]
         self.identity_token = identity_token
+        self.absent = frozenset(absent)
         self.artifacts: dict[str, Artifact] = {}
         self._orders: dict[tuple[Project, str, str], list[Run]] = {}
         self.api_key = api_key
@@ -211,6 +213,10 @@ class WandbServer(Server):
             self.mutations.append(query.name)
             return _refusal(400, f"this server is read-only: {query.name}")
         answer = OPERATIONS.get(query.name)
+        refused = self.absent & set(re.findall(r"\w+", re.sub(r"\([^()]*\)", "", query.text)))
+        if refused:
+            errors = [{"message": f'Cannot query field "{name}" on type "Run".'} for name in sorted(refused)]
+            return Response.of_json({"errors": errors, "data": None}, 400)
         try:
             if answer is None:
                 raise Refused(f"unknown operation: {query.name!r}")
@@ -218,6 +224,8 @@ class WandbServer(Server):
         except Refused as refused:
             self.unknown.append(f"{query.name}: {refused}")
             return _refusal(400, str(refused))
+        if self.absent:
+            data = _without(self.absent, json.loads(data) if isinstance(data, bytes) else data)
         return Response(200, b'{"data": %b}' % (data if isinstance(data, bytes) else json.dumps(data).encode()))
 
     # --- looking things up ------------------------------------------------------------------------
@@ -258,6 +266,13 @@ class WandbServer(Server):
 
 def _refusal(status: int, message: str) -> Response:
     return Response.of_json({"errors": [{"message": message}]}, status)
+
+
+def _without(names: frozenset[str], value: Any) -> Any:
+    """`value` without the fields `names`, at any depth."""
+    if isinstance(value, dict):
+        return {key: _without(names, inner) for key, inner in value.items() if key not in names}
+    return [_without(names, inner) for inner in value] if isinstance(value, list) else value
 
 
 def _ranged(data: bytes, request: Request) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,8 +24,11 @@ from migrator.sources.wandb.answers import (
 from migrator.sources.wandb.client import WandbClient
 from migrator.sources.wandb.connections import pages, sizes
 from migrator.sources.wandb.downloads import Downloads, Expected
+from migrator.sources.wandb.errors import NotKnown
 from migrator.sources.wandb.files import ScratchNames
 from migrator.sources.wandb_facts import EVENTS_TYPE, OWN_TYPES, sum_hex
+
+log = logging.getLogger(__name__)
 
 SUMS = {"MD5": "md5", "XXH128": "xxh128"}  # what manifests call them (wandb 0.31)
 PAGE_ARTIFACTS = 100
@@ -113,11 +117,15 @@ class RunArtifacts:
             counted = number(artifacts.get("totalCount"))
             return dict(artifacts)
 
-        for size in sizes(PAGE_ARTIFACTS):
-            for page in pages(ask, size):
-                found |= {node["id"]: node for node in nodes(page)}
-            if len(found) >= (counted or 0):
-                break
+        try:
+            for size in sizes(PAGE_ARTIFACTS):
+                for page in pages(ask, size):
+                    found |= {node["id"]: node for node in nodes(page)}
+                if len(found) >= (counted or 0):
+                    break
+        except NotKnown as error:
+            log.warning("%s", error)
+            self.partial = "this W&B server does not tell of artifacts"
         self.partial = self.partial or fewer("artifacts", len(found), counted)
         # others are deleted, or uploads that were never finished
         return [self._ref_of(node) for node in found.values() if node.get("state") in (None, "COMMITTED")]

@@ -11,6 +11,7 @@ for each `Api`; more objects do not pay on the few cores that a worker has.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -21,8 +22,8 @@ from typing import Any, ClassVar
 from migrator.errors import ErrorClass, ExitCode, MigratorError, Throttled, UserError
 from migrator.sources.wandb.answers import Json
 from migrator.sources.wandb.downloads import Transport
-from migrator.sources.wandb.errors import SERVICE, Passing, clean, of_message, refused_key, retries
-from migrator.sources.wandb.queries import VIEWER
+from migrator.sources.wandb.errors import NO_FIELD, SERVICE, Passing, clean, of_message, refused_key, retries
+from migrator.sources.wandb.queries import OPTIONAL, VIEWER
 
 REQUEST_TIMEOUT_S = 200  # one request with all of wandb-core's tries: 30 s each, or as long as W&B asks to wait
 
@@ -40,6 +41,9 @@ SETTINGS = {
 }
 #: WANDB_SERVICE would share the wandb-core of a parent process; the others would be taken for defaults
 UNSET = ("WANDB_SERVICE", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_MODE")
+
+
+log = logging.getLogger(__name__)
 
 
 class _Environment:
@@ -95,6 +99,7 @@ class WandbClient:
             self._dead = (MailboxClosedError, HandleAbandonedError, OSError)
             self._failed = WandbApiFailedError
             self._lock = threading.Lock()
+            self._absent: dict[str, frozenset[str]] = {}  # optional fields that this server does not know, by document
             self._key = api_key
             self._url = _without_password(base_url or os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url)
             self._api = self._log_in()
@@ -109,8 +114,24 @@ class WandbClient:
         """Send a GraphQL document and return `data`. `what` names the thing asked for in messages."""
         for attempt in retries():
             with attempt, self._translated(what):
-                return dict(self._api._service_api.execute_graphql(document, variables) or {})
+                return dict(self._execute(document, variables) or {})
         raise AssertionError("retries() raises its last error")
+
+    def _execute(self, document: str, variables: Mapping[str, Any]) -> Json | None:
+        """Without the fields that this server does not know: the first refusal of a document tells them."""
+        while True:
+            absent = self._absent.get(document, frozenset())
+            try:
+                found: Json | None = self._api._service_api.execute_graphql(
+                    document, variables, omit_fields=sorted(absent)
+                )
+                return found
+            except self._failed as error:
+                refused = OPTIONAL & set(NO_FIELD.findall(str(error))) - absent
+                if not refused:
+                    raise
+                log.warning("this W&B server is old: it has no %s; going on without", ", ".join(sorted(refused)))
+                self._absent[document] = absent | refused
 
     @contextmanager
     def _translated(self, what: str) -> Iterator[None]:

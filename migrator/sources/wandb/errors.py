@@ -28,6 +28,14 @@ ABSENT = re.compile(r"not found|could not find|does not exist", re.IGNORECASE)
 NOT_KNOWN = re.compile(
     r"cannot query field|unknown (argument|field|type)|unsupported|requires W&B server", re.IGNORECASE
 )
+NO_FIELD = re.compile(r"cannot query field \W*(\w+)\W+on type", re.IGNORECASE)
+
+
+class NotKnown(Rejected):
+    """This server does not know the request, or some of what it asks for: it is older, or newer, than wandb 0.31."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorClass.UNKNOWN, message)
 
 
 class Passing(Retryable):
@@ -51,6 +59,8 @@ def of_message(message: str, what: str, status: int = 0) -> MigratorError:
     """The error for a GraphQL request that failed with wandb-core's `message`; `status` 0: not in the answer."""
     if not status and (found := STATUS.search(message)):
         status = int(found[1])
+    if status in (0, 200, 400, 422) and NOT_KNOWN.search(message):
+        return NotKnown(f"{what}: this W&B server does not know the request: {clean(message)}")
     if status >= 400:
         return of_status(status, what, message)
     if CUT.search(message):
@@ -61,8 +71,6 @@ def of_message(message: str, what: str, status: int = 0) -> MigratorError:
         return Retryable(ErrorClass.TIMEOUT, f"{what}: W&B was too slow: {clean(message)}")
     if REFUSED.search(message):
         return Rejected(ErrorClass.PERMISSION, f"{what}: W&B does not allow it: {clean(message)}")
-    if NOT_KNOWN.search(message):
-        return Rejected(ErrorClass.UNKNOWN, f"{what}: this W&B server does not know the request: {clean(message)}")
     if ABSENT.search(message):
         return Rejected(ErrorClass.NOT_FOUND, f"{what}: not found: {clean(message)}")
     return Retryable(ErrorClass.UNAVAILABLE, f"{what}: {clean(message)}")

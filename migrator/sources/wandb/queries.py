@@ -2,9 +2,22 @@
 
 Names and variables are the SDK's and wandb-core's own, always all of them: that is what servers are known to answer.
 `HistoryPage`, `RunParquetHistory` and `RunConsoleLogPage` are the documents inside wandb-core.
+An old server refuses a whole document for one field that it does not know: `client` then leaves it out, if it is one of
+`OPTIONAL`. Without the others there is nothing to read.
 """
 
 from __future__ import annotations
+
+#: fields that are left out for servers that do not know them
+OPTIONAL = frozenset(
+    [
+        *("entityName", "tags", "displayName", "sweepName", "state", "group", "jobType", "commit"),
+        *("readOnly", "createdAt", "heartbeatAt", "description", "notes", "historyLineCount", "historyKeys", "user"),
+        *("method", "totalCount", "metadata", "size", "digest", "aliases", "artifactType", "fileCount"),
+        *("url", "directUrl", "sizeBytes", "md5", "logLineCount", "label", "level", "timestamp"),
+        *("number", "runCount", "liveData"),
+    ]
+)
 
 VIEWER = "query GetDefaultEntity { viewer { id entity } }"
 
@@ -21,9 +34,7 @@ RUNS = """
 query Runs($project: String!, $entity: String!, $cursor: String, $perPage: Int = 50, $order: String,
     $filters: JSONString) {
   project(name: $project, entityName: $entity) {
-    internalId
     runCount(filters: $filters)
-    readOnly
     runs(filters: $filters, after: $cursor, first: $perPage, order: $order) {
       edges {
         node {
@@ -48,7 +59,6 @@ RUN = """
 query Run($project: String!, $entity: String!, $name: String!) {
   project(name: $project, entityName: $entity) {
     run(name: $name) {
-      projectId
       ...RunFragment
     }
   }
@@ -129,7 +139,6 @@ FILES = """
 query RunFiles($project: String!, $entity: String!, $name: String!, $fileCursor: String,
     $fileLimit: Int = 50, $fileNames: [String] = [], $upload: Boolean = false, $pattern: String) {
   project(name: $project, entityName: $entity) {
-    internalId
     run(name: $name) {
       fileCount
       ...RunFilesFragment
@@ -139,7 +148,7 @@ query RunFiles($project: String!, $entity: String!, $name: String!, $fileCursor:
 fragment RunFilesFragment on Run {
   files(names: $fileNames, after: $fileCursor, first: $fileLimit, pattern: $pattern) {
     edges {
-      node { id name url(upload: $upload) directUrl sizeBytes mimetype updatedAt md5 }
+      node { id name url(upload: $upload) directUrl sizeBytes md5 }
       cursor
     }
     pageInfo { endCursor hasNextPage }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -148,10 +149,18 @@ class WandbRun:
     def _facts(self) -> HistoryFacts:
         keys = parsed(self._node.get("historyKeys")) or {}
         step = keys.get("lastStep")
-        if not isinstance(step, (int, float)) or step < 0:
+        if "lastStep" not in keys:  # a server that does not tell: the summary has it, too
+            step = self._summary_step()
+        if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 <= step < math.inf:
             step = None
         rows, summary = number(self._node.get("historyLineCount")), str(self._node.get("summaryMetrics") or "")
         return HistoryFacts(step, rows or 0, len(summary), self._ended, rows is None and '"_step"' in summary)
+
+    def _summary_step(self) -> Any:
+        try:
+            return self.summary().values.get("_step")
+        except Rejected:
+            return None
 
     # ------------------------------------------------------------ files
 

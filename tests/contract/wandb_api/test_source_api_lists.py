@@ -206,3 +206,39 @@ def test_an_order_that_the_server_does_not_know_costs_nothing(make: Make) -> Non
     _, source = make(Run("a"), server=OneOrder)
     assert run_ids(source) == ["a"]
     assert source.missing(P) == "W&B counts 2 runs, gives 1"
+
+
+# ---------------------------------------------------------------- old servers
+
+OLD = (
+    *("internalId", "projectId", "mimetype", "updatedAt"),  # read by the SDK only
+    *("historyLineCount", "historyKeys", "fileCount", "md5", "directUrl", "parquetHistory", "logLines", "sweep"),
+    *("outputArtifacts", "inputArtifacts", "readOnly", "heartbeatAt", "displayName"),
+)
+
+
+@pytest.mark.parametrize(
+    "absent", [*((name,) for name in OLD), OLD], ids=lambda absent: absent[0] if len(absent) == 1 else "all"
+)
+def test_what_an_old_server_does_not_know_costs_what_depends_on_it_alone(
+    absent: tuple[str, ...], make: Make, opened: Opened
+) -> None:
+    run = Run("r", "name", history=logged([{"x": n} for n in range(5)]), mode="live", sweep="s", announce_live=False)
+    run.files = {"a.txt": b"text", "output.log": b"line\n"}
+    server, source = make(run, absent=absent)
+    (listing,) = source.runs(P, RunFilter())
+    assert (listing.run_id, listing.source_state) == ("r", "finished")
+    for _ in range(2):
+        reader = opened(source, "r")
+        assert reader.attributes().sweep
+        assert (reader.survey().rows, reader.summary().values["x"]) == (5, 4)
+        assert [row.values["x"] for row in rows_of(reader)] == list(range(5))
+        assert [line.text for page in reader.console(0) for line in page] == ["line"]
+        assert [file.name for file in reader.files()] == ["a.txt", "output.log"]
+        local = reader.fetch("a.txt")
+        assert local
+        assert local.path.read_bytes() == b"text"
+        assert (list(reader.artifacts()), reader.used_artifacts()) == ([], [])
+        assert (reader.partial("artifacts") is None) is not bool({"outputArtifacts", "inputArtifacts"} & set(absent))
+    refused = server.log.count("graphql Run$") - 2
+    assert refused <= 1  # each document is refused once
