@@ -19,13 +19,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from migrator.errors import ErrorClass, ExitCode, MigratorError, Throttled, UserError
+from migrator.errors import ErrorClass, ExitCode, MigratorError, Retryable, Throttled, UserError
 from migrator.sources.wandb.answers import Json
 from migrator.sources.wandb.downloads import Transport
-from migrator.sources.wandb.errors import NO_FIELD, SERVICE, Passing, clean, of_message, refused_key, retries
+from migrator.sources.wandb.errors import (
+    NO_FIELD,
+    SERVICE,
+    UNANSWERED,
+    Passing,
+    clean,
+    of_message,
+    refused_key,
+    retries,
+)
+from migrator.sources.wandb.glance import obstacle
 from migrator.sources.wandb.queries import OPTIONAL, VIEWER
 
-REQUEST_TIMEOUT_S = 200  # one request with all of wandb-core's tries: 30 s each, or as long as W&B asks to wait
+REQUEST_TIMEOUT_S = 120  # one request with all of wandb-core's tries: 30 s each, or as long as W&B asks to wait
 
 DIRECTORIES = ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR")
 SETTINGS = {
@@ -86,8 +96,9 @@ class WandbClient:
 
     _process: ClassVar = _Environment()
 
-    def __init__(self, base_url: str | None, api_key: str | None, scratch: Path) -> None:
-        """Log in (one request). No key, or a refused one: `UserError`; W&B not there: `Throttled`."""
+    def __init__(self, base_url: str | None, api_key: str | None, scratch: Path, timeout_s: int | None = None) -> None:
+        """Log in (two requests). No key, or a refused one: `UserError`; W&B not there: `Throttled`."""
+        self._timeout_s = timeout_s or REQUEST_TIMEOUT_S
         self._process.enter(scratch)
         try:
             import wandb
@@ -140,6 +151,8 @@ class WandbClient:
             yield
         except self._failed as error:
             status = error.response.http_status if error.response else 0
+            if UNANSWERED.search(str(error)) and (told := obstacle(self.base_url)):
+                raise Throttled(told.error_class, f"{what}: {told}", told.service, told.retry_after_s) from error
             raise of_message(str(error), what, status) from error
         except ValueError as error:  # json: not even wandb-core's answer is whole
             raise Passing(ErrorClass.UNAVAILABLE, f"{what}: unreadable answer") from error
@@ -209,10 +222,12 @@ class WandbClient:
     def _log_in(self) -> Any:
         try:
             self._check_key()
+            if told := obstacle(self._url.rstrip("/")):
+                raise told
             # An explicit key is given to Api alone: nothing is written to ~/.netrc or to the environment.
             return self._wandb.Api(
                 overrides={"base_url": self._url, "entity": None, "project": None},
-                timeout=REQUEST_TIMEOUT_S,
+                timeout=self._timeout_s,
                 api_key=self._key,
             )
         except self._wandb.errors.AuthenticationError as error:
@@ -266,5 +281,7 @@ def _login_error(error: Exception, url: str) -> MigratorError:
     told = of_message(str(cause), f"login at {url}", response.http_status if response else 0)
     if isinstance(told, Throttled):
         return told
-    passing = isinstance(told, Passing) or "giving up after" in str(cause) or not hasattr(cause, "response")
+    if isinstance(told, Passing) or (isinstance(told, Retryable) and told.error_class is ErrorClass.TIMEOUT):
+        return Throttled(told.error_class, str(told), SERVICE)
+    passing = "giving up after" in str(cause) or not hasattr(cause, "response")
     return Throttled(ErrorClass.UNAVAILABLE, str(told), SERVICE) if passing else refused_key(clean(str(cause)))

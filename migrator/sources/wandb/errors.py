@@ -21,14 +21,19 @@ TRIES = 4  # of one request, by us: about 2 s with the waits between them
 
 STATUS = re.compile(r"\bHTTP (\d{3})\b")
 CUT = re.compile(r"unexpected EOF|invalid character|unexpected end of JSON|malformed chunked", re.IGNORECASE)
+UNANSWERED = re.compile(r"did not respond in time")  # wandb-core is still at it
 SLOW = re.compile(r"did not respond in time|deadline exceeded|timed? ?out", re.IGNORECASE)
 DOWN = re.compile(r"connection refused|no such host|network is unreachable|no route to host", re.IGNORECASE)
 REFUSED = re.compile(r"permission|forbidden|access denied|not authori[sz]ed", re.IGNORECASE)
 ABSENT = re.compile(r"not found|could not find|does not exist", re.IGNORECASE)
+LIMITED = re.compile(r"\brate.?limit|too many requests|\bthrottled\b", re.IGNORECASE)
 NOT_KNOWN = re.compile(
     r"cannot query field|unknown (argument|field|type)|unsupported|requires W&B server", re.IGNORECASE
 )
 NO_FIELD = re.compile(r"cannot query field \W*(\w+)\W+on type", re.IGNORECASE)
+
+
+WEB_PAGE = "a web page answers, not W&B's API: check WANDB_BASE_URL, and whether a proxy wants a login"
 
 
 class NotKnown(Rejected):
@@ -59,10 +64,14 @@ def of_message(message: str, what: str, status: int = 0) -> MigratorError:
     """The error for a GraphQL request that failed with wandb-core's `message`; `status` 0: not in the answer."""
     if not status and (found := STATUS.search(message)):
         status = int(found[1])
+    if status in (0, 200, 400, 403, 503) and LIMITED.search(message) and not ABSENT.search(message):
+        return Throttled(ErrorClass.RATE_LIMITED, f"{what}: W&B limits requests: {clean(message)}", SERVICE)
     if status in (0, 200, 400, 422) and NOT_KNOWN.search(message):
         return NotKnown(f"{what}: this W&B server does not know the request: {clean(message)}")
     if status >= 400:
         return of_status(status, what, message)
+    if "invalid character '<'" in message:
+        return Passing(ErrorClass.UNAVAILABLE, f"{what}: {WEB_PAGE}")
     if CUT.search(message):
         return Passing(ErrorClass.UNAVAILABLE, f"{what}: W&B's answer was cut: {clean(message)}")
     if DOWN.search(message):

@@ -49,8 +49,9 @@ class WandbApiSource:
 
     service = "wandb"
 
-    def __init__(self, base_url: str | None, api_key: str | None, scratch: Path) -> None:
-        """Log in. None: WANDB_BASE_URL (else W&B's own service); WANDB_API_KEY, else ~/.netrc.
+    def __init__(self, base_url: str | None, api_key: str | None, scratch: Path, timeout_s: int | None = None) -> None:
+        """Log in. None: WANDB_BASE_URL (else W&B's own service); WANDB_API_KEY, else ~/.netrc;
+        `timeout_s`: of one request with all its tries.
 
         Imports wandb and starts its helper process (0.8 s), whose files lie in `scratch`.
         """
@@ -58,7 +59,7 @@ class WandbApiSource:
         from migrator.sources.wandb.downloads import Downloads
         from migrator.sources.wandb.run import SweepCache
 
-        self._client = WandbClient(base_url, api_key, scratch)
+        self._client = WandbClient(base_url, api_key, scratch, timeout_s)
         self._downloads = Downloads(self._client.base_url, self._client.api_key, self._client.transport)
         self._sweeps = SweepCache(self._client)
         self.problems: list[str] = []

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import socket
+import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +19,10 @@ from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, RunError,
 from migrator.records import RunRef
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb.errors import clean, of_message
+from migrator.sources.wandb.glance import obstacle
 from migrator.sources.wandb.listing import WandbApiSource
 from tests.contract.api_source import Make, Opened, P, error_of, rows_of, run_python
-from tests.servers.http import Fault
+from tests.servers.http import Fault, Request, Response, Server
 from tests.servers.wandb_data import (
     Entity,
     Run,
@@ -55,6 +61,11 @@ def test_failures_are_told_apart(
         ("giving up: Post: dial tcp 10.0.0.1:443: connect: connection refused", Throttled, ErrorClass.UNAVAILABLE),
         ("giving up after 3 attempt(s)\nwhile retrying: HTTP 429: slow down", Throttled, ErrorClass.RATE_LIMITED),
         ("giving up after 3 attempt(s)\nwhile retrying: HTTP 502: oops", Retryable, ErrorClass.UNAVAILABLE),
+        ("input: rate limit exceeded\n", Throttled, ErrorClass.RATE_LIMITED),
+        ("HTTP 403: API rate limit exceeded", Throttled, ErrorClass.RATE_LIMITED),
+        ("input: Too many requests, try again later", Throttled, ErrorClass.RATE_LIMITED),
+        ("input: run rate-limit-3 not found\n", Rejected, ErrorClass.NOT_FOUND),
+        ("invalid character '<' looking for beginning of value", Retryable, ErrorClass.UNAVAILABLE),
         ("input: permission denied\n", Rejected, ErrorClass.PERMISSION),
         ("input: run not found\n", Rejected, ErrorClass.NOT_FOUND),
         ("input: internal error\n", Retryable, ErrorClass.UNAVAILABLE),
@@ -145,6 +156,82 @@ def test_a_service_that_is_down_is_waited_for(tmp_path: Path) -> None:
     with pytest.raises(Throttled) as caught:
         WandbApiSource(gone.url, API_KEY, tmp_path)
     assert caught.value.error_class is ErrorClass.UNAVAILABLE
+
+
+LIMITED = '{"errors": [{"message": "rate limit exceeded for this account"}]}'
+
+
+def test_a_limit_that_is_told_in_words_pauses_all_workers(make: Make, opened: Opened) -> None:
+    server, source = make(Run("r"))
+    server.faults.set([Fault("graphql Run$", "status", None, status=200, body=LIMITED)])
+    assert error_of(Throttled, lambda: opened(source, "r")).error_class is ErrorClass.RATE_LIMITED
+
+
+def test_a_pause_longer_than_any_request_is_passed_on(server: WandbServer, tmp_path: Path, opened: Opened) -> None:
+    source = WandbApiSource(server.url, API_KEY, tmp_path / "w", timeout_s=2)
+    wait = Fault("graphql", "status", times=None, status=429, headers={"Retry-After": "900"})
+    server.faults.set([wait])
+    try:
+        told = error_of(Throttled, lambda: opened(source, "r"))
+    finally:
+        server.faults.set([])
+        source.close()
+    assert isinstance(told, Throttled)
+    assert (told.error_class, told.retry_after_s) == (ErrorClass.RATE_LIMITED, 900)
+
+
+def everlasting(path: str) -> Response:
+    return Response(302, headers={"Location": f"{path}x"})
+
+
+class Odd(Server):
+    """Gives one answer to everything."""
+
+    answer_to_all: Callable[[str], Response]
+
+    def handle(self, request: Request) -> Response:
+        return self.answer_to_all(request.path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error_class", "words"),
+    [
+        (lambda _: Response(200, b"<!DOCTYPE html>", "text/html"), ErrorClass.UNAVAILABLE, "web page.*WANDB_BASE_URL"),
+        (lambda _: Response(429, headers={"Retry-After": "1000000000"}), ErrorClass.RATE_LIMITED, "asks to wait"),
+        (lambda _: Response(503, headers={"Retry-After": "1000000000"}), ErrorClass.UNAVAILABLE, "asks to wait"),
+        (everlasting, ErrorClass.UNAVAILABLE, "redirects without end"),
+        (lambda _: Response(200, b"{" * 10_000_000), ErrorClass.UNAVAILABLE, "cut"),
+    ],
+    ids=["web page", "429", "503", "redirects", "no JSON"],
+)
+def test_absurd_answers_at_login_are_no_refused_key(
+    answer: Callable[[str], Response], error_class: ErrorClass, words: str, tmp_path: Path
+) -> None:
+    with Odd() as server:
+        server.answer_to_all = answer
+        with pytest.raises(Throttled, match=words) as caught:
+            WandbApiSource(server.url, API_KEY, tmp_path)
+    assert caught.value.error_class is error_class
+
+
+def test_an_answer_that_comes_byte_by_byte_is_too_slow() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=drip, args=(listening,), daemon=True).start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        told = obstacle(url, look_s=1.0)
+    assert told
+    assert (told.error_class, told.service) == (ErrorClass.TIMEOUT, "wandb")
+
+
+def drip(listening: socket.socket) -> None:
+    """Accept one connection and send a header that never ends, one byte every tenth of a second."""
+    connection, _ = listening.accept()
+    try:
+        for byte in itertools.chain(b"HTTP/1.1 200 OK\r\nX-Odd: ", itertools.repeat(65)):
+            connection.sendall(bytes([byte]))
+            time.sleep(0.1)
+    except OSError:  # the other side gave up
+        connection.close()
 
 
 def test_an_address_that_is_none_is_for_a_person(tmp_path: Path) -> None:
