@@ -112,6 +112,7 @@ class Run:
     display_name: str | None = "run"
     state: str = "finished"
     config: Row = field(default_factory=dict)
+    defined: Sequence[Row] = ()  # `define_metric`, as the SDK encodes it: `m` of the config's `_wandb`
     wrap_config: bool = True  # False: `config` is sent as it is, wrapped values or bare ones
     summary: Row | None = None  # None: the last value of each key, with _step, _timestamp, _runtime, _wandb
     history: Rows = ()
@@ -202,7 +203,8 @@ class Run:
 
     def config_text(self) -> str:
         wrapped = {key: {"desc": None, "value": value} for key, value in self.config.items()}
-        own = {"cli_version": "0.31.0", "python_version": "3.11", **self.config.get("_wandb", {})}
+        own: Row = {"cli_version": "0.31.0", "python_version": "3.11", **self.config.get("_wandb", {})}
+        own |= {"m": [*self.defined]} if self.defined else {}
         wrapped["_wandb"] = {"desc": None, "value": own}
         return json_text(wrapped if self.wrap_config else self.config)
 

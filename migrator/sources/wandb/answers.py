@@ -55,6 +55,24 @@ def fork_of(node: Json, run_id: str) -> Fork | None:
     return branch_of_config(run_id, config).fork
 
 
+def step_metrics(defined: Any) -> dict[str, str]:
+    """The metric that `define_metric` made the x axis of each other one, by key or glob.
+
+    `defined` is `m` of the config's `_wandb`: a list of MetricRecord, each a dict by field number (wandb 0.31,
+    core/internal/runmetric): "1" name, "2" glob, "4" name of the x axis, or "5" its place in the list, from 1.
+    In names, a dot that does not separate levels is written as `\\.`.
+    """
+    records = [one if isinstance(one, dict) else {} for one in defined] if isinstance(defined, list) else []
+    axes: dict[str, str] = {}
+    for record in records:
+        key, axis, place = record.get("1") or record.get("2"), record.get("4"), number(record.get("5"))
+        if not axis and place is not None and 0 < place <= len(records):
+            axis = records[place - 1].get("1")
+        if isinstance(key, str) and isinstance(axis, str) and axis:
+            axes[key.replace("\\.", ".")] = axis.replace("\\.", ".")
+    return axes
+
+
 def fewer(what: str, given: int, counted: int | None) -> str | None:
     """What to tell where W&B gives less than it counts."""
     return f"W&B counts {counted} {what}, gives {given}" if counted is not None and given < counted else None

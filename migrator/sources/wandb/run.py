@@ -31,7 +31,7 @@ from migrator.records import (
 )
 from migrator.sources.base import Survey
 from migrator.sources.wandb import queries
-from migrator.sources.wandb.answers import LIVE, Json, fork_of, number, parse_time, parsed
+from migrator.sources.wandb.answers import LIVE, Json, fork_of, number, parse_time, parsed, step_metrics
 from migrator.sources.wandb.artifacts import RunArtifacts
 from migrator.sources.wandb.client import WandbClient
 from migrator.sources.wandb.downloads import Downloads
@@ -93,10 +93,15 @@ class WandbRun:
             notes=node.get("notes"),
             tags=tuple(node.get("tags") or ()),
             group=node.get("group"),
-            wandb={name: value for name, value in known.items() if value is not None},
+            wandb={name: value for name, value in {**known, **self._step_metrics()}.items() if value is not None},
             sweep=self._sweeps.of(ref, sweep) if (sweep := node.get("sweepName")) else None,
             fork=fork_of(node, ref.run_id),
         )
+
+    def _step_metrics(self) -> dict[str, str]:
+        own = self.config().values.get("_wandb")
+        defined = step_metrics(own.get("m")) if isinstance(own, Mapping) else {}
+        return {f"step_metric/{key}": defined[key] for key in sorted(defined)}  # W&B has them in random order
 
     def findings(self) -> Sequence[Entry]:
         return ()

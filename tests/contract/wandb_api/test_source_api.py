@@ -106,6 +106,29 @@ def test_attributes_are_those_of_the_run(make: Make, opened: Opened) -> None:
     assert server.log.count("GetSweep") == 1
 
 
+def test_custom_x_axes_are_told_globs_and_hidden_ones_included(make: Make, opened: Opened) -> None:
+    defined = [
+        {"1": "train/loss", "5": 2, "6": [1, 3]},
+        {"1": "epoch", "6": [2]},
+        {"2": "val/*", "5": 2},
+        {"1": "a\\.b", "5": 5, "6": [2, 3], "7": [1]},
+        {"1": "outer.step"},
+        {"1": "text", "4": "epoch"},  # before the x axis was told by its place
+        *[{"1": "odd", "5": 99}, {"1": "none"}, {"5": 1}, {"1": 7, "5": 2}, None, "text"],
+    ]
+    odd = [Run(f"odd{n}", config={"_wandb": own}, wrap_config=False) for n, own in enumerate(["text", {"m": {"1": 2}}])]
+    _, source = make(Run("r", defined=defined), *odd)  # type: ignore[arg-type]
+    axes = {name: axis for name, axis in opened(source, "r").attributes().wandb.items() if "step_metric" in name}
+    assert axes == {
+        "step_metric/a.b": "outer.step",
+        "step_metric/text": "epoch",
+        "step_metric/train/loss": "epoch",
+        "step_metric/val/*": "epoch",
+    }
+    for run in odd:
+        assert opened(source, run.id).attributes().wandb["id"] == run.id
+
+
 def test_what_a_run_does_not_have_is_left_out(make: Make, opened: Opened) -> None:
     bare = Run("r", None, commit=None, heartbeat_at=None, user=None, summary={}, sweep="gone")
     _, source = make(bare)
