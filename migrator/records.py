@@ -75,12 +75,16 @@ Scalar = bool | int | float | str | datetime
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A W&B sweep; `config` is JSON text. Fields that the source cannot tell are None."""
+    """A W&B sweep; `config` is JSON text, `note` says what had to be changed for that (None: nothing).
+
+    Fields that the source cannot tell are None.
+    """
 
     id: str
     name: str | None = None
     method: str | None = None
     config: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

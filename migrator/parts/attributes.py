@@ -43,6 +43,8 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
         for field, text in (("id", sweep.id), ("name", sweep.name), ("method", sweep.method), ("config", sweep.config)):
             if text is not None:
                 assign(f"sweep.{field}", f"wandb/sweep/{field}", text)
+        if sweep.note:
+            ledger.add(Kind.CONVERTED, "wandb/sweep/config", sweep.note)
 
     tags = [tag for tag in attributes.tags if tag]
     groups = [attributes.group] if attributes.group else []

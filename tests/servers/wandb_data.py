@@ -98,7 +98,7 @@ class Sweep:
 
     id: str
     display_name: str | None = None
-    config: Row = field(default_factory=lambda: {"method": "random", "parameters": {}})
+    config: Row | str = field(default_factory=lambda: {"method": "random", "parameters": {}})  # text: YAML
     state: str = "FINISHED"
     description: str | None = None
     created_at: str = iso(EPOCH_S)

@@ -57,7 +57,7 @@ class WandbApiSource:
         """
         from migrator.sources.wandb.client import WandbClient
         from migrator.sources.wandb.downloads import Downloads
-        from migrator.sources.wandb.run import SweepCache
+        from migrator.sources.wandb.sweeps import SweepCache
 
         self._client = WandbClient(base_url, api_key, scratch, timeout_s)
         self._downloads = Downloads(self._client.base_url, self._client.api_key, self._client.transport)

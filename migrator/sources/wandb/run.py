@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
-import yaml
-
 from migrator.errors import ErrorClass, Rejected
 from migrator.json_text import parse_json
 from migrator.records import (
@@ -26,11 +24,9 @@ from migrator.records import (
     RunRef,
     Scalar,
     SourceFile,
-    Sweep,
     SystemRow,
 )
 from migrator.sources.base import Survey
-from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import LIVE, Json, fork_of, number, parse_time, parsed, step_metrics
 from migrator.sources.wandb.artifacts import RunArtifacts
 from migrator.sources.wandb.client import WandbClient
@@ -39,6 +35,7 @@ from migrator.sources.wandb.files import RunFiles
 from migrator.sources.wandb.history import RunHistory
 from migrator.sources.wandb.live import HistoryFacts
 from migrator.sources.wandb.streams import Console, SystemMetrics
+from migrator.sources.wandb.sweeps import SweepCache
 
 log = logging.getLogger(__name__)
 
@@ -204,34 +201,3 @@ def _unwrapped(value: Any) -> Any:
     if isinstance(value, Mapping) and "value" in value and value.keys() <= WRAPPER:
         return value["value"]
     return value
-
-
-class SweepCache:
-    """Sweeps already asked for: many runs share one."""
-
-    def __init__(self, client: WandbClient) -> None:
-        self._client = client
-        self._known: dict[tuple[str, str, str], Sweep] = {}
-
-    def of(self, ref: RunRef, sweep_id: str) -> Sweep:
-        key = (ref.entity, ref.project, sweep_id)
-        if key not in self._known:
-            asked = {"entity": ref.entity, "project": ref.project, "name": sweep_id}
-            try:
-                project = self._client.ask(queries.SWEEP, asked, f"sweep {sweep_id} of {ref}").get("project") or {}
-            except Rejected as error:  # deleted, perhaps: the run still tells its id
-                log.warning("%s: %s", ref, error)
-                project = {}
-            self._known[key] = _sweep(sweep_id, project.get("sweep") or {})
-        return self._known[key]
-
-
-def _sweep(sweep_id: str, node: Json) -> Sweep:
-    text = node.get("config")
-    if text is not None:
-        try:
-            config = yaml.safe_load(text)
-        except (yaml.YAMLError, RecursionError, ValueError):  # ValueError: dates that there are none of
-            config = text
-        text = json.dumps(config, ensure_ascii=False, default=str)
-    return Sweep(sweep_id, node.get("displayName"), node.get("method"), text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -148,6 +150,54 @@ def test_a_sweep_that_cannot_be_had_leaves_its_id(make: Make, opened: Opened) ->
     found = opened(source, "r").attributes().sweep
     assert found
     assert (found.id, found.method) == ("gone", None)
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in itertools.pairwise("abcdefghi")
+)
+MERGES = "a: &a {k: 1}\n" + "".join(
+    f"{name}: &{name}\n  <<: [{','.join([f'*{before}'] * 9)}]\n" for before, name in itertools.pairwise("abcdefghi")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2024-01-01: 1\n2: [2024-01-02 03:04:05, .inf]\ntrue: !!set {x}\nnull: a", None),
+        ("lr: &lr {min: 0}\nb: {<<: *lr, max: 1}", {"lr": {"min": 0}, "b": {"min": 0, "max": 1}}),
+        ("", "null"),
+        *(
+            (text, text)
+            for text in ("a: &a [*a]", "a: &a {b: {c: *a}}", "? {a: 1}\n: 2", "a: 2024-99-99", "a: [", "a: !odd 1")
+        ),
+        *(
+            (text, text)
+            for text in (BOMB, MERGES, "[" * 5_000, "a: " + "9" * 5_000, "a: " + "b" * 300_000, "- " * 3_000)
+        ),
+        *((text, text) for text in ("!!int 'x'", "!!float ''", "!!timestamp 'x'", "a: !!bool maybe", "--- a\n--- b")),
+    ],
+    ids=lambda value: str(value)[:20] if isinstance(value, str) else "",
+)
+def test_a_sweep_of_any_yaml_costs_its_config_at_most(text: str, expected: Any, make: Make, opened: Opened) -> None:
+    _, source = make(entities=[Entity("team", [Project("p", [Run("r", sweep="s")], [Sweep("s", config=text)])])])
+    began = time.monotonic()
+    sweep = opened(source, "r").attributes().sweep
+    assert time.monotonic() - began < 5
+    assert sweep
+    assert (sweep.id, sweep.method) == ("s", "random")
+    assert len(sweep.config or "") < 400_000
+    if expected is None:
+        assert json.loads(sweep.config or "") == {
+            "2024-01-01": 1,
+            "2": ["2024-01-02 03:04:05", float("inf")],
+            "true": ["x"],
+            "null": "a",
+        }
+    elif expected == "null":
+        assert sweep.config is None
+    else:
+        assert json.loads(sweep.config or "") == expected
+        assert bool(sweep.note) is isinstance(expected, str)
 
 
 def test_the_config_loses_its_outer_wrappers_only(make: Make, opened: Opened) -> None:
