@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from migrations_db.states import Outcome, Phase, RunStatus
+from migrations_db.states import Outcome, Phase, RunStatus, Verdict
 from migrations_db.types import ForkOf, PartProgress, Pause, Project
 
 
@@ -27,6 +27,25 @@ class ProjectCounts:
 
     project: Project
     runs: Mapping[RunStatus, int]
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictCounts:
+    """Runs that are done, by the verdict of their last verification. `not_verified`: also those never verified."""
+
+    verified: int
+    differs: int
+    not_verified: int
+
+
+@dataclass(frozen=True, slots=True)
+class FindingRow:
+    """A path that a verification did not find as it was sent; `path` "" is the run itself."""
+
+    path: str
+    verdict: Verdict
+    want: str
+    got: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +114,7 @@ class Overview:
     reasons: Sequence[ReasonGroup]  #: most frequent first
     workers: Sequence[WorkerRow]
     pauses: Sequence[Pause]
+    verdicts: VerdictCounts = VerdictCounts(0, 0, 0)  #: of the runs that are done
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +226,10 @@ class RunDetail:
     active_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
+    verdict: Verdict | None = None
+    verified_at: datetime | None = None
+    verified_by: str | None = None
+    findings: Sequence[FindingRow] = ()
     parts: Mapping[str, PartProgress] = field(default_factory=dict)
     attempts: Sequence[AttemptRow] = ()
 

@@ -30,6 +30,7 @@ from migrations_db.rows import AnyRow, AnySelect, read_parts, ref, run_query, to
 from migrations_db.states import Phase, RunStatus
 from migrations_db.types import EVERYTHING, Pause, Selection
 from migrations_db.types import Project as ProjectData
+from migrations_db.verification import count_verdicts, read_findings
 
 PAGE_ROWS = 1_000  # ours: rows held in memory when a report streams
 
@@ -54,6 +55,7 @@ class Reports:
                 reasons=_reasons(connection),
                 workers=_workers(connection),
                 pauses=_pauses(connection),
+                verdicts=count_verdicts(connection),
             )
 
     def progress(self, phase: Phase, only: Selection = EVERYTHING) -> Progress:
@@ -342,6 +344,7 @@ def _detail(connection: Connection, row: AnyRow) -> RunDetail:
         "tags": row.tags or (),
         "parts": read_parts(connection, row.id, row.copied_fingerprint),
         "attempts": _attempts(connection, row.id),
+        "findings": read_findings(connection, row.id) if row.verdict else (),
     }
     same = {name: getattr(row, name) for name in RunDetail.__slots__ if name not in own}
     return RunDetail(**own, **same)

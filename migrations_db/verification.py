@@ -18,6 +18,7 @@ from migrations_db.claiming import in_selection, one_of
 from migrations_db.columns import now_plus
 from migrations_db.database import Database
 from migrations_db.models import Digest, Finding, Ledger, Part, Project, Run, Worker
+from migrations_db.report_types import FindingRow, VerdictCounts
 from migrations_db.rows import read_digests, ref, run_query, to_claim
 from migrations_db.states import Phase, RunStatus, Verdict
 from migrations_db.types import EVERYTHING, Claim, DigestRow, Selection
@@ -28,37 +29,18 @@ PAGE_ROWS = 1_000  # ours: rows held in memory when findings stream
 
 @dataclass(frozen=True, slots=True)
 class ToVerify:
-    """A run that is done, to be read back. `run` says what was copied; `source_changed`: it is no longer that."""
+    """A run that is done, to be read back. `run` says what was copied, about how many `points`.
+
+    `source_changed`: the last inventory has found another run at the source than the one that was copied.
+    """
 
     run: Claim
     source_changed: bool
+    points: int
 
     @property
     def ref(self) -> str:
         return self.run.ref
-
-
-@dataclass(frozen=True, slots=True)
-class FindingRow:
-    """A path that was not found as it was sent; `path` "" is the run itself."""
-
-    path: str
-    verdict: Verdict
-    want: str
-    got: str
-
-
-@dataclass(frozen=True, slots=True)
-class VerdictCounts:
-    """Runs that are done, by the verdict of their last verification."""
-
-    verified: int
-    differs: int
-    not_verified: int
-
-    @property
-    def total(self) -> int:
-        return self.verified + self.differs + self.not_verified
 
 
 class Verification:
@@ -89,7 +71,7 @@ class Verification:
             runs = list(connection.execute(same.limit(limit).with_for_update(skip_locked=True)).scalars())
             connection.execute(update(Run).where(one_of(Run.id, runs)).values(verifier=worker_id))
             rows = connection.execute(run_query().where(one_of(Run.id, runs)).order_by(Run.id)).all()
-        return [ToVerify(to_claim(row), row.fingerprint != row.copied_fingerprint) for row in rows]
+        return [ToVerify(to_claim(row), row.fingerprint != row.copied_fingerprint, row.points_written) for row in rows]
 
     def digests(self, run: int) -> dict[str, DigestRow]:
         """What was written, by path."""
@@ -167,6 +149,13 @@ def count_verdicts(connection: Connection, only: Selection = EVERYTHING) -> Verd
     found = {row[0]: row[1] for row in connection.execute(query.group_by(Run.verdict))}
     verified, differs = found.pop(Verdict.VERIFIED, 0), found.pop(Verdict.DIFFERS, 0)
     return VerdictCounts(verified, differs, sum(found.values()))
+
+
+def read_findings(connection: Connection, run: int) -> list[FindingRow]:
+    """Of one run, by path; inside a transaction."""
+    columns = (Finding.path, Finding.verdict, Finding.want, Finding.got)
+    query = select(*columns).where(Finding.run == run).order_by(Finding.path)
+    return [FindingRow(*row) for row in connection.execute(query)]
 
 
 def forget_digests(connection: Connection, conditions: Collection[ColumnElement[bool]]) -> None:

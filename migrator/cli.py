@@ -327,6 +327,44 @@ def forget(
 
 
 @app.command()
+def verify(
+    context: typer.Context,
+    level: Annotated[
+        str,
+        typer.Option("--level", envvar="MIGRATE_LEVEL", help="counts, digests (all points) or values (the source)."),
+    ] = "digests",
+    files: Annotated[
+        str, typer.Option("--files", envvar="MIGRATE_FILES", help="Compare stored files by size, or by md5.")
+    ] = "size",
+    sample: Annotated[
+        str, typer.Option("--sample", envvar="MIGRATE_SAMPLE", help="Only a share of the runs, e.g. 5%.")
+    ] = "",
+    seed: Annotated[int, typer.Option("--seed", envvar="MIGRATE_SEED", help="Chooses the sample.")] = 0,
+    again: Annotated[
+        bool, typer.Option("--again", envvar="MIGRATE_AGAIN", help="Also runs that were verified before.")
+    ] = False,
+    projects: Projects = "",
+    run_id: RunIds = None,
+    workers: Annotated[
+        int, typer.Option("--workers", envvar="MIGRATE_VERIFY_WORKERS", min=1, help="Readers at a time.")
+    ] = 4,
+) -> None:
+    """Read copied runs back and compare them with what was sent. Interrupted: the same command goes on."""
+    from migrator.commands.verify import VerifySettings, how_of, share_of, verify_command
+
+    settings = VerifySettings(
+        how=how_of(level, files),
+        workers=workers,
+        projects=s.comma_separated(projects),
+        run_ids=tuple(run_id or ()),
+        sample=share_of(sample),
+        seed=seed,
+        again=again,
+    )
+    raise typer.Exit(verify_command(settings, context.obj))
+
+
+@app.command()
 def demo(
     directory: Annotated[
         Path | None, typer.Option("--dir", help="Where to make it (default: a temporary directory).")

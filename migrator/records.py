@@ -227,6 +227,16 @@ class Points(NamedTuple):
 
 Record = Assign | AddTags | AssignFile | Points
 
+
+class SeriesKind(StrEnum):
+    """What the points of a series are."""
+
+    FLOATS = "numbers"
+    TEXTS = "text"
+    HISTOGRAMS = "histograms"
+    FILES = "files"
+
+
 # ---------------------------------------------------------------- the ledger
 
 

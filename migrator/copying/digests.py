@@ -23,14 +23,14 @@ import numpy.typing as npt
 
 from migrations_db.types import DigestRow
 from migrator.destinations.base import Refused
-from migrator.records import AddTags, Assign, AssignFile, Histogram, LocalFile, Points, Record, Scalar
+from migrator.records import AddTags, Assign, AssignFile, Histogram, LocalFile, Points, Record, Scalar, SeriesKind
 
 Longs = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 Doubles = npt.NDArray[np.float64]
 
 VALUE, FILE = "value", "file"  # kinds of digests besides the kinds of series
-FLOATS, TEXTS, HISTOGRAMS, FILES = "float series", "text series", "histogram series", "file series"
+FLOATS, TEXTS, HISTOGRAMS, FILES = SeriesKind
 TAGS, GROUP_TAGS = "sys/tags", "sys/group_tags"
 
 TABLE_VALUES = 512  # so many numbers at the same paths are measured as a table; fewer with all others, one by one

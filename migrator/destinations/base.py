@@ -3,16 +3,21 @@
 `write` takes records in order; `flush` makes a barrier behind all that was written. A barrier's `wait` returns when
 everything before it is durable: processed by the server (online) or committed to the offline file (offline). Only then
 may a cursor be saved. Several barriers may be open at once: that is how latency is hidden.
+
+`ReadBack` is the way back: what has arrived, for `migrate verify`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
-from migrator.records import Entry, Fork, Kind, Record
+import numpy as np
+import numpy.typing as npt
+
+from migrator.records import Entry, Fork, Histogram, Kind, Record, Scalar, SeriesKind
 
 Confirm = Callable[[], None]
 
@@ -117,3 +122,102 @@ class DestinationRun(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: Any) -> None: ...
+
+
+# ---------------------------------------------------------------- the way back
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """A file as the run refers to it. `address` finds it in the storage of the destination."""
+
+    address: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSeries:
+    """What a run tells of a series without its points: the last step in millionths (None: not told), the extremes."""
+
+    kind: SeriesKind
+    last_step: int | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOther:
+    """Something of a type that this program never writes."""
+
+    type: str
+
+
+ReadValue = Scalar | frozenset[str] | ReadFile | ReadSeries | ReadOther
+
+
+@dataclass(slots=True)
+class ReadRun:
+    """A run that was found. `key` is the destination's own id. Times of single values are exact to the millisecond.
+
+    `fork` is None also where the destination does not tell forks (`tells_fork`).
+    """
+
+    run_id: str
+    key: str
+    values: dict[str, ReadValue] = field(default_factory=dict)
+    fork: Fork | None = None
+    tells_fork: bool = False
+
+
+class SeriesRef(NamedTuple):
+    """One series of a run."""
+
+    run: ReadRun
+    path: str
+
+
+class SeriesHead(NamedTuple):
+    """The number of points of a series (None: the destination does not tell), and its first step in millionths."""
+
+    series: SeriesRef
+    points: int | None
+    first_step: int
+
+
+class SeriesPage(NamedTuple):
+    """Some points of a series, in any order: steps in millionths, times in ms, values of one kind."""
+
+    series: SeriesRef
+    steps: npt.NDArray[np.int64]
+    times_ms: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64] | Sequence[str] | Sequence[Histogram] | Sequence[ReadFile]
+
+
+class Stored(NamedTuple):
+    """A file in the storage. `size_bytes` None: it is not there; or it cannot be read, then `problem` says why."""
+
+    size_bytes: int | None
+    md5: str | None = None
+    problem: str | None = None
+
+
+class ReadBack(Protocol):
+    """Reads runs of one destination. Used by several threads. Methods raise `RunError` or `UserError`."""
+
+    def runs(self, project: str, run_ids: Sequence[str]) -> dict[str, ReadRun]:
+        """The runs with these ids in `workspace/name`; one that is missing in the answer is not there."""
+        ...
+
+    def heads(self, project: str, series: Sequence[SeriesRef]) -> Iterator[SeriesHead]:
+        """Counts and first steps of series of numbers, without those that have no points of their own."""
+        ...
+
+    def pages(self, project: str, series: Sequence[SeriesRef]) -> Iterator[SeriesPage]:
+        """All points of the series, without those that a fork has from its parent."""
+        ...
+
+    def stored(self, project: str, files: Sequence[ReadFile], *, content: bool) -> Iterator[Stored]:
+        """What the storage has of the files, in their order: sizes, with `content` also the md5 of the whole file."""
+        ...
+
+    def close(self) -> None: ...

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from migrations_db.states import Phase
 from migrations_db.types import EVERYTHING, Selection
-from migrator.destinations.base import Destination
+from migrator.destinations.base import Destination, ReadBack
 from migrator.errors import ExitCode, UserError
 from migrator.job.address import Binding
 from migrator.job.log import own_keys
@@ -102,3 +102,15 @@ def build_destination(job: Job, uploads: Executor, now: Callable[[], datetime]) 
     from migrator.destinations.neptune.online import NeptuneDestination
 
     return NeptuneDestination(Connection(neptune_api_token()), uploads, job.visibility, now)
+
+
+def build_read_back(offline_dir: Path | None, downloads: Executor) -> ReadBack:
+    """What reads runs back: from offline files, or (None) from Neptune. Connects, so a wrong token fails here."""
+    if offline_dir is not None:
+        from migrator.destinations.neptune.offline_readback import OfflineReadBack
+
+        return OfflineReadBack(offline_dir)
+    from migrator.destinations.neptune.connection import Connection
+    from migrator.destinations.neptune.readback import NeptuneReadBack
+
+    return NeptuneReadBack(Connection(neptune_api_token()), downloads)

@@ -404,11 +404,14 @@ class NeptuneServer(Server):
     def _float_series(self, request: Request) -> Response:
         body, answer = request.json(), series_values_pb2.ProtoFloatSeriesValuesResponseDTO()
         for asked, points in self._series_asked(body, {"floatSeries"}):
+            rising = body["order"] == "ascending"
             if (after := asked.get("afterStep")) is not None:
-                points = [point for point in points if point[0] < round(after * MICRO)]
+                end = round(after * MICRO)
+                points = [point for point in points if (point[0] > end if rising else point[0] < end)]
             series = answer.series.add(requestId=asked["requestId"]).series
             series.total_item_count = len(points)
-            for step, time_us, value in itertools.islice(reversed(points), body["perSeriesPointsLimit"]):
+            ordered = points if rising else reversed(points)
+            for step, time_us, value in itertools.islice(ordered, body["perSeriesPointsLimit"]):
                 millis, whole = time_us // 1000, step / MICRO
                 series.values.add(timestamp_millis=millis, step=whole, value=value, completion_ratio=1.0)
         return _protobuf(answer)
@@ -572,7 +575,8 @@ def _attribute(run: Run, path: str, type_: str) -> Any:
             values = [value for _, _, value in points]
             properties.last, properties.min, properties.max = values[-1], min(values), max(values)
             properties.average = mean = sum(values) / len(values)
-            properties.variance = sum((value - mean) ** 2 for value in values) / len(values)
+            squares = ((value - mean) * (value - mean) for value in values)  # ** would raise where this is infinite
+            properties.variance = sum(squares) / len(values)
         elif points:
             _fill(properties, points[-1][2], last=True)
         return attribute

@@ -180,6 +180,28 @@ class Connection:
             raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: no address for {missing[0]}")
         return [signed[request.path] for request in requests]
 
+    def ask(self, endpoint: Any, what: str, **arguments: Any) -> bytes:
+        """The answer of a reading endpoint, a module of `neptune_api.api`."""
+        with translated(what):
+            response = endpoint.sync_detailed(client=self._api.backend, **arguments)
+            check(response, what)
+            return bytes(response.content)
+
+    def addresses(self, project: str, paths: Sequence[str]) -> list[str | None]:
+        """Where to read stored files, in their order; None: the storage does not know it. The addresses expire."""
+        what = f"ask Neptune where files of {project} are"
+        requests = [FileSignRequest(path, 0, "read") for path in paths]
+        with translated(what):
+            response = self._api.fetch_file_storage_urls(file_sign_requests=requests, project=project)
+            check(response, what)
+        signed = {file.path: file.url for file in response.parsed.files or ()} if response.parsed else {}
+        return [signed.get(path) for path in paths]
+
+    @property
+    def storage(self) -> Storage:
+        """Where files are, by signed address."""
+        return self._storage
+
     def store(self, project: str, upload: Upload, signed: Any) -> None:
         """Store one file; returns when the storage has confirmed it and the file is still what it was."""
         what = f"store {upload.file.name}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, Self
 
+from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import Run as CreateRun
 from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import UpdateRunSnapshot
 from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
 from neptune_scale.exceptions import NeptuneLocalStorageInUnsupportedVersion, NeptuneUnableToLogData
@@ -25,6 +26,7 @@ LOG_NAME = "run_operations.sqlite3"
 MISSING, DAMAGED = "missing_file", "damaged_file"  # the ledger's words for files that are not there, or not whole
 NOTHING_LOST: Mapping[str, str] = MappingProxyType({})
 SOURCE_URL = "migration/source_url"
+ROWS_AT_A_TIME = 5_000  # held in memory when everything is read
 REQUEST_VALUES = 100_000  # one request lies between two checkpoints of an upload: so much may be sent twice
 SNAPSHOT_OVERHEAD_BYTES = 8  # of a snapshot inside a request, at most
 
@@ -166,6 +168,29 @@ class OfflineLog:
                 operation.update_batch.snapshots.append(snapshot)
                 last, values = row, values + values_more
         return LoggedOperation(operation, last, values, lost) if last != after else None
+
+    def changes(self) -> Iterator[CreateRun | UpdateRunSnapshot]:
+        """Everything that was written, in order."""
+        after = 0
+        while True:
+            with self._transaction() as connection:
+                rows = connection.execute(
+                    "SELECT sequence_id, operation_type, operation FROM run_operations WHERE sequence_id > ? "
+                    "ORDER BY sequence_id LIMIT ?",
+                    (after, ROWS_AT_A_TIME),
+                ).fetchall()
+            if not rows:
+                return
+            after = rows[-1][0]
+            for _, kind, blob in rows:
+                message = CreateRun if kind == OperationType.CREATE_RUN else UpdateRunSnapshot
+                yield message.FromString(blob)
+
+    def kept(self) -> dict[str, Path]:
+        """The files beside the log by their destination."""
+        with self._transaction() as connection:
+            rows = connection.execute("SELECT destination, source_path FROM file_upload_requests").fetchall()
+        return {destination: self.directory / Path(source).name for destination, source in rows}
 
     def lost_files(self) -> dict[str, str]:
         """By destination, why a file cannot be uploaded: it is missing, or has another size than was written."""

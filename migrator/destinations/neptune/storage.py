@@ -1,4 +1,4 @@
-"""Uploads to signed addresses of S3, Google Cloud Storage and Azure Blob Storage, over connections that are kept.
+"""Stores and reads files at signed addresses of S3, Google Cloud Storage and Azure, over connections that are kept.
 
 neptune-scale makes an event loop, an HTTP client and a TLS context for each file that goes to Google or Azure: ten
 times the CPU time of the upload itself. Their protocols are a few requests. No file is held in memory as a whole, and
@@ -14,6 +14,7 @@ import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from hashlib import md5
 from pathlib import Path
 from urllib.parse import quote
 
@@ -40,6 +41,32 @@ class Storage:
 
     def close(self) -> None:
         self._http.close()
+
+    # ------------------------------------------------------------ reading
+
+    def stored_size(self, url: str, what: str) -> int | None:
+        """The size of a stored file, from one byte of it; None: it is not there."""
+        with translated(what), self._http.stream("GET", url, headers={"Range": "bytes=0-0"}) as response:
+            whole = response.headers.get("content-range", "").rpartition("/")[2]
+            if response.status_code == 416 or (response.status_code == 206 and whole.isdigit()):
+                return int(whole or 0)  # 416: there is no first byte
+            if response.status_code == 404:
+                return None
+            check_storage(response, what)
+            length = response.headers.get("content-length", "")
+            return int(length) if length else sum(map(len, response.iter_bytes()))
+
+    def stored_content(self, url: str, what: str) -> tuple[int, str] | None:
+        """Size and md5 of a stored file, which is read as a whole; None: it is not there."""
+        digest, size_bytes = md5(usedforsecurity=False), 0
+        with translated(what), self._http.stream("GET", url) as response:
+            if response.status_code == 404:
+                return None
+            check_storage(response, what)
+            for block in response.iter_bytes():
+                digest.update(block)
+                size_bytes += len(block)
+        return size_bytes, digest.hexdigest()
 
     # ------------------------------------------------------------ S3
 

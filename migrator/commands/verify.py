@@ -1,0 +1,204 @@
+"""`migrate verify`: settings become a scope, the verifier does it, results are printed from the state database."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from migrations_db import open_store
+from migrations_db.report_types import FindingRow, VerdictCounts
+from migrations_db.states import Verdict
+from migrations_db.store import Store
+from migrations_db.types import Selection
+from migrator.commands.status.conclusions import bound_to
+from migrator.commands.text import counted, message_text, say
+from migrator.copying.verify import Files, How, Level
+from migrator.errors import ExitCode, UserError
+from migrator.job.address import COPIES, UPLOADS, Binding
+from migrator.job.job import neptune_api_token
+from migrator.job.log import log_path, start_log
+from migrator.job.verifier import Compared, Scope, Verifier
+from migrator.settings import OFFLINE_WORKSPACE, Globals, tool_version
+from migrator.visible import tell
+
+LINE_EVERY_S = 30.0
+FINDINGS_SHOWN = 20  # --json has all
+FILES_AT_A_TIME = 16
+BLIND = "Not looked at: at level counts, the points of text, histograms and files (but for the last step), and files."
+
+
+@dataclass(frozen=True, slots=True)
+class VerifySettings:
+    """What the user chose. `sample`: a share of the runs, 0 to 1; `again`: also those that have a verdict."""
+
+    how: How
+    workers: int
+    projects: Sequence[str] = ()
+    run_ids: Sequence[str] = ()
+    sample: float = 1.0
+    seed: int = 0
+    again: bool = False
+
+
+def verify_command(settings: VerifySettings, common: Globals) -> ExitCode:
+    """Read runs back and say what was found."""
+    with open_store(common.db, create=False) as store:
+        only = sampled(store, store.select(settings.projects, settings.run_ids), settings)
+        compared = _verified(store, only, settings, common)
+        counts = store.verification.counts(only)
+        exit_code = ExitCode.SOME_FAILED if counts.differs or counts.not_verified else ExitCode.OK
+        findings = store.verification.findings(only)
+        if common.json:
+            print(json.dumps(_document(settings.how, exit_code, counts, compared, findings)))
+        elif not common.quiet:
+            _print(settings.how, counts, compared, findings)
+    return exit_code
+
+
+def sampled(store: Store, only: Selection, settings: VerifySettings) -> Selection:
+    """The same runs for the same seed, and at least one."""
+    if settings.sample >= 1.0:
+        return only
+    runs = store.verification.done(only)
+    runs.sort(key=lambda run: sha256(f"{settings.seed}:{run}".encode()).digest())
+    return Selection(runs=tuple(sorted(runs[: math.ceil(settings.sample * len(runs))])))
+
+
+def _verified(store: Store, only: Selection, settings: VerifySettings, common: Globals) -> Compared:
+    bound = bound_to(store)
+    copied_to = store.setting(COPIES) or ""
+    if not bound.offline or store.setting(UPLOADS):
+        _check_binding(store, bound.workspace, offline=bound.offline)
+    if settings.again:
+        store.verification.begin_again(only)
+    start_log(log_path("verify"), common.verbose)
+    invocation_id = store.begin_invocation("verify", socket.gethostname(), os.getpid(), tool_version())
+    scope = Scope(
+        only=only,
+        workspace=bound.workspace or OFFLINE_WORKSPACE,
+        offline_dir=Path(copied_to.removeprefix("offline:")) if bound.offline else None,
+        how=settings.how,
+        threads=settings.workers,
+        invocation_id=invocation_id,
+    )
+    exit_code = ExitCode.UNEXPECTED
+    try:
+        with ThreadPoolExecutor(FILES_AT_A_TIME, thread_name_prefix="files") as downloads:
+            verifier = Verifier(scope, store, downloads)
+            verifier.run(_Lines(common.quiet).update)
+        exit_code = ExitCode.OK
+    finally:
+        store.end_invocation(invocation_id, exit_code)
+    return verifier.compared
+
+
+def _check_binding(store: Store, workspace: str | None, *, offline: bool) -> None:
+    """The token must be one for the server that the runs went to."""
+    if workspace is None:
+        raise UserError("nothing has been copied yet: `migrate run` first")
+    from migrator.destinations.neptune.token import address_of
+
+    address = f"{address_of(neptune_api_token())} workspace {workspace}"
+    Binding(UPLOADS if offline else COPIES, address).check(store)
+
+
+class _Lines:
+    """A line now and then."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet, self._next_at = quiet, time.monotonic() + LINE_EVERY_S
+
+    def update(self, compared: Compared) -> None:
+        if not self._quiet and time.monotonic() >= self._next_at:
+            self._next_at = time.monotonic() + LINE_EVERY_S
+            done = sum(compared.runs.values())
+            tell(f"{counted(done, 'run')} read back, {compared.runs[Verdict.DIFFERS]} differ")
+
+
+def _document(
+    how: How,
+    exit_code: ExitCode,
+    counts: VerdictCounts,
+    compared: Compared,
+    findings: Iterator[tuple[str, FindingRow]],
+) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "exit_code": int(exit_code),
+        "level": how.level.value,
+        "files": how.files.value,
+        "runs": {"verified": counts.verified, "differs": counts.differs, "not_verified": counts.not_verified},
+        "compared": {
+            "runs": sum(compared.runs.values()),
+            "values": compared.values,
+            "series": compared.series,
+            "points": compared.points,
+            "files": compared.files,
+        },
+        "findings": [
+            {"run": ref, "path": row.path, "verdict": row.verdict.value, "want": row.want, "got": row.got}
+            for ref, row in findings
+        ],
+    }
+
+
+def _print(how: How, counts: VerdictCounts, compared: Compared, findings: Iterator[tuple[str, FindingRow]]) -> None:
+    console = Console()
+    for ref, row in islice(findings, FINDINGS_SHOWN):
+        word = "differs" if row.verdict is Verdict.DIFFERS else "not verified"
+        say(console, f"{ref}  {row.path or '(the run)'}: {word}")
+        say(console, f"sent  {message_text(row.want)}", indent=4)
+        say(console, f"found {message_text(row.got)}", indent=4)
+    if more := sum(1 for _ in findings):
+        say(console, f"... and {more:,} more: `migrate verify --json` has all, `migrate status RUN` those of a run")
+    runs = sum(compared.runs.values())
+    if runs:
+        say(
+            console,
+            f"Read back {counted(runs, 'run')} ({how}): {compared.values:,} single values, {compared.series:,} series "
+            f"with {compared.points:,} points, {compared.files:,} files.",
+        )
+    if how.level is Level.COUNTS:
+        say(console, BLIND)
+    say(console, verdicts_text(counts) + ".")
+    if counts.differs:
+        say(console, "Next: `migrate retry-failed --class differs`, then `migrate run` sends what differs again.")
+
+
+def verdicts_text(counts: VerdictCounts) -> str:
+    """ "10 verified, 1 differs, 0 not verified" """
+    return f"{counts.verified:,} verified, {counts.differs:,} differ, {counts.not_verified:,} not verified"
+
+
+def how_of(level: str, files: str) -> How:
+    """What the options mean, or a `UserError`."""
+    if level not in Level.__members__.values():
+        raise UserError(f"--level is {', '.join(Level)}, not '{level}'")
+    if files not in Files.__members__.values():
+        raise UserError(f"--files is {', '.join(Files)}, not '{files}'")
+    return How(Level(level), Files(files))
+
+
+def share_of(text: str) -> float:
+    """ "5%" or "0.05"; empty: all."""
+    if not text:
+        return 1.0
+    try:
+        share = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 < share <= 1:
+        raise UserError(f"--sample takes a share of the runs such as 5% or 0.05, not '{text}'")
+    return share

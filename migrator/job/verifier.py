@@ -1,0 +1,179 @@
+"""Reads done runs back and saves what was found: some threads of one process, which claim runs as workers do.
+
+    claim (some runs of one project) -> digests -> read back, compare -> save, run by run
+
+A killed verification goes on where it was: runs that have a verdict are not claimed again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from migrations_db.report_types import FindingRow
+from migrations_db.states import Phase, Verdict
+from migrations_db.store import Store
+from migrations_db.types import Selection, WorkerInfo
+from migrations_db.verification import ToVerify
+from migrator.copying.verify import Expected, Finding, How, Result, verify_runs
+from migrator.destinations.base import ReadBack
+from migrator.errors import Rejected
+from migrator.job.job import build_read_back
+from migrator.job.log import without_keys
+from migrator.job.processes import host_id, is_alive, started_s, worker_id_of
+from migrator.naming import neptune_run_id
+from migrator.records import Fork
+
+log = logging.getLogger(__name__)
+
+RUNS_AT_A_TIME = 50  # claimed together
+POINTS_AT_A_TIME = 1_000_000  # of runs that are read together
+HEARTBEAT_S = 5.0
+JOIN_S = 0.2  # between two looks whether threads are at their end
+LEASE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which runs, and where they are. `offline_dir` None: all are in Neptune. `workspace` is Neptune's."""
+
+    only: Selection
+    workspace: str
+    offline_dir: Path | None
+    how: How
+    threads: int
+    invocation_id: int
+
+
+@dataclass(slots=True)
+class Compared:
+    """What was compared so far by all threads."""
+
+    runs: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(Verdict, 0))
+    values: int = 0
+    series: int = 0
+    points: int = 0
+    files: int = 0
+
+    def add(self, result: Result) -> None:
+        self.runs[result.verdict] += 1
+        for name in ("values", "series", "points", "files"):
+            setattr(self, name, getattr(self, name) + getattr(result, name))
+
+
+class Verifier:
+    """One verification. `downloads` looks at several files at a time."""
+
+    def __init__(self, scope: Scope, store: Store, downloads: Executor) -> None:
+        self.compared = Compared()
+        self._scope, self._store, self._downloads = scope, store, downloads
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._backs: dict[bool, ReadBack] = {}
+        self._error: BaseException | None = None
+        self._worker_id = worker_id_of(os.getpid())
+
+    def run(self, tell_progress: Callable[[Compared], None]) -> None:
+        """Verify until no run of the scope is left. Raises `RunError` or `UserError` when it had to stop."""
+        self._store.workers.recover(host_id(), is_alive)  # claims of verifications that were killed
+        pid = os.getpid()
+        info = WorkerInfo(self._worker_id, host_id(), pid, started_s(pid), self._scope.invocation_id)
+        self._store.workers.register(info)
+        threads = [
+            threading.Thread(target=self._guarded, args=(self._work,), name=f"verify-{n}", daemon=True)
+            for n in range(self._scope.threads)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            beat_at = time.monotonic()
+            while working := [thread for thread in threads if thread.is_alive()]:
+                working[0].join(JOIN_S)
+                tell_progress(self.compared)
+                if time.monotonic() - beat_at > HEARTBEAT_S:
+                    self._store.workers.heartbeat(self._worker_id, LEASE_S)
+                    beat_at = time.monotonic()
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join()
+            self._store.verification.release(self._worker_id)
+            self._store.workers.stop(self._worker_id)
+            for back in self._backs.values():
+                back.close()
+        if self._error is not None:
+            raise self._error
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """A thread's error ends the verification."""
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
+            self._error = self._error or error
+            self._stop.set()
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            claimed = self._store.verification.claim(self._worker_id, RUNS_AT_A_TIME, self._scope.only)
+            if not claimed:
+                return
+            for runs in self._groups(claimed):
+                if self._stop.is_set():
+                    return
+                self._verify(runs)
+
+    def _groups(self, claimed: Sequence[ToVerify]) -> Iterator[Sequence[ToVerify]]:
+        """Runs that are small enough to be read together."""
+        group: list[ToVerify] = []
+        for run in claimed:
+            if group and sum(one.points for one in [*group, run]) > POINTS_AT_A_TIME:
+                yield group
+                group = []
+            group.append(run)
+        yield group
+
+    def _verify(self, runs: Sequence[ToVerify]) -> None:
+        claim = runs[0].run
+        project = f"{self._scope.workspace}/{claim.destination_name}"
+        expected = [self._expected(number, run) for number, run in enumerate(runs)]
+        try:
+            results = verify_runs(expected, project, self._back(claim.phase), self._scope.how)
+        except Rejected as error:
+            if len(runs) > 1:  # the others may be well
+                for run in runs:
+                    self._verify([run])
+                return
+            results = [_rejected(expected[0], error)]
+        for run, result in zip(runs, results, strict=True):
+            rows = [FindingRow(one.path, one.verdict, one.want, without_keys(one.got)) for one in result.findings]
+            how = str(self._scope.how)
+            if self._store.verification.save(run, self._worker_id, result.verdict, how, rows):
+                log.info("run %s: %s, %d findings", run.ref, result.verdict, len(rows))
+                with self._lock:
+                    self.compared.add(result)
+
+    def _expected(self, number: int, run: ToVerify) -> Expected:
+        claim = run.run
+        digests = None if claim.mapping is None else self._store.verification.digests(claim.run)
+        fork = Fork(neptune_run_id(claim.fork.run_id).name, claim.fork.step or 0) if claim.fork else None
+        return Expected(number, neptune_run_id(claim.run_id).name, digests, fork)
+
+    def _back(self, phase: Phase) -> ReadBack:
+        """Runs that were copied to offline files are there until they are uploaded."""
+        offline = self._scope.offline_dir if phase is Phase.COPY else None
+        with self._lock:
+            back = self._backs.get(offline is None)
+            if back is None:
+                back = self._backs[offline is None] = build_read_back(offline, self._downloads)
+        return back
+
+
+def _rejected(expected: Expected, error: Rejected) -> Result:
+    """The destination has refused to show the run, or what it shows cannot be read."""
+    return Result(expected, [Finding("", Verdict.NOT_VERIFIED, "the run", str(error))])
