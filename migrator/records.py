@@ -8,7 +8,7 @@ resolution that W&B's `_timestamp` and Neptune's points share.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -122,6 +122,29 @@ class HistoryRow(NamedTuple):
     values: Mapping[str, Any]
 
 
+class HistoryColumns(NamedTuple):
+    """Many logged steps, of which the plain numbers are columns: numpy arrays with one entry per row.
+
+    `steps` are int64 and strictly ascending, `times` float64 (seconds since the epoch). `numbers` are float64 by key;
+    those with gaps have a mask in `present`. `others` are the remaining values, a dict per row (empty: there are none);
+    no key of theirs, nested ones included, is in `numbers`.
+    """
+
+    steps: Any
+    times: Any
+    numbers: Mapping[str, Any]
+    present: Mapping[str, Any]
+    others: Sequence[Mapping[str, Any]] = ()
+
+    def rows(self) -> list[HistoryRow]:
+        """The same as rows."""
+        values: list[dict[str, Any]] = [{} for _ in self.steps]
+        _fill(values, self.numbers, self.present)
+        for row, others in zip(values, self.others, strict=False):
+            row.update(others)
+        return [*map(HistoryRow, self.steps.tolist(), self.times.tolist(), values)]
+
+
 class SystemRow(NamedTuple):
     """One sample of system metrics; `number` counts from 0; keys without the `system.` prefix."""
 
@@ -225,7 +248,63 @@ class Points(NamedTuple):
     values: Mapping[str, PointValue]
 
 
-Record = Assign | AddTags | AssignFile | Points
+class Columns(NamedTuple):
+    """Series points of many steps, all of them numbers: numpy arrays with one entry per row.
+
+    `steps` and `times_us` (microseconds since the epoch) are int64, steps strictly ascending. `values` are float64 by
+    path; where a series has gaps, a mask in `present` tells which entries are points.
+    """
+
+    steps: Any
+    times_us: Any
+    values: Mapping[str, Any]
+    present: Mapping[str, Any]
+
+    def series(self) -> Iterator[tuple[str, Any, Any, Any]]:
+        """(path, steps, times_us, values) of each series, without gaps."""
+        for path, values in self.values.items():
+            where = self.present.get(path)
+            if where is None:
+                yield path, self.steps, self.times_us, values
+            else:
+                yield path, self.steps[where], self.times_us[where], values[where]
+
+    def points(self) -> Iterator[Points]:
+        """The same points, step by step."""
+        rows: list[dict[str, float]] = [{} for _ in self.steps]
+        _fill(rows, self.values, self.present)
+        for step, time_us, values in zip(self.steps.tolist(), self.times_us.tolist(), rows, strict=True):
+            if values:
+                yield Points(step, time_us, values)
+
+    def rows(self, start: int, end: int) -> Columns:
+        """The rows from number `start` to before `end`."""
+        return Columns(
+            self.steps[start:end],
+            self.times_us[start:end],
+            {path: values[start:end] for path, values in self.values.items()},
+            {path: where[start:end] for path, where in self.present.items()},
+        )
+
+    def point_count(self) -> int:
+        """How many points there are."""
+        full = len(self.values) - len(self.present)
+        return full * len(self.steps) + sum(int(where.sum()) for where in self.present.values())
+
+
+def _fill(rows: Sequence[dict[str, Any]], values: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+    """Hand out columns to rows."""
+    for name, column in values.items():
+        where = present.get(name)
+        if where is None:
+            for row, value in zip(rows, column.tolist(), strict=True):
+                row[name] = value
+        else:
+            for at, value in zip(where.nonzero()[0].tolist(), column[where].tolist(), strict=True):
+                rows[at][name] = value
+
+
+Record = Assign | AddTags | AssignFile | Points | Columns
 
 
 class SeriesKind(StrEnum):

@@ -14,7 +14,7 @@ from typing import Any
 
 from migrator.parts import PARTS
 from migrator.parts.base import BATCH_SECONDS, Context, MappingOptions
-from migrator.records import AddTags, Assign, AssignFile, Batch, Kind, LocalFile, Points, RunRef
+from migrator.records import AddTags, Assign, AssignFile, Batch, Columns, Kind, LocalFile, Points, RunRef
 from migrator.sources.memory import MemoryData, MemorySource
 
 PLAIN = MappingOptions()
@@ -61,7 +61,8 @@ class Outcome:
         """As the copy and the state database do. Files are read here, as long as they are there."""
         if batch.fresh:
             self.ledger, self.read, self.written, self.size_bytes = Counter(), 0, 0, 0
-        self.records += [_comparable(record) for record in batch.records]
+        for record in batch.records:
+            self.records += record.points() if isinstance(record, Columns) else [_comparable(record)]
         for entry in batch.ledger:
             self.ledger[str(entry.kind), entry.path, entry.reason] += entry.count
         self.read += batch.read
@@ -102,6 +103,13 @@ class Outcome:
     def series_values(self) -> dict[str, list[Any]]:
         return {path: [value for _, _, value in points] for path, points in self.series.items()}
 
+    def points(self) -> dict[str, Any]:
+        """As `seen`, whatever the order in which series of different paths came."""
+        others = [record for record in self.records if not isinstance(record, Points)]
+        series = {path: list(map(repr, points)) for path, points in self.series.items()}
+        cursor = {**self.cursor, "times": dict(sorted(self.cursor.get("times", {}).items()))}
+        return {**self.seen(), "records": sorted(map(repr, others)), "series": series, "cursor": cursor}
+
     def seen(self) -> dict[str, Any]:
         """Everything that must be the same however the part was read; by repr, so that NaN equals NaN."""
         return {
@@ -137,9 +145,10 @@ def batches(
     options: MappingOptions = PLAIN,
     slow: Iterable[bool] = (False,),
     page_rows: int = 100,
+    columns: bool = False,
 ) -> Iterator[Batch]:
     """The batches of one part of a run, from `cursor` on."""
-    source = MemorySource({"project": [data]}, page_rows=page_rows)
+    source = MemorySource({"project": [data]}, page_rows=page_rows, columns=columns)
     with (
         tempfile.TemporaryDirectory() as scratch,
         source.open_run(RunRef("team", "project", data.run_id), Path(scratch)) as run,

@@ -69,12 +69,13 @@ class Migration:
     options: MappingOptions = PLAIN
     parts: Sequence[str] = SELECTED
     page_rows: int = 100
+    columns: bool = False
 
     def __post_init__(self) -> None:
         self.store = _store()
         self.project = f"project-{next(_numbers())}"
         self.directory = Path(tempfile.mkdtemp(prefix=self.project, dir=_directory()))
-        self.source = MemorySource({self.project: self.data}, page_rows=self.page_rows)
+        self.source = MemorySource({self.project: self.data}, page_rows=self.page_rows, columns=self.columns)
         self.only = Selection(projects=())
 
     def __enter__(self) -> Migration:

@@ -23,7 +23,18 @@ import numpy.typing as npt
 
 from migrations_db.types import DigestRow
 from migrator.destinations.base import Refused
-from migrator.records import AddTags, Assign, AssignFile, Histogram, LocalFile, Points, Record, Scalar, SeriesKind
+from migrator.records import (
+    AddTags,
+    Assign,
+    AssignFile,
+    Columns,
+    Histogram,
+    LocalFile,
+    Points,
+    Record,
+    Scalar,
+    SeriesKind,
+)
 
 Longs = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
@@ -222,17 +233,19 @@ def measure(records: Iterable[Record]) -> Measured:
     """The digests of records, which are in the order in which they are written."""
     tables: dict[tuple[str, ...], list[Points]] = {}
     singles: list[tuple[str, ValueDigest | FileDigest | AddTags]] = []
+    series: dict[str, tuple[str, SeriesDigest]] = {}
     for record in records:
         match record:
             case Points(_, _, values):
                 tables.setdefault(tuple(values), []).append(record)
+            case Columns():
+                _add(series, _of_columns(record))
             case Assign(values):
                 singles += [(path, of_value(value)) for path, value in values.items()]
             case AssignFile(path, file):
                 singles.append((path, FileDigest(file.size_bytes, file.md5)))
             case AddTags(_, group):
                 singles.append((GROUP_TAGS if group else TAGS, record))
-    series: dict[str, tuple[str, SeriesDigest]] = {}
     scattered: list[Points] = []
     for paths, points in tables.items():
         table = _table(points) if len(points) * len(paths) >= TABLE_VALUES else None
@@ -250,6 +263,15 @@ def _add(series: dict[str, tuple[str, SeriesDigest]], more: Iterable[tuple[str, 
             series[path][1].add(digest)
         else:
             series[path] = (kind, digest)
+
+
+def _of_columns(columns: Columns) -> Iterable[tuple[str, str, SeriesDigest]]:
+    """Of numbers that are columns already."""
+    for path, steps, times_us, values in columns.series():
+        if len(steps):
+            cut_ms, rounded_ms = times_us // 1000, (times_us + 500) // 1000
+            [digest] = _reduced(micro_steps(steps), cut_ms, rounded_ms, values, np.array([0]))
+            yield path, FLOATS, digest
 
 
 def _is_number(value: Any) -> bool:

@@ -20,7 +20,7 @@ from migrations_db.types import Claim, DigestRow, LedgerEntry, PartProgress, Par
 from migrator.copying.digests import Digests, Measured, measure
 from migrator.destinations.base import Barrier, DestinationRun, Refused
 from migrator.errors import MigratorError, RunError
-from migrator.records import AddTags, Assign, AssignFile, Batch, Entry, Kind, LocalFile, Points, Record
+from migrator.records import AddTags, Assign, AssignFile, Batch, Columns, Entry, Kind, LocalFile, Points, Record
 from migrator.sources.base import SourceRun
 
 DEPTH = 2  # groups sent but not yet confirmed: enough to hide processing delay, little enough to send again
@@ -193,13 +193,22 @@ class Pipeline:
 
 
 def _split(records: Sequence[Record], intent: float | None) -> tuple[Sequence[Record], Sequence[Record]]:
-    """(what an earlier attempt may have sent, what it cannot have). Points ascend; single values may be sent twice."""
+    """(what an earlier attempt may have sent, what it cannot have). Single values may be sent twice."""
     if intent is None:
         return (), records
-    for i, record in enumerate(records):
-        if isinstance(record, Points) and record.step > intent:
-            return records[:i], records[i:]
-    return records, ()
+    seen: list[Record] = []
+    unseen: list[Record] = []
+    for record in records:
+        match record:
+            case Columns(steps):
+                known = int((steps <= intent).sum())
+                seen += [record.rows(0, known)] if known else []
+                unseen += [record.rows(known, len(steps))] if known < len(steps) else []
+            case Points(step):
+                (unseen if step > intent else seen).append(record)
+            case _:
+                (unseen or seen).append(record)
+    return seen, unseen
 
 
 def _updates(items: Sequence[_Item], refused: Sequence[Refused]) -> Iterator[PartUpdate]:
@@ -250,7 +259,7 @@ def _by_part(by_part: Mapping[str, Sequence[Batch]], refused: Sequence[Refused])
 
 def _paths(record: Record) -> Iterator[str]:
     match record:
-        case Assign(values) | Points(_, _, values):
+        case Assign(values) | Points(_, _, values) | Columns(_, _, values):
             yield from values
         case AssignFile(path, _):
             yield path

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
 from migrator.errors import ErrorClass, Rejected
-from migrator.records import AddTags, Assign, AssignFile, LocalFile, Points, Record
+from migrator.records import AddTags, Assign, AssignFile, Columns, LocalFile, Points, Record
 
 PATH_INVALID = "FIELD_PATH_INVALID"
 TYPE_CONFLICTING = "FIELD_TYPE_CONFLICTING"
@@ -128,6 +128,8 @@ class MemoryDestinationRun:
                 if reason := self._typed(path, file):
                     return [(path, reason)]
                 stored.files[path] = file.path.read_bytes()
+            case Columns():
+                return [refused for points in record.points() for refused in self._apply(points, replayed)]
             case Points(step, time_us, values):
                 return [
                     (path, reason)

@@ -15,7 +15,7 @@ from migrator.errors import ErrorClass, Retryable
 from migrator.json_text import JsonText
 from migrator.limits import DATETIME_MAX_YEAR, DATETIME_MIN_YEAR, INT_MAX, INT_MIN, STRING_MAX_BYTES
 from migrator.naming import Renamed, clean_text, cut_utf8
-from migrator.records import Batch, Entry, Kind, LocalFile, Scalar
+from migrator.records import Batch, Columns, Entry, Kind, LocalFile, Scalar
 from migrator.sources.base import SourceRun
 from migrator.values import NON_FINITE, compact_json
 
@@ -179,6 +179,26 @@ class Times:
             self._latest_us[path] = max(time_us, latest_us)
             groups.setdefault(self._latest_us[path], {})[path] = value
         return [*groups.items()]
+
+    def of_columns(self, times: Any) -> Any:
+        """`of_row` of a column of times (a numpy array), in order; None where single rows need a look.
+
+        They do where a time is missing, falls, or lies before what a series has already.
+        """
+        if not ((times >= _MIN_S) & (times < _MAX_S)).all():
+            return None
+        times_us = (times * 1_000_000).round().astype("int64")
+        if times_us[0] < self._newest_us or (times_us[1:] < times_us[:-1]).any():
+            return None
+        return times_us
+
+    def passed(self, columns: Columns) -> None:
+        """Points at times of `of_columns` are taken."""
+        self._row_us = int(columns.times_us[-1])
+        for path, _, times_us, _ in columns.series():
+            if len(times_us):
+                self._latest_us[path] = latest_us = int(times_us[-1])
+                self._newest_us = max(self._newest_us, latest_us)
 
     def state(self) -> dict[str, Any]:
         """What the cursor keeps."""

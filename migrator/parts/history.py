@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any, NamedTuple
 
-from migrator.limits import FLOAT_EXACT_INT, HISTOGRAM_MAX_BINS, STEP_MAX
+from migrator.limits import FLOAT_EXACT_INT, STEP_MAX
 from migrator.naming import legal_path
 from migrator.parts.base import (
     BATCH_FILES,
+    BATCH_VALUES,
     Context,
     Cursor,
     Fill,
@@ -24,12 +24,14 @@ from migrator.parts.base import (
     is_exact,
 )
 from migrator.parts.files import file_path
+from migrator.parts.histograms import histogram_of
 from migrator.parts.layout import Layout
 from migrator.records import (
     AssignFile,
     Batch,
+    Columns,
     Entry,
-    Histogram,
+    HistoryColumns,
     HistoryRow,
     Kind,
     LocalFile,
@@ -37,8 +39,8 @@ from migrator.records import (
     PointValue,
     Record,
 )
-from migrator.sources.base import SourceRun, Withheld
-from migrator.values import Leaf, SeriesKind, leaves
+from migrator.sources.base import OffersColumns, SourceRun, Withheld
+from migrator.values import Leaf, SeriesKey, SeriesKind, leaves
 
 INHERITED = "a row that the run has from the one that it was forked from: it is there"
 MISSING_MAX = 1000  # names of missing files that are remembered: a run that still runs uploads its last ones late
@@ -62,7 +64,15 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
         converter.add_file(name)
         if converter.is_full():
             yield converter.take(done=False)
-    for page in run.history(cursor.get("step")):
+    after_step = cursor.get("step")
+    pages = run.history_pages(after_step) if isinstance(run, OffersColumns) else run.history(after_step)
+    for page in pages:
+        if isinstance(page, HistoryColumns):
+            columns = converter.columns_of(page)
+            if columns is not None:
+                yield from converter.add_columns(page, columns)
+                continue
+            page = page.rows()
         for row in page:
             if converter.is_full() and row.step != converter.step:
                 yield converter.take(done=False)
@@ -102,7 +112,7 @@ class _Fetching(NamedTuple):
 class _Pending:
     """The batch being built."""
 
-    records: list[Points | _LoneFile] = field(default_factory=list)
+    records: list[Points | Columns | _LoneFile] = field(default_factory=list)
     fetching: list[_Fetching] = field(default_factory=list)
     lone_files: int = 0
     read: int = 0
@@ -152,14 +162,15 @@ class _Converter:
                 pending.written -= 1
                 self.ledger.add(Kind.SKIPPED, name, reason)
                 self._missing[name] = None
-        until_step = None
+        until_step: float | None = None
         records: list[Record] = []
         for record in pending.records:
             if isinstance(record, _LoneFile):
                 records += self._placed(record)
             elif record.values:
                 records.append(record)
-                until_step = record.step
+                last = int(record.steps[-1]) if isinstance(record, Columns) else record.step
+                until_step = last if until_step is None else max(until_step, last)
         self._fill.restart()
         return Batch(
             cursor={
@@ -210,6 +221,58 @@ class _Converter:
         elif values := self._convert(row, self._taken):
             self._append(row.step, self._times.by_series(time_us, values, self.ledger), values)
             self._taken = self._taken | values.keys() if self._taken else values.keys()
+
+    def columns_of(self, page: HistoryColumns) -> Columns | None:
+        """The numbers of a page as points; None: they must be looked at row by row."""
+        if self.step is not None and page.steps[0] <= self.step:
+            return None
+        if self._fork_step is not None and page.steps[0] <= self._fork_step:
+            return None
+        times_us = self._times.of_columns(page.times)
+        if times_us is None:
+            return None
+        paths = {
+            key: self.layout.path(SeriesKey(key, "", SeriesKind.NUMBER), self.ledger)
+            for key in page.numbers
+            if self._wants(key) and (key not in page.present or page.present[key].any())
+        }
+        return Columns(
+            page.steps,
+            times_us,
+            {path: page.numbers[key] for key, path in paths.items()},
+            {paths[key]: where for key, where in page.present.items() if key in paths},
+        )
+
+    def add_columns(self, page: HistoryColumns, columns: Columns) -> Iterator[Batch]:
+        """As `add` for each row of a page whose numbers are `columns`. Gives the batches that it fills."""
+        start, end, width = 0, len(page.steps), max(1, len(columns.values))
+        others = (
+            [*zip(columns.steps.tolist(), columns.times_us.tolist(), page.others, strict=True)] if page.others else []
+        )
+        while start < end:
+            stop = min(end, start + max(1, (BATCH_VALUES - self._batch.read) // width))
+            for number, (step, time_us, values) in enumerate(others[start:stop], start + 1):
+                self._add_others(step, time_us, values)
+                if self.is_full():
+                    stop = number
+                    break
+            some = columns.rows(start, stop)
+            self.rows += stop - start
+            self.step, self._taken = int(some.steps[-1]), frozenset()
+            if count := some.point_count():
+                self._batch.records.append(some)
+                self._batch.read += count
+                self._batch.written += count
+                self._batch.size_bytes += 16 * count
+            self._times.passed(some)
+            start = stop
+            if self.is_full():
+                yield self.take(done=False)
+
+    def _add_others(self, step: int, time_us: int, others: Mapping[str, Any]) -> None:
+        """The values of a row that are not in the columns."""
+        if values := self._convert(HistoryRow(step, None, others), frozenset()):
+            self._append(step, self._times.by_series(time_us, values, self.ledger), values)
 
     def _append(
         self, step: int | float, by_time: Sequence[tuple[int, dict[str, PointValue]]], values: dict[str, PointValue]
@@ -329,61 +392,3 @@ def _fetched(future: Future[LocalFile | None]) -> tuple[LocalFile | None, str]:
 def _file_name(leaf: Leaf) -> str:
     assert isinstance(leaf.payload, Mapping)
     return str(leaf.payload["path"])
-
-
-MERGED = f"histogram over {HISTOGRAM_MAX_BINS} bins: neighbours merged"
-WIDENED = "histogram without width: its range is widened around the value"
-
-
-def histogram_of(value: Mapping[str, Any]) -> tuple[Histogram | None, Sequence[str]]:
-    """A W&B histogram (`bins` and `values`, or `packedBins`) as Neptune takes it, and what was changed for that.
-
-    None: not a valid histogram. Edges must be finite and strictly increasing (Neptune's rules). Edges that are all
-    equal, as those of a parameter with one element, become a range around their value.
-    """
-    counts = value.get("values")
-    edges = _finite_doubles(_edges_of(value))
-    if edges is None or _finite_doubles(counts) is None or not counts or len(edges) != len(counts) + 1:
-        return None, ()
-    changes = []
-    merge = -(-len(counts) // HISTOGRAM_MAX_BINS)
-    if edges[0] == edges[-1] and min(edges) == max(edges):
-        edges = _widened(edges[0], len(counts))
-        changes.append(WIDENED)
-    if any(left >= right for left, right in pairwise(edges)):
-        return None, ()
-    if merge > 1:
-        counts = [sum(counts[i : i + merge]) for i in range(0, len(counts), merge)]
-        edges = [*edges[:-1:merge], edges[-1]]
-        changes.append(MERGED)
-    if all(0 <= count < 2**64 and int(count) == count for count in counts):
-        return Histogram(tuple(edges), tuple(map(int, counts))), changes
-    densities = _finite_doubles(counts)
-    if densities is None:  # merging has overflowed
-        return None, ()
-    return Histogram(tuple(edges), tuple(densities)), changes
-
-
-def _widened(value: float, bins: int) -> list[float]:
-    """Edges of `bins` equal bins around `value`, one wide in all, as numpy has them for equal values."""
-    width = max(1.0, abs(value) * 1e-9)  # a double can tell the edges of a large value apart
-    start = value - width / 2
-    edges = [start + width * (i / bins) for i in range(bins + 1)]
-    return edges if math.isfinite(edges[-1]) and math.isfinite(start) else [value] * (bins + 1)
-
-
-def _edges_of(value: Mapping[str, Any]) -> Any:
-    """The edges as W&B gives them, checked or not."""
-    packed, counts = value.get("packedBins"), value.get("values")
-    if not isinstance(packed, Mapping) or not isinstance(counts, list) or packed.get("count") != len(counts):
-        return value.get("bins")
-    bounds = _finite_doubles([packed.get("min"), packed.get("size")])
-    return bounds and [bounds[0] + bounds[1] * i for i in range(len(counts) + 1)]
-
-
-def _finite_doubles(numbers: Any) -> list[float] | None:
-    """A list of numbers as finite doubles; None: it is something else."""
-    if not isinstance(numbers, list) or not all(isinstance(number, int | float) for number in numbers):
-        return None
-    doubles = [double for number in numbers if (double := as_double(number)) is not None and math.isfinite(double)]
-    return doubles if len(doubles) == len(numbers) else None

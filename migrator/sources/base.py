@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from migrator.records import (
     Artifact,
     ConsoleLine,
     Document,
     Entry,
+    HistoryColumns,
     HistoryRow,
     LocalFile,
     RunAttributes,
@@ -193,3 +194,12 @@ class SourceRun(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: Any) -> None: ...
+
+
+@runtime_checkable
+class OffersColumns(Protocol):
+    """An optional ability of a `SourceRun`: history whose numbers need not become rows."""
+
+    def history_pages(self, after_step: float | None) -> Iterator[list[HistoryRow] | HistoryColumns]:
+        """As `history`, but pages may be columns. No step is in two pages."""
+        ...

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from migrator.errors import ErrorClass, Rejected, UserError
+from migrator.limits import FLOAT_EXACT_INT, STEP_MAX
 from migrator.records import (
     Artifact,
     ConsoleLine,
     Document,
     Entry,
     Fork,
+    HistoryColumns,
     HistoryRow,
     LocalFile,
     RunAttributes,
@@ -71,18 +73,27 @@ class MemoryData:
 
 
 class MemorySource:
-    """Projects of one entity: name -> runs. `page_rows`: how many rows of series come at a time."""
+    """Projects of one entity: name -> runs.
+
+    `page_rows`: how many rows of series come at a time. `columns`: whether runs offer their history as columns.
+    """
 
     service = "memory"
     problems: Sequence[str] = ()
 
     def __init__(
-        self, projects: Mapping[str, list[MemoryData]], entity: str = "team", page_rows: int = PAGE_ROWS
+        self,
+        projects: Mapping[str, list[MemoryData]],
+        entity: str = "team",
+        page_rows: int = PAGE_ROWS,
+        *,
+        columns: bool = False,
     ) -> None:
         self.entity = entity
         self.data = projects
         self._page_rows = page_rows
         self.left_out: dict[str, str] = {}  # by project: what `missing` says
+        self._run = ColumnarMemoryRun if columns else MemoryRun
 
     def projects(self, entity: str | None) -> Iterator[SourceProject]:
         if entity not in (None, self.entity):
@@ -115,7 +126,7 @@ class MemorySource:
     def open_run(self, ref: RunRef, scratch: Path) -> MemoryRun:
         for data in self.data.get(ref.project, ()):
             if data.run_id == ref.run_id:
-                return MemoryRun(data, ref, scratch, self._page_rows)
+                return self._run(data, ref, scratch, self._page_rows)
         raise Rejected(ErrorClass.NOT_FOUND, f"run {ref} is gone")
 
     def ping(self) -> None:
@@ -223,6 +234,42 @@ class MemoryRun:
 
     def __exit__(self, *exc: Any) -> None:
         """Nothing held."""
+
+
+class ColumnarMemoryRun(MemoryRun):
+    """Offers columns, too."""
+
+    def history_pages(self, after_step: float | None) -> Iterator[list[HistoryRow] | HistoryColumns]:
+        for rows in self.history(after_step):
+            yield _as_columns(rows) or rows
+
+
+def _as_columns(rows: list[HistoryRow]) -> HistoryColumns | None:
+    import numpy as np
+
+    steps, times = [row.step for row in rows], [row.time for row in rows]
+    keys = dict.fromkeys(key for row in rows for key in row.values)
+    plain = [key for key in keys if all(_is_plain(row.values.get(key)) for row in rows)]
+    nested = [f"{key}." for key in keys if key not in plain]
+    if (
+        not all(isinstance(step, int) and 0 <= step < STEP_MAX for step in steps)
+        or any(one >= another for one, another in itertools.pairwise(steps))
+        or None in times
+        or any(key.startswith(prefix) for key in plain for prefix in nested)
+    ):
+        return None
+    numbers = {key: np.array([row.values.get(key) or 0 for row in rows], np.float64) for key in plain}
+    present = {key: np.array([row.values.get(key) is not None for row in rows]) for key in plain}
+    others = [{key: value for key, value in row.values.items() if key not in numbers} for row in rows]
+    full = {key for key, where in present.items() if where.all()}
+    masks = {key: where for key, where in present.items() if key not in full}
+    return HistoryColumns(np.array(steps, np.int64), np.array(times, np.float64), numbers, masks, others)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it can stand in a column: a number that is exact as a double, or nothing."""
+    is_exact = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= FLOAT_EXACT_INT
+    return value is None or isinstance(value, float) or is_exact
 
 
 def _pages(rows: list[_Row], page_rows: int) -> Iterator[list[_Row]]:

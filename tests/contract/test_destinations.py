@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from migrator.destinations.base import Refused
 from migrator.destinations.neptune.answers import UNKNOWN_PATH
 from migrator.errors import ErrorClass, Rejected
 from migrator.limits import STRING_MAX_BYTES
-from migrator.records import AddTags, Assign, AssignFile, Fork, Histogram, Points, Record
+from migrator.records import AddTags, Assign, AssignFile, Columns, Fork, Histogram, Points, Record
 from tests.contract.neptune_places import (
     PROJECT,
     START,
@@ -183,6 +184,20 @@ def test_numbers_arrive_with_exact_steps_times_and_values(place: Place) -> None:
     assert (step, time_us) == (9 * 10**9 - 0.5, START_US + 10)
     assert math.isnan(value)
     assert series == [(s, START_US + i, v) for i, (s, v) in enumerate(zip(steps, values, strict=True))]
+
+
+def test_columns_of_numbers_arrive_as_their_points(place: Place) -> None:
+    steps = np.array([0, 1, 5, 2**20], np.int64)
+    values = {"loss": np.array([0.5, -0.0, 1e300, 5e-324]), "acc/名前": np.array([1.0, 2.0, 3.0, 4.0])}
+    columns = Columns(steps, START_US + 1_000_000 * steps, values, {"acc/名前": steps > 0})
+    expected: dict[str, list[Any]] = {}
+    for step, time_us, row in columns.points():
+        for path, value in row.items():
+            expected.setdefault(path, []).append((step, time_us, value))
+    assert written(place, Assign({"a": 1}), columns, Points(0, START_US, {"text": "x"})).series == {
+        **expected,
+        "text": [(0, START_US, "x")],
+    }
 
 
 def test_text_series_arrive(place: Place) -> None:

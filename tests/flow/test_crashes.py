@@ -179,13 +179,16 @@ class CopyMachine(RuleBasedStateMachine):
         console=lines,
         config=singles,
         page_rows=st.integers(1, 3),
+        columns=st.booleans(),
     )
-    def begin(self, seed: int, more: Any, system: Any, console: Any, config: Any, page_rows: int) -> None:
+    def begin(
+        self, seed: int, more: Any, system: Any, console: Any, config: Any, page_rows: int, columns: bool
+    ) -> None:
         first = [HistoryRow(0, 1.7e9, FIRST_ROW), HistoryRow(1, 1.7e9 + 1, SECOND_ROW)]
         data = MemoryData("r", name="", tags=["t"], config={"lr": 0.1}, history=first, files={IMAGE["path"]: b"png"})
         data = replace(data, **grown(data, more, system, console))
         destination = MemoryDestination(random.Random(seed))
-        self.migration = Migration([data], destination, OPTIONS, page_rows=page_rows)
+        self.migration = Migration([data], destination, OPTIONS, page_rows=page_rows, columns=columns)
         self.migration.refresh()
         self.lanes: list[Lane] = []
         self.numbers = iter(range(10**6))

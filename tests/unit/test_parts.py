@@ -25,7 +25,8 @@ from migrator.naming import clean_text
 from migrator.parts import PARTS
 from migrator.parts.base import BATCH_BYTES, BATCH_FILES, BATCH_VALUES, SHORT_TRIES, Ledger, MappingOptions, Times
 from migrator.parts.files import file_path
-from migrator.parts.history import INHERITED, WIDENED, histogram_of
+from migrator.parts.histograms import WIDENED, histogram_of
+from migrator.parts.history import INHERITED
 from migrator.parts.layout import Layout
 from migrator.records import (
     AddTags,

@@ -23,7 +23,6 @@ from neptune_api.proto.neptune_pb.ingest.v1.pub.client_pb2 import (
     RequestId,
     SubmitResponse,
 )
-from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
 from neptune_api.types import File as Payload
 from neptune_scale.net.api_client import ApiClient, FileSignRequest
 from neptune_scale.net.projects import PROJECTS_PATH_BASE
@@ -33,6 +32,7 @@ from migrator.destinations.neptune.errors import check, patiently, translated
 from migrator.destinations.neptune.storage import Storage
 from migrator.destinations.neptune.token import address_of
 from migrator.destinations.neptune.wire import Upload
+from migrator.destinations.neptune.wire_columns import Operation
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, UserError
 
 SUPPORTED_VERSION = "0.30."
@@ -125,7 +125,7 @@ class Connection:
             check(response, what)
             return {f"{one['organizationName']}/{one['name']}" for one in response.json()["entries"]}
 
-    def submit(self, operation: RunOperation) -> str:
+    def submit(self, operation: Operation) -> str:
         """Send an operation; its request id. Nothing is stored yet when this returns."""
         what = f"send data of {operation.project}:{operation.run_id}"
         with translated(what):

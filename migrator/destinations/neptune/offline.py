@@ -19,12 +19,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
-
 from migrator.destinations.base import UPLOADED, Confirm, Refused, RunTarget, unfenced
 from migrator.destinations.neptune.connection import check_version
 from migrator.destinations.neptune.offline_log import LOG_NAME, OfflineLog, disk_errors
 from migrator.destinations.neptune.wire import OperationBuilder, Upload, create_operation
+from migrator.destinations.neptune.wire_columns import Operation
 from migrator.errors import ErrorClass, Rejected, Vanished
 from migrator.naming import cut_utf8, hex_digest
 from migrator.records import Record
@@ -165,7 +164,7 @@ class OfflineRun:
             self._position.result()
             self._position = self._writer.submit(self._save, operations, uploads)
 
-    def _save(self, operations: Sequence[RunOperation], uploads: Sequence[Upload]) -> str:
+    def _save(self, operations: Sequence[Operation], uploads: Sequence[Upload]) -> str:
         kept = [self._kept(upload) for upload in uploads]
         self._confirm()
         self._log.append(operations, kept)

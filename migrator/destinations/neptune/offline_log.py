@@ -19,6 +19,7 @@ from neptune_scale.exceptions import NeptuneLocalStorageInUnsupportedVersion, Ne
 from neptune_scale.sync.operations_repository import OperationsRepository, OperationType
 
 from migrator.destinations.neptune.wire import REQUEST_BYTES, Upload
+from migrator.destinations.neptune.wire_columns import Encoded, Operation
 from migrator.errors import DiskFull, ErrorClass, Rejected, Retryable, RunError, Vanished, disk_full
 from migrator.records import Entry, Kind, LocalFile
 
@@ -92,7 +93,7 @@ class OfflineLog:
                     return str(assigned[SOURCE_URL].string)
         return None
 
-    def append(self, operations: Sequence[RunOperation], uploads: Sequence[Upload] = ()) -> None:
+    def append(self, operations: Sequence[Operation], uploads: Sequence[Upload] = ()) -> None:
         """Add operations, and files to upload, which lie in the directory; all or nothing, durably."""
         now_ms = int(time.time() * 1000)
         with self._transaction() as connection:
@@ -250,7 +251,9 @@ class OfflineLog:
         self._repository.close(cleanup_files=False)
 
 
-def _rows(operation: RunOperation) -> Iterator[tuple[OperationType, bytes]]:
+def _rows(operation: Operation) -> Iterator[tuple[OperationType, bytes]]:
+    if isinstance(operation, Encoded):
+        operation = operation.message()
     if operation.HasField("create"):
         yield OperationType.CREATE_RUN, operation.create.SerializeToString()
     for snapshot in operation.update_batch.snapshots:

@@ -20,13 +20,12 @@ from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, Self
 
-from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
-
 from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
 from migrator.destinations.neptune.answers import UNKNOWN_PATH, Past
 from migrator.destinations.neptune.connection import Answer, Connection
 from migrator.destinations.neptune.errors import SERVICE, patiently
 from migrator.destinations.neptune.wire import OperationBuilder, Upload, create_operation
+from migrator.destinations.neptune.wire_columns import Operation
 from migrator.errors import ErrorClass, MigratorError, Retryable
 from migrator.limits import STATUS_BATCH
 from migrator.naming import MAPPING_VERSION
@@ -151,7 +150,7 @@ class NeptuneRun:
         self.write([Assign({"migration/mapping_version": MAPPING_VERSION})])
         self.flush().wait()
 
-    def send_operation(self, operation: RunOperation, *, replayed: bool) -> None:
+    def send_operation(self, operation: Operation, *, replayed: bool) -> None:
         """Submit a ready operation; its answer is awaited with the next barrier."""
         tries = 0
 

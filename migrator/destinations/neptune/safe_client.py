@@ -28,7 +28,7 @@ from neptune_scale.exceptions import NeptuneRetryableError, NeptuneUnableToLogDa
 from migrator.destinations.base import RunTarget
 from migrator.errors import DiskFull, ErrorClass, Retryable
 from migrator.limits import HISTOGRAM_MAX_BINS, PATH_MAX_BYTES, STRING_MAX_BYTES
-from migrator.records import AddTags, Assign, AssignFile, Histogram, LocalFile, Points, Record
+from migrator.records import AddTags, Assign, AssignFile, Columns, Histogram, LocalFile, Points, Record
 
 POLL_S = 0.1  # between two looks whether all is processed; without a timeout, the client looks once a second
 CLOSE_TIMEOUT_S = 30.0  # for the client's process to end by itself when it has nothing left to do
@@ -131,6 +131,9 @@ class Client:
                 match record:
                     case Points(step, time_us, values):
                         self._append(step, time_us, values)
+                    case Columns():
+                        for step, time_us, values in record.points():
+                            self._append(step, time_us, values)
                     case Assign(values):
                         self._run.log_configs({path: self._single(path, value) for path, value in self._taken(values)})
                     case AddTags(tags, group, gone):

@@ -18,9 +18,21 @@ from neptune_api.proto.neptune_pb.ingest.v1.pub.ingest_pb2 import RunOperation
 from neptune_scale.sync.files import generate_destination, guess_mime_type_from_file
 
 from migrator.destinations.base import RunTarget
+from migrator.destinations.neptune.wire_columns import Encoded, Operation, encoded_snapshots, fits_in_rows
 from migrator.limits import FILE_DESTINATION_MAX, PATH_MAX_BYTES, REQUEST_MAX_BYTES, SNAPSHOT_MAX_BYTES
 from migrator.naming import clean_text
-from migrator.records import AddTags, Assign, AssignFile, Histogram, LocalFile, Points, PointValue, Record, Scalar
+from migrator.records import (
+    AddTags,
+    Assign,
+    AssignFile,
+    Columns,
+    Histogram,
+    LocalFile,
+    Points,
+    PointValue,
+    Record,
+    Scalar,
+)
 
 REQUEST_BYTES = 4 * 1024 * 1024  # a request: large enough to be rare, small enough to overlap with building the next
 MIME_TYPE_MAX = 128  # Neptune: characters of a file's MIME type (neptune_scale.sync.parameters)
@@ -52,7 +64,7 @@ class OperationBuilder:
         self._restart()
 
     def _restart(self) -> None:
-        self._operations: list[RunOperation] = []
+        self._operations: list[Operation] = []
         self._uploads: list[Upload] = []
         self._snapshot: UpdateRunSnapshot | None = None  # the one in hand, which is not counted yet
         self._begin_operation()
@@ -68,16 +80,18 @@ class OperationBuilder:
         """Whether it is time to `take`."""
         return self._size_bytes >= REQUEST_BYTES or len(self._operations) > 1
 
-    def take(self) -> tuple[list[RunOperation], list[Upload]]:
+    def take(self) -> tuple[list[Operation], list[Upload]]:
         """What was added since the last call, in order."""
         operations, uploads = self._operations, self._uploads
         self._restart()
-        return [operation for operation in operations if operation.update_batch.snapshots], uploads
+        return [one for one in operations if isinstance(one, Encoded) or one.update_batch.snapshots], uploads
 
     def add(self, record: Record) -> None:
         match record:
             case Points(step, time_us, values):
                 self._append(step, time_us, values)
+            case Columns():
+                self._add_columns(record)
             case Assign(values):
                 self._assign(values)
             case AddTags(tags, group, gone):
@@ -87,6 +101,19 @@ class OperationBuilder:
             case AssignFile(path, file):
                 self._set_file(self._begin_snapshot(self._written_at_us).assign[path], path, file, None)
         self._end_snapshot()
+
+    def _add_columns(self, columns: Columns) -> None:
+        if not fits_in_rows(columns, _ROOM_BYTES):
+            for step, time_us, values in columns.points():
+                self._append(step, time_us, values)
+            return
+        self._end_snapshot()
+        for encoded in encoded_snapshots(columns, REQUEST_BYTES):
+            if self._size_bytes >= REQUEST_BYTES:
+                self._begin_operation()
+            self._operations[-1] = operation = Encoded.following(self._operations[-1], encoded)
+            self._snapshots = operation.more.snapshots
+            self._size_bytes += len(encoded)
 
     def _append(self, step: int | float, time_us: int, values: Mapping[str, PointValue]) -> None:
         room_bytes = 0

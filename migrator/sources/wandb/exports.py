@@ -99,6 +99,7 @@ class HistoryExport:
         self._table, self._what = Table(path, what), what
         self.rows, self.bad_rows = 0, self._table.rows
         self.first, self.last, self._ascending = 0.0, 0.0, True
+        self.strict = True  # whether each row has a higher step than the one before
         if self.bad_rows and STEP in self._table.names:  # without rows there are no columns, or of no type
             self.first, self.last, self._ascending = self._span()
 
@@ -115,6 +116,8 @@ class HistoryExport:
             low, high = ends["min"].as_py(), ends["max"].as_py()
             ascending = ascending and (before is None or low >= before)
             ascending = ascending and pc.all(pc.less_equal(steps[:-1], steps[1:])).as_py() is not False
+            self.strict = self.strict and (before is None or low > before)
+            self.strict = self.strict and pc.all(pc.less(steps[:-1], steps[1:])).as_py() is not False
             first, last = min(low, low if first is None else first), max(high, high if last is None else last)
             before = high
         self.bad_rows -= self.rows
@@ -122,11 +125,15 @@ class HistoryExport:
 
     def chunks(self, after_step: float | None) -> Iterator[list[HistoryRow]]:
         """The rows with a step above `after_step`, ascending."""
+        yield from map(history_rows, self.batches(after_step))
+
+    def batches(self, after_step: float | None) -> Iterator[pa.RecordBatch]:
+        """As `chunks`, as they are in the file; none is empty."""
         for batch in self._batches(after_step):
             if after_step is not None:
                 batch = batch.filter(pc.greater(batch.column(STEP), pa.scalar(after_step)))
             if batch.num_rows:
-                yield history_rows(batch)
+                yield batch
 
     def _batches(self, after_step: float | None) -> Iterator[pa.RecordBatch]:
         if self._ascending:
@@ -179,17 +186,17 @@ class HistoryExport:
 
 def history_rows(batch: pa.RecordBatch) -> list[HistoryRow]:
     """A batch of history as rows; values that are null are left out."""
-    steps, times, values = _rows(batch, (STEP, TIME))
+    steps, times, values = columns_to_rows(batch, (STEP, TIME))
     return list(map(HistoryRow, map(_whole, steps), map(as_time, times), values))
 
 
 def plain_rows(batch: pa.RecordBatch) -> tuple[list[Any], list[dict[str, Any]]]:
     """The `_timestamp` column and the other values of each row, without nulls."""
-    times, values = _rows(batch, (TIME,))
+    times, values = columns_to_rows(batch, (TIME,))
     return times, values
 
 
-def _rows(batch: pa.RecordBatch, apart: tuple[str, ...]) -> list[Any]:
+def columns_to_rows(batch: pa.RecordBatch, apart: tuple[str, ...]) -> list[Any]:
     """The columns named in `apart` as lists, and last the rows of all the others."""
     values: list[dict[str, Any]] = [{} for _ in range(batch.num_rows)]
     alone: dict[str, list[Any]] = {}

@@ -20,14 +20,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from migrator.errors import ErrorClass, Rejected, Retryable
-from migrator.records import HistoryRow, RunRef
+from migrator.records import HistoryColumns, HistoryRow, RunRef
 from migrator.sources.base import Survey
 from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import run_of
 from migrator.sources.wandb.client import WandbClient
+from migrator.sources.wandb.columns import history_columns
 from migrator.sources.wandb.downloads import Downloads
 from migrator.sources.wandb.errors import Passing, retries
-from migrator.sources.wandb.exports import HistoryExport, add_leaves
+from migrator.sources.wandb.exports import HistoryExport, add_leaves, history_rows
 from migrator.sources.wandb.live import Chunk, Exported, HistoryFacts, LiveRows, Spool, listed_steps
 from migrator.values import SeriesKey
 
@@ -79,6 +80,22 @@ class RunHistory:
         exported, rest = _in_order(exports, after_step), (self._spool or live).chunks(after_step)
         pages = _paged(_merged([exported, rest]) if live.overlap else itertools.chain(exported, rest))
         yield from map(_without_repeats, pages) if self._repeats else pages
+
+    def mixed_pages(self, after_step: float | None) -> Iterator[Chunk | HistoryColumns]:
+        """As `pages`; exports give columns where no step is there twice and their rows need no merging."""
+        exports, live = self._open()
+        apart = all(one.strict for one in exports) and all(a.last < b.first for a, b in itertools.pairwise(exports))
+        if self._repeats or not apart or not live.follow:
+            yield from self.pages(after_step)
+            return
+        for export in exports:
+            for batch in export.batches(after_step):
+                columns = history_columns(batch)
+                if columns is None:
+                    yield from _slices(history_rows(batch))
+                else:
+                    yield columns
+        yield from _paged((self._spool or live).chunks(after_step))
 
     def close(self) -> None:
         for export in self._opened[0] if self._opened else ():

@@ -89,6 +89,11 @@ class LiveRows:
         """Whether some of them belong between exported rows."""
         return bool(self._listed) and self._listed[0] < self._exported.last
 
+    @property
+    def follow(self) -> bool:
+        """Whether all of them have steps behind those of the exported rows."""
+        return not self._listed or self._listed[0] > self._exported.last
+
     def chunks(self, after_step: float | None) -> Iterator[Chunk]:
         """The rows with a step above `after_step`, ascending, a page at a time."""
         after = -math.inf if after_step is None else after_step

@@ -18,6 +18,7 @@ from migrator.records import (
     ConsoleLine,
     Document,
     Entry,
+    HistoryColumns,
     HistoryRow,
     LocalFile,
     RunAttributes,
@@ -131,6 +132,9 @@ class WandbRun:
 
     def history(self, after_step: float | None) -> Iterator[list[HistoryRow]]:
         return self._history.pages(after_step)
+
+    def history_pages(self, after_step: float | None) -> Iterator[list[HistoryRow] | HistoryColumns]:
+        return self._history.mixed_pages(after_step)
 
     def system(self, first_row: int) -> Iterator[list[SystemRow]]:
         return self._system.pages(first_row)
