@@ -104,6 +104,8 @@ def copy_run(
             pipeline.drain()
             out.write([Assign(COMPLETE)])
             out.flush().wait()
+            if (position := out.finish()) is not None:
+                claims.checkpoint(claim, [], position)
     claims.complete(claim, plan.parts)
 
 

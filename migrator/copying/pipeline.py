@@ -159,6 +159,7 @@ class Pipeline:
     def _dispatch(self) -> None:
         if not self._gathered:
             return
+        self._out.identify()  # before the intent: an attempt that is refused here has written nothing
         items, self._gathered = self._gathered, []
         steps = {item.part: item.batch.until_step for item in items if item.batch.until_step is not None}
         self._claims.intend(self._claim, steps)  # without steps, too: here a stale worker stops, before it writes

@@ -26,9 +26,10 @@ from migrator.copying.digests import Digests
 from migrator.copying.pipeline import Claims, RunControl, ledger_entries
 from migrator.destinations.base import UPLOADED, Destination, Refused
 from migrator.destinations.neptune.answers import CREATED, EXISTED, Past
-from migrator.destinations.neptune.offline import find_directory
 from migrator.destinations.neptune.offline_log import OfflineLog
+from migrator.destinations.neptune.offline_places import find_directory
 from migrator.destinations.neptune.online import NeptuneDestination, NeptuneRun
+from migrator.destinations.neptune.provenance import Provenance
 from migrator.errors import ErrorClass, Rejected, Retryable, Vanished
 from migrator.naming import neptune_run_id
 
@@ -52,13 +53,15 @@ def upload_run(
             raise _missing(claim, log.path)
         saved = claims.parts(claim).get(PART, PartProgress())
         past, control = _past(saved), tools.control
-        with log, destination.resend(project, run_id, past, control.confirm) as out:
+        source = Provenance(log.source_url() or "", log.created_at())
+        with log, destination.resend(project, run_id, past, source, control.confirm) as out:
             upload = _Upload(claim, claims, saved, log, lost, out, past, control)
             try:
                 if past.saved:
                     out.find()
+                created = upload.send_creation()
                 upload.send_files()  # first, so that `migration/complete`, the last operation, is true when it arrives
-                upload.send_operations()
+                upload.send_operations(created)
             except Vanished as error:
                 if upload.is_later_part:
                     raise  # what was uploaded before is not in the offline file: the source has it
@@ -123,6 +126,20 @@ class _Upload:
         """Whether Neptune got an earlier file of the run, which is removed: this one has only what came after."""
         return bool(self._cursor["before"])
 
+    def send_creation(self) -> int:
+        """Create the run, and find out whose it is if it was there: even its files would be overwritten.
+
+        Returns the row behind which the other operations are.
+        """
+        after: int = self._cursor["operation"]
+        logged = self._log.next_operation(after)
+        if logged is None or not logged.operation.HasField("create"):
+            return after
+        self._go_on()
+        self._out.send_operation(logged.operation, replayed=False)
+        self._out.identify()
+        return logged.last_id
+
     def send_files(self) -> None:
         while logged := self._log.next_uploads(self._cursor["file"], FILES_AT_A_TIME, self._lost_files):
             self._go_on()
@@ -132,8 +149,8 @@ class _Upload:
             size_bytes = sum(upload.file.size_bytes for upload in whole)
             self._save("file", logged[-1].id, PartUpdate(PART, None, read=len(whole), size_bytes=size_bytes))
 
-    def send_operations(self) -> None:
-        after, sent_before = self._cursor["operation"], self.announced - self._cursor["before"]
+    def send_operations(self, after: int) -> None:
+        sent_before = self.announced - self._cursor["before"]
         while logged := self._log.next_operation(after, self._lost_files):
             self._go_on()
             self.announced = max(self.announced, self._cursor["before"] + logged.last_id)

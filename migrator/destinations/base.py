@@ -119,6 +119,19 @@ class DestinationRun(Protocol):
 
     def flush(self) -> Barrier: ...
 
+    def identify(self) -> None:
+        """Raise `Rejected` if the destination's run of this id is a copy of another source. Before the first `write`
+        of a copy that is not known to have begun: after it, both would be mixed.
+        """
+        ...
+
+    def finish(self) -> str | None:
+        """The run is whole, and all of it durable: now it replaces an older copy, where that was kept so far.
+
+        Returns the position to be saved from now on; None: it stays.
+        """
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: Any) -> None: ...

@@ -92,6 +92,12 @@ class MemoryDestinationRun:
             self.process(self._sent)
         return MemoryBarrier(self, before, self._sent)
 
+    def identify(self) -> None:
+        """Nobody else writes here."""
+
+    def finish(self) -> None:
+        """Nothing was kept back."""
+
     def process(self, until: int) -> None:
         """As a server that is waited for, until it has `until` records."""
         while self.processed < until:

@@ -23,8 +23,9 @@ from migrations_db.types import Claim
 from migrator.copying.pipeline import Stopped
 from migrator.destinations.base import UPLOADED, DestinationRun
 from migrator.destinations.neptune.answers import FORK_KEPT
-from migrator.destinations.neptune.offline import OfflineDestination, OfflineRun, run_directory
+from migrator.destinations.neptune.offline import BESIDE, OfflineDestination, OfflineRun
 from migrator.destinations.neptune.offline_log import LOG_NAME, OfflineLog
+from migrator.destinations.neptune.offline_places import beside, finish_swap, run_directory
 from migrator.errors import ErrorClass, Rejected, Retryable, Vanished
 from migrator.limits import SNAPSHOT_MAX_BYTES
 from migrator.records import AddTags, Assign, AssignFile, Fork, Histogram, Points, Record
@@ -118,6 +119,7 @@ def test_an_attempt_that_never_reached_a_checkpoint_leaves_nothing(offline: Offl
         with offline.open_run(target(), None) as run:
             run.write([point(0), point(1)])
             run.flush()
+            run.finish()
     assert steps(directory_of(offline)) == [0, 1]
     assert len(rows(directory_of(offline))) == 3
 
@@ -126,6 +128,7 @@ def write_copy(offline: OfflineDestination, source_url: str, step: int) -> None:
     with offline.open_run(replace(target(), source_url=source_url), None) as run:
         run.write([Assign({"migration/source_url": source_url}), point(step)])
         saved(run)
+        run.finish()
 
 
 def test_a_finished_copy_of_another_source_run_is_left_as_it_is(offline: OfflineDestination) -> None:
@@ -147,6 +150,67 @@ def test_a_file_that_does_not_name_its_source_yet_is_replaced(offline: OfflineDe
     (directory_of(offline) / LOG_NAME).touch()
     write_copy(offline, "https://wandb.test/one/demo/runs/r1", 1)
     assert steps(directory_of(offline)) == [1]
+
+
+def test_a_new_copy_replaces_the_old_one_when_it_is_whole(offline: OfflineDestination, tmp_path: Path) -> None:
+    file = local_file(tmp_path / "a.txt", b"text")
+    with offline.open_run(target(), None) as run:
+        run.write([point(0), AssignFile("files/a", file)])
+        saved(run)
+    for _ in range(2):  # attempts that never come to a checkpoint
+        with offline.open_run(target(), None) as run:
+            run.write([point(1), point(2)])
+            position = saved(run)
+    assert position
+    assert position.endswith(BESIDE)
+    assert steps(directory_of(offline)) == [0]
+    with offline.open_run(target(), position) as run:
+        run.write([point(3), AssignFile("files/a", file)])
+        saved(run)
+        position = run.finish()
+    assert steps(directory_of(offline)) == [1, 2, 3]
+    with sqlite3.connect(directory_of(offline) / LOG_NAME) as connection:  # where `neptune sync` looks
+        [(kept,)] = connection.execute("SELECT source_path FROM file_upload_requests")
+    assert Path(kept).read_bytes() == b"text"
+    with offline.open_run(target(), position) as run:  # a run that has grown since
+        run.write([point(4)])
+        saved(run)
+        assert run.finish() is None
+    assert steps(directory_of(offline)) == [1, 2, 3, 4]
+    assert [path.name for path in directory_of(offline).parent.iterdir()] == ["r1"]
+
+
+def test_an_attempt_that_was_killed_after_its_copy_took_its_place_goes_on_in_it(offline: OfflineDestination) -> None:
+    for step in (0, 1):
+        with offline.open_run(target(), None) as run:
+            run.write([point(step)])
+            position = saved(run)
+            run.finish()
+    with offline.open_run(target(), position) as run:
+        run.write([point(2)])
+        saved(run)
+    assert steps(directory_of(offline)) == [1, 2]
+
+
+@pytest.mark.parametrize("killed", ["before", "between", "after", "never"])
+def test_a_swap_that_was_killed_anywhere_is_finished_by_who_looks_next(
+    offline: OfflineDestination, killed: str
+) -> None:
+    for _ in range(2):
+        with offline.open_run(target(), None) as run:
+            run.write([point(0)] if not directory_of(offline).with_name("r1~new").exists() else [point(1)])
+            saved(run)
+    here = directory_of(offline)
+    old = here.with_name("r1~old")
+    if killed != "before":
+        here.rename(old)
+    if killed in ("after", "never"):
+        beside(here).rename(here)
+    if killed == "never":
+        shutil.rmtree(old)
+    finish_swap(here)
+    assert steps(here) == [0 if killed == "before" else 1]
+    assert [path.name for path in here.parent.iterdir() if path != beside(here)] == ["r1"]
 
 
 def test_what_was_written_without_a_flush_is_not_in_the_file(offline: OfflineDestination) -> None:
@@ -229,6 +293,7 @@ def test_a_run_that_was_uploaded_starts_a_new_file(offline: OfflineDestination) 
     with offline.open_run(target(), UPLOADED) as run:
         run.write([point(1)])
         run.flush()
+        run.finish()
     assert steps(directory_of(offline)) == [1]
 
 

@@ -46,9 +46,11 @@ from tests.servers.neptune_server import api_token
 
 __all__ = ["connected", "online_place", "safe_place"]  # fixtures
 
-PUBLIC = {"neptune_scale", "neptune_scale.exceptions", "neptune_scale.projects"}
-OURS = {f"migrator.destinations.{name}" for name in ("base", "neptune_answers", "neptune_client", "neptune_errors")}
-OURS |= {"migrator.destinations.neptune.token"}
+PUBLIC = {"neptune_api", "neptune_scale", "neptune_scale.exceptions", "neptune_scale.projects"}
+OURS = {"migrator.destinations.base", "migrator.destinations.neptune"}
+OURS |= {
+    f"migrator.destinations.neptune.{name}" for name in ("answers", "errors", "provenance", "safe_client", "token")
+}
 
 
 @pytest.fixture

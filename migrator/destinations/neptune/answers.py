@@ -62,6 +62,15 @@ class Past:
         begun = begun or position is not None
         return cls(position or (CREATED if begun else None), begun, position is not None)
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether a run that is there may be anybody's."""
+        return self.position is None and not self.begun
+
+    def found(self) -> None:
+        """The run is there, and is a copy of the same source: another state database has begun it."""
+        self.position, self.begun = EXISTED, True
+
     def judge(self, project: str, codes: Mapping[str, int], *, replayed: bool) -> tuple[set[str], dict[str, int]]:
         """(notes, refusals for good by code) of the answer to a request; the first request holds the creation.
 

@@ -29,6 +29,7 @@ from neptune_scale.net.projects import PROJECTS_PATH_BASE
 from neptune_scale.util.envs import ALLOW_SELF_SIGNED_CERTIFICATE, VERIFY_SSL, get_bool
 
 from migrator.destinations.neptune.errors import check, patiently, translated
+from migrator.destinations.neptune.provenance import Provenance, read_provenance
 from migrator.destinations.neptune.storage import Storage
 from migrator.destinations.neptune.token import address_of
 from migrator.destinations.neptune.wire import Upload
@@ -124,6 +125,10 @@ class Connection:
             response = self._api.backend.get_httpx_client().get(PROJECTS_PATH_BASE, params=PROJECTS_SEEN)
             check(response, what)
             return {f"{one['organizationName']}/{one['name']}" for one in response.json()["entries"]}
+
+    def provenance(self, project: str, run_id: str) -> Provenance | None:
+        """Whose copy a run is; None: there is no such run."""
+        return read_provenance(self._api.backend, project, run_id)
 
     def submit(self, operation: Operation) -> str:
         """Send an operation; its request id. Nothing is stored yet when this returns."""

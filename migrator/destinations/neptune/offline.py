@@ -4,65 +4,37 @@
     <offline dir>/<project>/<run>/<digest>.<extension>      files to upload
 
 A barrier is passed when the operations are committed. Its position says where the file ended, so that whatever a
-crashed attempt wrote behind the last checkpoint is cut off again: each point is in the file once.
+crashed attempt wrote behind the last checkpoint is cut off again: each point is in the file once. A run that has a file
+already, and is copied from its start, gets a new one beside it (its positions end with BESIDE), which takes the old
+one's place when it is whole.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from migrator.destinations.base import UPLOADED, Confirm, Refused, RunTarget, unfenced
 from migrator.destinations.neptune.connection import check_version
 from migrator.destinations.neptune.offline_log import LOG_NAME, OfflineLog, disk_errors
+from migrator.destinations.neptune.offline_places import beside, finish_swap, run_directory, swap
 from migrator.destinations.neptune.wire import OperationBuilder, Upload, create_operation
 from migrator.destinations.neptune.wire_columns import Operation
 from migrator.errors import ErrorClass, Rejected, Vanished
-from migrator.naming import cut_utf8, hex_digest
+from migrator.naming import hex_digest
 from migrator.records import Record
 
 # ours: archives outlive the umask of their day, and hold copies of files that only their owner could read
 PRIVATE_FILE, PRIVATE_DIRECTORY = 0o600, 0o700
+BESIDE = "+"  # ends the positions of a file beside an older one
 EXTENSION_MAX = 18  # of a kept file's name: as in the names that Neptune's storage gets
-
-
-def run_directory(offline_dir: Path, project: str, run_id: str) -> Path:
-    """Where a run's offline file lies: readable, and different for different runs on any file system.
-
-    The workspace in `project` ("workspace/name") does not matter: it may not be known before the upload.
-    """
-    return offline_dir.joinpath(*(_directory_name(level) for level in (project.rpartition("/")[2], run_id)))
-
-
-def find_directory(offline_dir: Path, project: str, run_id: str, is_ours: Callable[[str], bool]) -> Path:
-    """Where a run's offline file lies, also if its project had another name when it was written.
-
-    `is_ours` tells a copy of the run from that of a run with the same id by its `migration/source_url`.
-    """
-    directory = run_directory(offline_dir, project, run_id)
-    if (directory / LOG_NAME).exists():
-        return directory
-    for other in offline_dir.glob(f"*/{directory.name}/{LOG_NAME}"):
-        with OfflineLog(other.parent) as log:
-            url = log.source_url()
-            if url and is_ours(url) and log.target()[1] == run_id:
-                return other.parent
-    return directory
-
-
-def _directory_name(name: str) -> str:
-    """`name` itself, or a readable cut and a digest where a file system might mistake it for another."""
-    if re.fullmatch(r"[a-z0-9_-][a-z0-9._-]{0,99}", name):
-        return name
-    readable = cut_utf8(re.sub(r"[^A-Za-z0-9._-]", "_", name), 100)
-    return f"{readable.lstrip('.')}-{hex_digest(name, 8)}"
 
 
 class OfflineDestination:
@@ -84,16 +56,28 @@ class OfflineDestination:
         directory = run_directory(self.directory, target.project, target.run_id)
         builder = OperationBuilder(target.project, target.run_id, self._now())
         confirm()
+        with disk_errors(directory):
+            finish_swap(directory)
         if position is None or position == UPLOADED:
-            _check_source(directory, target)
-            return OfflineRun(_new_log(self.directory, directory, target), builder, confirm)
-        return OfflineRun(_cut_log(directory, position), builder, confirm)
+            check = partial(_check_sources, directory, target)
+            check()
+            place = beside(directory) if (directory / LOG_NAME).exists() else directory
+            return OfflineRun(_new_log(self.directory, place, directory, target), builder, confirm, check)
+        place = beside(directory) if position.endswith(BESIDE) and beside(directory).exists() else directory
+        log = _cut_log(place, directory, position.removesuffix(BESIDE))
+        return OfflineRun(log, builder, confirm, partial(_check_sources, directory, target))
 
     def ping(self) -> None:
         """Always there."""
 
     def close(self) -> None:
         """Nothing held."""
+
+
+def _check_sources(directory: Path, target: RunTarget) -> None:
+    """Raise `Rejected` if a copy of another source run is there, or is being made."""
+    for place in (directory, beside(directory)):
+        _check_source(place, target)
 
 
 def _check_source(directory: Path, target: RunTarget) -> None:
@@ -114,7 +98,7 @@ def _check_source(directory: Path, target: RunTarget) -> None:
         )
 
 
-def _new_log(offline_dir: Path, directory: Path, target: RunTarget) -> OfflineLog:
+def _new_log(offline_dir: Path, directory: Path, home: Path, target: RunTarget) -> OfflineLog:
     """A log with the run's creation; what an attempt left that never reached a checkpoint goes away."""
     with disk_errors(directory):
         if directory.exists():
@@ -122,17 +106,17 @@ def _new_log(offline_dir: Path, directory: Path, target: RunTarget) -> OfflineLo
         offline_dir.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
         directory.parent.mkdir(exist_ok=True)
         directory.mkdir(mode=PRIVATE_DIRECTORY)
-    log = OfflineLog(directory)
+    log = OfflineLog(directory, home=home)
     log.create(target.project, target.run_id)
     log.append([create_operation(target)])
     return log
 
 
-def _cut_log(directory: Path, position: str) -> OfflineLog:
+def _cut_log(directory: Path, home: Path, position: str) -> OfflineLog:
     """The log as it was at the last checkpoint."""
     if not (directory / LOG_NAME).exists():
         raise Vanished(f"offline file {directory / LOG_NAME}")
-    log = OfflineLog(directory)
+    log = OfflineLog(directory, home=home)
     log.cut(position)
     return log
 
@@ -140,12 +124,16 @@ def _cut_log(directory: Path, position: str) -> OfflineLog:
 class OfflineRun:
     """Appends to one offline file."""
 
-    def __init__(self, log: OfflineLog, builder: OperationBuilder, confirm: Confirm) -> None:
+    def __init__(
+        self, log: OfflineLog, builder: OperationBuilder, confirm: Confirm, check_sources: Callable[[], None]
+    ) -> None:
         self._log = log
+        self._check_sources = check_sources
+        self._mark = "" if log.directory == log.home else BESIDE
         self._builder = builder
         self._confirm = confirm
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="offline")
-        self._position = self._writer.submit(log.position)
+        self._position = self._writer.submit(self._end)
 
     def write(self, records: Sequence[Record], *, replayed: bool = False) -> None:
         for record in records:
@@ -156,6 +144,21 @@ class OfflineRun:
     def flush(self) -> OfflineBarrier:
         self._append()
         return OfflineBarrier(self._position)
+
+    def identify(self) -> None:
+        """Done by `open_run`."""
+
+    def finish(self) -> str | None:
+        """A file beside an older one takes its place, unless another command has put a stranger's there meanwhile."""
+        position = self._position.result()
+        if not self._mark:
+            return None
+        self._log.__exit__()
+        self._check_sources()
+        self._confirm()
+        with disk_errors(self._log.home):
+            swap(self._log.home)
+        return position.removesuffix(BESIDE)
 
     def _append(self) -> None:
         """Hand over what was built; one earlier handover may still be on its way to the disk."""
@@ -168,7 +171,10 @@ class OfflineRun:
         kept = [self._kept(upload) for upload in uploads]
         self._confirm()
         self._log.append(operations, kept)
-        return self._log.position()
+        return self._end()
+
+    def _end(self) -> str:
+        return self._log.position() + self._mark
 
     def _kept(self, upload: Upload) -> Upload:
         """The upload of a copy beside the log, which is on disk when this returns."""

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from errno import EACCES, EPERM, EROFS
 from hashlib import file_digest
 from pathlib import Path
@@ -58,9 +59,13 @@ class OfflineLog:
     disk does not do what it should.
     """
 
-    def __init__(self, directory: Path, project: str | None = None) -> None:
-        """`project` ("workspace/name"): what operations are read for, whatever project they were written for."""
+    def __init__(self, directory: Path, project: str | None = None, home: Path | None = None) -> None:
+        """`project` ("workspace/name"): what operations are read for, whatever project they were written for.
+
+        `home`: where the directory will lie once the file is whole (None: where it is).
+        """
         self.directory = directory.absolute()
+        self.home = (home or directory).absolute()
         self.path = self.directory / LOG_NAME
         self._project = project
         self._repository = OperationsRepository(db_path=self.path)
@@ -93,6 +98,16 @@ class OfflineLog:
                     return str(assigned[SOURCE_URL].string)
         return None
 
+    def created_at(self) -> datetime:
+        """When the run was created, as its creation in the file says."""
+        with self._transaction() as connection:
+            found = connection.execute(
+                "SELECT operation FROM run_operations WHERE operation_type = ? ORDER BY sequence_id LIMIT 1",
+                (OperationType.CREATE_RUN,),
+            ).fetchone()
+        created: datetime = CreateRun.FromString(found[0] if found else b"").creation_time.ToDatetime(UTC)
+        return created
+
     def append(self, operations: Sequence[Operation], uploads: Sequence[Upload] = ()) -> None:
         """Add operations, and files to upload, which lie in the directory; all or nothing, durably."""
         now_ms = int(time.time() * 1000)
@@ -109,7 +124,7 @@ class OfflineLog:
             connection.executemany(
                 "INSERT INTO file_upload_requests (source_path, destination, mime_type, size_bytes, is_temporary) "
                 "VALUES (?, ?, ?, ?, 1)",
-                [(str(u.file.path), u.destination, u.mime_type, u.file.size_bytes) for u in uploads],
+                [(str(self.home / u.file.path.name), u.destination, u.mime_type, u.file.size_bytes) for u in uploads],
             )
 
     def position(self) -> str:

@@ -23,8 +23,8 @@ from migrator.destinations.base import (
     SeriesRef,
     Stored,
 )
-from migrator.destinations.neptune.offline import run_directory
 from migrator.destinations.neptune.offline_log import OfflineLog, disk_errors
+from migrator.destinations.neptune.offline_places import run_directory
 from migrator.records import Fork, Histogram, SeriesKind
 
 POINTS_AT_A_TIME = 100_000  # of all series of a run, before they are handed on

@@ -21,9 +21,10 @@ from functools import partial
 from typing import Any, NamedTuple, Self
 
 from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
-from migrator.destinations.neptune.answers import UNKNOWN_PATH, Past
+from migrator.destinations.neptune.answers import THERE, UNKNOWN_PATH, Past
 from migrator.destinations.neptune.connection import Answer, Connection
 from migrator.destinations.neptune.errors import SERVICE, patiently
+from migrator.destinations.neptune.provenance import Provenance
 from migrator.destinations.neptune.wire import OperationBuilder, Upload, create_operation
 from migrator.destinations.neptune.wire_columns import Operation
 from migrator.errors import ErrorClass, MigratorError, Retryable
@@ -62,16 +63,20 @@ class NeptuneDestination:
     def open_run(
         self, target: RunTarget, position: str | None, *, begun: bool = False, confirm: Confirm = unfenced
     ) -> NeptuneRun:
-        run = self.resend(target.project, target.run_id, Past.of(position, begun=begun), confirm)
+        past, source = Past.of(position, begun=begun), Provenance(target.source_url, target.created_at)
+        run = self.resend(target.project, target.run_id, past, source, confirm)
         if position is not None:
             run.find()
         run.send_operation(create_operation(target), replayed=False)
         return run
 
-    def resend(self, project: str, run_id: str, past: Past, confirm: Confirm = unfenced) -> NeptuneRun:
+    def resend(
+        self, project: str, run_id: str, past: Past, source: Provenance, confirm: Confirm = unfenced
+    ) -> NeptuneRun:
         """A run whose operations exist already (in an offline file), its creation included."""
         builder = OperationBuilder(project, run_id, self._now())
-        return NeptuneRun(project, builder, self._connection, self._poller, self._uploads, past, confirm)
+        places = _Places(self._connection, self._poller, self._uploads)
+        return NeptuneRun((project, run_id), builder, places, past, source, confirm)
 
     def ping(self) -> None:
         patiently(self._connection.projects)
@@ -98,26 +103,33 @@ class _Sent:
     uploads: list[Future[None]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """What all runs of a destination share."""
+
+    connection: Connection
+    poller: StatusPoller
+    uploads: Executor
+
+
 class NeptuneRun:
-    """Builds and submits the operations of one run."""
+    """Builds and submits the operations of one run, which `name` identifies: (project, run id)."""
 
     def __init__(
         self,
-        project: str,
+        name: tuple[str, str],
         builder: OperationBuilder,
-        connection: Connection,
-        poller: StatusPoller,
-        uploads: Executor,
+        places: _Places,
         past: Past,
+        source: Provenance,
         confirm: Confirm,
     ) -> None:
         self._past = past
+        self._source: Provenance | None = source if past.is_unknown else None
         self._confirm = confirm
-        self._project = project
+        self._project, self._run_id = name
         self._builder = builder
-        self._connection = connection
-        self._poller = poller
-        self._uploads = uploads
+        self._connection, self._poller, self._uploads = places.connection, places.poller, places.uploads
         self._replayed = False
         self._sent = _Sent()
 
@@ -134,6 +146,20 @@ class NeptuneRun:
         self._send()
         sent, self._sent = self._sent, _Sent()
         return NeptuneBarrier(self._connection, self._project, sent, self._past)
+
+    def identify(self) -> None:
+        """Wait for the answer to the creation; if the run was there before it, look whose copy that is."""
+        if self._source is None:
+            return
+        answers = [request.answer.result().codes or {} for request in self._sent.requests]
+        if any(THERE & codes.keys() for codes in answers):
+            there = patiently(lambda: self._connection.provenance(self._project, self._run_id))
+            self._source.check(there, self._project, self._run_id)
+            self._past.found()
+        self._source = None
+
+    def finish(self) -> None:
+        """Nothing was kept back."""
 
     def _send(self) -> None:
         operations, uploads = self._builder.take()

@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from neptune_api import AuthenticatedClient
 from neptune_scale.exceptions import NeptuneBadRequestError, NeptuneRetryableError, NeptuneScaleError
 from neptune_scale.projects import create_project, list_projects
 
 from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
 from migrator.destinations.neptune.answers import THERE, UNKNOWN_PATH, Past
 from migrator.destinations.neptune.errors import SERVICE, patiently, translated
+from migrator.destinations.neptune.provenance import Provenance, read_provenance, reading_client
 from migrator.destinations.neptune.safe_client import Client
 from migrator.destinations.neptune.token import address_of
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, Throttled, UserError, Vanished
@@ -39,6 +41,7 @@ class SafeDestination:
         self._visibility = visibility
         self._processing_timeout_s = processing_timeout_s
         self._starting = threading.Lock()
+        self._reader: AuthenticatedClient | None = None
 
     def ensure_project(self, project: str, description: str) -> None:
         patiently(lambda: self._create_project(project, description))
@@ -66,7 +69,17 @@ class SafeDestination:
         if past.saved:
             confirm()
             self._find(target, past)
+        if past.is_unknown and target.source_url:
+            there = patiently(lambda: read_provenance(self._reading(), target.project, target.run_id))
+            Provenance(target.source_url, target.created_at).check(there, target.project, target.run_id)
         return SafeRun(self, target, past, confirm)
+
+    def _reading(self) -> AuthenticatedClient:
+        """The public API of neptune-scale reads nothing back; neptune-api does."""
+        with self._starting:
+            if self._reader is None:
+                self._reader = reading_client(self._api_token)
+            return self._reader
 
     def _find(self, target: RunTarget, past: Past) -> None:
         """Raise `Vanished` unless the run, which was there, still is. Else a client has made it anew: without data."""
@@ -114,7 +127,8 @@ class SafeDestination:
             return found
 
     def close(self) -> None:
-        """Nothing held."""
+        if self._reader is not None:
+            self._reader.get_httpx_client().close()
 
 
 class SafeRun:
@@ -150,6 +164,12 @@ class SafeRun:
         ]
         self._notes, self._refused = set(), Counter()
         return SafeBarrier(self._past.position, told)
+
+    def identify(self) -> None:
+        """Done by `open_run`."""
+
+    def finish(self) -> None:
+        """Nothing was kept back."""
 
     def _opened(self) -> Client:
         if self._client is None:

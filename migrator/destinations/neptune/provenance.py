@@ -1,0 +1,114 @@
+"""Whose copy is a run that Neptune has already? Read back before anything is written to it.
+
+A run knows its source (`migration/source_url`). One that does not tell it yet is ours if its time of creation is the
+same: then an attempt ended between the creation and the first values.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from neptune_api import AuthenticatedClient, Client
+from neptune_api.api.backend import get_client_config
+from neptune_api.api.retrieval import search_leaderboard_entries_proto
+from neptune_api.auth_helpers import exchange_api_key
+from neptune_api.credentials import Credentials
+from neptune_api.models import SearchLeaderboardEntriesParamsDTO
+from neptune_api.proto.neptune_pb.api.v1.model.leaderboard_entries_pb2 import ProtoLeaderboardEntriesSearchResultDTO
+
+from migrator.destinations.neptune.errors import check, translated
+from migrator.errors import ErrorClass, Rejected
+
+SOURCE_URL, CREATED_AT = "migration/source_url", "sys/creation_time"
+SAME_TIME = timedelta(milliseconds=1)  # Neptune gives times in whole milliseconds
+TIMEOUT_S = 30.0  # one request of a client of our own
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a run comes from. `source_url` empty: it does not tell, or it is not known."""
+
+    source_url: str
+    created_at: datetime
+
+    def check(self, there: Provenance | None, project: str, run_id: str) -> None:
+        """Raise `Rejected` if `there`, the run that Neptune has (None: it has none), is not a copy of this source."""
+        if there is None or not self.source_url:
+            return
+        if there.source_url:
+            if there.source_url == self.source_url:
+                return
+            owner = f"a copy of {there.source_url}"
+        elif abs(there.created_at - self.created_at) <= SAME_TIME:
+            return
+        else:
+            owner = f"not a copy that this tool has made (created at {there.created_at:%Y-%m-%d %H:%M:%S} UTC)"
+        raise Rejected(
+            ErrorClass.REJECTED_BY_NEPTUNE,
+            f"{project} has a run {run_id} already, which is {owner}. It was left as it is, and this run was not "
+            "copied. Choose another project with `migrate inventory --project-map OLD=NEW`, or delete that run in "
+            "Neptune; then `migrate retry-failed` and the same command again",
+        )
+
+
+def read_provenance(client: Any, project: str, run_id: str) -> Provenance | None:
+    """Of a run in Neptune, by a client of neptune-api; None: there is none."""
+    escaped = run_id.replace("\\", r"\\").replace('"', r"\"")
+    question = {
+        "query": {"query": f'`sys/custom_run_id`:string == "{escaped}"'},
+        "attributeFilters": [{"path": SOURCE_URL}, {"path": CREATED_AT}],
+        "pagination": {"limit": 1, "offset": 0},
+        "experimentLeader": False,
+        "sorting": {"dir": "descending", "sortBy": {"name": CREATED_AT, "type": "datetime"}},
+    }
+    what = f"ask Neptune whose copy {project}:{run_id} is"
+    with translated(what):
+        response = search_leaderboard_entries_proto.sync_detailed(
+            client=client,
+            project_identifier=project,
+            type=["run"],
+            body=SearchLeaderboardEntriesParamsDTO.from_dict(question),
+        )
+        check(response, what)
+        found = ProtoLeaderboardEntriesSearchResultDTO.FromString(response.content).entries
+    if not found:
+        return None
+    values = {attribute.name: attribute for attribute in found[0].attributes}
+    source_url = values[SOURCE_URL].string_properties.value if SOURCE_URL in values else ""
+    created_ms = values[CREATED_AT].datetime_properties.value if CREATED_AT in values else 0
+    return Provenance(source_url, _EPOCH + timedelta(milliseconds=created_ms))
+
+
+def reading_client(api_token: str) -> AuthenticatedClient:
+    """A client made of neptune-api's public parts alone."""
+    with translated("connect to Neptune"):
+        credentials = Credentials.from_api_key(api_key=api_token)
+        options: dict[str, Any] = {"follow_redirects": True, "verify_ssl": _verifies_ssl(), "timeout": TIMEOUT_S}
+        with Client(base_url=credentials.base_url, **options) as client:
+            response = get_client_config.sync_detailed(client=client)
+            check(response, "connect to Neptune")
+            security: Any = response.parsed and response.parsed.security
+            discovered = client.get_httpx_client().get(security.open_id_discovery)
+            check(discovered, "connect to Neptune")
+        return AuthenticatedClient(
+            base_url=credentials.base_url,
+            credentials=credentials,
+            client_id=security.client_id,
+            token_refreshing_endpoint=discovered.json()["token_endpoint"],
+            api_key_exchange_callback=exchange_api_key,
+            **options,
+        )
+
+
+def _verifies_ssl() -> bool:
+    """As neptune-scale decides it."""
+    truth = {
+        name: os.environ.get(f"NEPTUNE_{name}", "").lower() for name in ("VERIFY_SSL", "ALLOW_SELF_SIGNED_CERTIFICATE")
+    }
+    if truth["VERIFY_SSL"]:
+        return truth["VERIFY_SSL"] not in ("false", "0")
+    return truth["ALLOW_SELF_SIGNED_CERTIFICATE"] not in ("true", "1")
