@@ -13,6 +13,7 @@ In reading order:
     models.py        tables;  columns.py  their types, and the database's clock in both dialects
     claiming.py      the statement that hands out runs, conditions for many values at once
     attempts.py      how claims begin and end;  cursors.py  cursors that grow by items
+    selecting.py     which runs a person means
     rows.py          from rows to types
     database.py      transactions; vendors' errors become ours
     engine.py        open a path or URL, check the version, refuse network file systems

@@ -10,13 +10,12 @@ answer however many runs there are. Status is written into the SQL, not bound: p
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Connection,
     Double,
     ScalarSelect,
     Select,
@@ -40,14 +39,14 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from migrations_db.columns import now_plus, safe, seconds_until
 from migrations_db.models import Part, Project, Run
-from migrations_db.rows import AnyRow
 from migrations_db.states import Phase, RunStatus
 from migrations_db.types import Selection
 
 
 @lru_cache
 def claim_statement(phase: Phase, only: Selection, *, suspects: bool = True) -> Update:
-    """UPDATE ... RETURNING id: claims one run, or none. Takes the parameters `_worker` and `_lease_s`.
+    """UPDATE ... RETURNING id: claims one run, or none. Takes the parameters `_worker`, `_lease_s` and
+    (to copy) `_mapping`.
 
     Kept: building it takes longer than running it. An expired lease comes first, unless its run is suspected to kill
     its workers: then it comes last, or (without `suspects`) not at all.
@@ -71,6 +70,7 @@ def claim_statement(phase: Phase, only: Selection, *, suspects: bool = True) -> 
     values |= {"verdict": None, "verified_at": None}  # of what was there before
     if phase is Phase.COPY:
         values["copied_fingerprint"] = Run.fingerprint
+        values["mapping"] = func.coalesce(Run.mapping, bindparam("_mapping", None, type_=Run.mapping.type))
     return update(Run).where(Run.id == chosen).values(values).returning(Run.id)
 
 
@@ -202,25 +202,3 @@ def lacks(parts: Collection[str]) -> list[ColumnElement[bool]]:
         Part.run == Run.id, Part.name.in_(parts), Part.done_fingerprint == Run.fingerprint
     )
     return [Run.status == RunStatus.DONE, Run.reason.is_(None), copied.scalar_subquery() < len(set(parts))]
-
-
-def with_ancestors(connection: Connection, projects: dict[int, str], run_ids: Collection[str]) -> tuple[int, ...]:
-    """The runs meant by `run_ids` in these projects, and the fork ancestors that are in the table."""
-    asked = {safe(text) for text in run_ids}
-    found: set[int] = set()
-    parents: set[tuple[int, str]] = set()
-    for run in _named(connection, {text.rpartition("/")[2] for text in asked}):
-        if run.project_id in projects and {run.run_id, f"{projects[run.project_id]}/{run.run_id}"} & asked:
-            found.add(run.id)
-            parents |= {(run.project_id, run.fork_run_id)} if run.fork_run_id else set()
-    while parents:
-        named = _named(connection, {run_id for _, run_id in parents})
-        new = [run for run in named if (run.project_id, run.run_id) in parents and run.id not in found]
-        found |= {run.id for run in new}
-        parents = {(run.project_id, run.fork_run_id) for run in new if run.fork_run_id}
-    return tuple(sorted(found))
-
-
-def _named(connection: Connection, run_ids: Collection[str]) -> Sequence[AnyRow]:
-    query = select(Run.id, Run.project_id, Run.run_id, Run.fork_run_id).where(one_of(Run.run_id, run_ids))
-    return connection.execute(query).all()

@@ -17,7 +17,7 @@ from migrations_db.types import Counts, ProjectRow, RunRow
 from migrations_db.types import Project as ProjectData
 
 GONE_REASON = "gone from the source"
-EXCLUDED_REASON = "excluded by the filter of the last inventory"
+EXCLUDED_REASON = "left out by the filters of `inventory --only`"
 
 
 class Inventory:
@@ -80,6 +80,13 @@ class Inventory:
         changed = sum(run.changed for run in known)
         return Counts(new=len(new), changed=changed, unchanged=len(known) - changed)
 
+    def not_listed(self, inventory_id: int) -> dict[int, int]:
+        """How many runs wait to be copied that this inventory did not list, by number of the project."""
+        count = func.count().label("runs")
+        query = select(Run.project_id, count).where(Run.seen < inventory_id, *_WAITS).group_by(Run.project_id)
+        with self._database.read() as connection:
+            return {row.project_id: row.runs for row in connection.execute(query)}
+
     def finish_inventory(self, project_id: int, inventory_id: int, unseen: Unseen) -> int:
         """Deal with runs that the inventory did not list; returns how many became skipped.
 
@@ -92,7 +99,7 @@ class Inventory:
         skipped = {"status": RunStatus.SKIPPED, "not_before": None, "finished_at": None}
         with self._database.write() as connection:
             if unseen is Unseen.EXCLUDED:
-                pending = update(Run).where(*skippable, Run.status == RunStatus.PENDING)
+                pending = update(Run).where(*not_listed, *_WAITS)
                 return connection.execute(pending.values(skipped | {"reason": EXCLUDED_REASON})).rowcount
             lost = update(Run).where(
                 *skippable,
@@ -125,6 +132,10 @@ class Inventory:
             },
         )
         return connection.execute(refresh.returning(Project.id)).scalar_one()
+
+
+#: of a run that waits to be copied
+_WAITS = (Run.phase == Phase.COPY, Run.status == RunStatus.PENDING)
 
 
 class _Known(NamedTuple):
@@ -204,6 +215,8 @@ def _metadata(row: RunRow) -> dict[str, Any]:
         "fork_run_id": row.fork_run_id,
         "fork_step": row.fork_step,
         "tags": list(row.tags),
+        "run_group": None if row.group is None else safe(row.group),
+        "sweep": row.sweep,
     }
 
 

@@ -43,6 +43,7 @@ class Base(DeclarativeBase):
         datetime: UtcTime,
         int: BigInteger,
         list[str]: JSON(none_as_null=True),
+        dict[str, Any]: JSON(none_as_null=True),
         Phase: word(Phase),
         RunStatus: word(RunStatus),
         Outcome: word(Outcome),
@@ -180,6 +181,10 @@ class Run(Base):
     fork_step: Mapped[float | None]
     #: at the source
     tags: Mapped[list[str] | None]
+    #: at the source; null: none, or listed by an older version
+    run_group: Mapped[str | None]
+    #: the sweep's id at the source; null: none, or listed by an older version
+    sweep: Mapped[str | None]
     #: number of the inventory that listed it last
     seen: Mapped[int]
 
@@ -201,6 +206,8 @@ class Run(Base):
     silent_attempts: Mapped[int]
     #: not to be claimed earlier; null: at once
     not_before: Mapped[datetime | None]
+    #: the mapping options that the copy began with, and keeps; null: never claimed since this column exists
+    mapping: Mapped[dict[str, Any] | None]
     #: where the destination stood at the last checkpoint
     position: Mapped[str | None]
     #: of the last failure; null after success
@@ -223,8 +230,6 @@ class Run(Base):
     #: done or failed; null otherwise
     finished_at: Mapped[datetime | None]
 
-    #: JSON: the mapping options that all of it was copied with; null: no digests were kept
-    mapping: Mapped[str | None]
     #: of the last verification; null: not verified since it was copied
     verdict: Mapped[Verdict | None]
     #: when it was verified

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from migrations_db.states import Outcome, Phase, RunStatus, Verdict
 from migrations_db.types import ForkOf, PartProgress, Pause, Project
@@ -232,6 +233,9 @@ class RunDetail:
     findings: Sequence[FindingRow] = ()
     parts: Mapping[str, PartProgress] = field(default_factory=dict)
     attempts: Sequence[AttemptRow] = ()
+    run_group: str | None = None
+    sweep: str | None = None
+    mapping: Mapping[str, Any] | None = None
 
     @property
     def ref(self) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, and_, cast, func, or_, select
 
@@ -115,6 +116,40 @@ class Reports:
         query = run_query().where(Run.run_id.in_({text, rest, last}), named)
         with self._database.read() as connection:
             return [_summary(row) for row in connection.execute(query.order_by(Run.id).limit(limit))]
+
+    def values(self, field: str, limit: int, begin: str = "") -> list[str]:
+        """What runs have in a field of `selecting.Wanted`, each once, at most `limit` of them that `begin` so."""
+        columns = {
+            "run_ids": Run.run_id,
+            "names": Run.name,
+            "groups": Run.run_group,
+            "sweeps": Run.sweep,
+            "states": Run.source_state,
+        }
+        with self._database.read() as connection:
+            if field.endswith("projects"):
+                query = select(Project.entity, Project.name).order_by(Project.entity, Project.name)
+                return [f"{row.entity}/{row.name}" for row in connection.execute(query.limit(limit))]
+            column = columns[field]
+            begins = column.startswith(begin, autoescape=True)
+            values = select(column).where(column.is_not(None), begins).distinct().order_by(column).limit(limit)
+            return [str(value) for value in connection.execute(values).scalars()]
+
+    def last_mapping(self) -> Mapping[str, Any] | None:
+        """The mapping options of the run whose copy began last; None: none has begun."""
+        query = select(Run.mapping).where(Run.mapping.is_not(None)).order_by(Run.started_at.desc(), Run.id.desc())
+        with self._database.read() as connection:
+            mapping: Mapping[str, Any] | None = connection.execute(query.limit(1)).scalar()
+        return mapping
+
+    def mappings(self, only: Selection = EVERYTHING) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Runs that are to be copied on, and the mapping options that their copy began with: (ref, options)."""
+        waits = Run.status.in_([RunStatus.PENDING, RunStatus.RUNNING])
+        conditions = [waits, Run.phase == Phase.COPY, Run.mapping.is_not(None), *in_selection(Run, only)]
+        with self._database.browse() as connection:
+            query = run_query().where(*conditions).order_by(Run.id)
+            for row in connection.execution_options(yield_per=PAGE_ROWS).execute(query):
+                yield ref(row), row.mapping
 
     def run_detail(self, run: int) -> RunDetail | None:
         """One run in full; None: there is no such run."""

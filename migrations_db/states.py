@@ -17,7 +17,7 @@
 | running -> running | `claim`, when the lease has ended: the old attempt is lost |
 | failed -> pending | `retry_failed`, `forget`, or an inventory that finds the source changed |
 | done -> pending | an inventory that finds the source changed; `start_upload`, into phase upload; `forget` |
-| pending, failed -> skipped | an inventory: excluded by its filter, or gone before anything was copied |
+| pending, failed -> skipped | `inventory --only`, whose filters leave it out, or gone before anything was copied |
 | skipped -> pending | an inventory that lists the run again |
 
 A run is in one phase at a time. The same states, claims and checks serve both phases.
@@ -77,7 +77,7 @@ class Unseen(StrEnum):
     """What it means that an inventory did not list a run of the project."""
 
     GONE = "gone"  #: the listing was complete: the source has the run no more
-    EXCLUDED = "excluded"  #: the listing was filtered: the run is not wanted
+    EXCLUDED = "excluded"  #: the filters choose all that is wanted: the run is not
 
 
 MOVES: dict[RunStatus, frozenset[RunStatus]] = {

@@ -10,22 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from hashlib import blake2b
 from typing import Any, Self
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
-from migrations_db import attempts, forgetting
-from migrations_db.claiming import claim_statement, in_selection, lacks, wait_statement, with_ancestors
+from migrations_db import attempts, forgetting, selecting
+from migrations_db.claiming import claim_statement, in_selection, lacks, wait_statement
 from migrations_db.columns import now_plus, safe, seconds_until
 from migrations_db.cursors import forget_items, save_cursor
 from migrations_db.database import Database
 from migrations_db.errors import CountsDisagree, LeaseLost
 from migrations_db.inventory import Inventory
-from migrations_db.models import Digest, Invocation, Ledger, Part, Project, Run, Service, Setting
+from migrations_db.models import Digest, Invocation, Ledger, Part, Run, Service, Setting
 from migrations_db.reports import Reports
 from migrations_db.rows import read_digests, read_parts, run_query, to_claim
+from migrations_db.selecting import Found, Wanted
 from migrations_db.states import Outcome, PartStatus, Phase, RunStatus
 from migrations_db.types import (
     EVERYTHING,
@@ -92,38 +92,41 @@ class Store:
             return connection.execute(select(Setting.value).where(Setting.key == key)).scalar_one()
 
     def select(self, project_globs: Collection[str] = (), run_ids: Collection[str] = ()) -> Selection:
-        """The runs that the patterns mean now; empty does not limit.
+        """The runs that the patterns mean now; empty does not limit. As `find`."""
+        return self.find(Wanted(projects=tuple(project_globs), run_ids=tuple(run_ids))).selection
 
-        Globs match "name" or "entity/name", with case. `run_ids` are run ids, or "entity/project/run id". Fork
-        ancestors of named runs are selected with them, since a fork waits for its parent.
+    def find(self, wanted: Wanted) -> Found:
+        """The runs that a person asks for, as of now, and what of it matches nothing.
+
+        Fork ancestors of single runs are selected with them, since a fork waits for its parent.
         """
-        if not project_globs and not run_ids:
-            return EVERYTHING
         with self._database.read() as connection:
-            projects = {
-                row.id: f"{row.entity}/{row.name}"
-                for row in connection.execute(select(Project.id, Project.entity, Project.name))
-                if not project_globs
-                or any(fnmatchcase(n, g) for g in project_globs for n in (row.name, f"{row.entity}/{row.name}"))
-            }
-            if not run_ids:
-                return Selection(projects=tuple(sorted(projects)))
-            return Selection(runs=with_ancestors(connection, projects, run_ids))
+            return selecting.find(connection, wanted)
 
     # ------------------------------------------------------------ claims
 
     def claim(
-        self, worker_id: str, phase: Phase, lease_s: float, only: Selection = EVERYTHING, *, suspects: bool = True
+        self,
+        worker_id: str,
+        phase: Phase,
+        lease_s: float,
+        only: Selection = EVERYTHING,
+        *,
+        suspects: bool = True,
+        mapping: Mapping[str, Any] | None = None,
     ) -> Claim | None:
         """Take a run for a registered worker; None: nothing to take now (see `next_wait`).
 
         Expired leases first (the old attempt is recorded as lost), then the biggest; runs whose last attempts ended
         in silence come last, and only to who takes `suspects`. A fork waits while its parent is pending or running in
-        the same phase.
+        the same phase. A copy that begins is bound to the options `mapping` (JSON); one that has begun keeps its own.
         """
         with self._database.write() as connection:
             statement = claim_statement(phase, only, suspects=suspects)
-            run = connection.execute(statement, {"_worker": worker_id, "_lease_s": lease_s}).scalar()
+            parameters = {"_worker": worker_id, "_lease_s": lease_s}
+            if phase is Phase.COPY:
+                parameters["_mapping"] = mapping
+            run = connection.execute(statement, parameters).scalar()
             if run is None:
                 return None
             claim = to_claim(connection.execute(run_query().where(Run.id == run)).one())
@@ -160,16 +163,11 @@ class Store:
                     new.on_conflict_do_update(index_elements=[Part.run, Part.name], set_={"intent": step}, where=higher)
                 )
 
-    def begin_digests(self, claim: Claim, mapping: str) -> None:
-        """The run is copied from its start, with these mapping options (JSON): earlier digests go. Fenced."""
+    def begin_digests(self, claim: Claim) -> None:
+        """The run is copied from its start: earlier digests go. Fenced."""
         with self._database.write() as connection:
-            _fenced_update(connection, claim, {"mapping": mapping})
+            _hold(connection, claim)
             forget_digests(connection, [Digest.run == claim.run])
-
-    def change_mapping(self, claim: Claim, mapping: str) -> None:
-        """The copy goes on with other mapping options. Fenced."""
-        with self._database.write() as connection:
-            _fenced_update(connection, claim, {"mapping": mapping})
 
     def digests(self, claim: Claim) -> dict[str, DigestRow]:
         """The saved digests by path. Fenced."""

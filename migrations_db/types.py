@@ -64,6 +64,8 @@ class RunRow:
     fork_run_id: str | None = None
     fork_step: float | None = None
     tags: Sequence[str] = ()
+    group: str | None = None
+    sweep: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,8 @@ class Claim:
     `attempt` is the fencing number: a later claim has a higher one, and this one's writes are refused from then on.
     `fingerprint` is the source's when the copy began. `position` is where the destination stood at the last
     checkpoint (None: nothing saved yet). `failures` in a row so far, this attempt not counted. `suspect`: the attempt
-    before ended in silence; copied alone, the run shows whether it kills its worker. `mapping`: the options that all
-    of it was copied with so far, as JSON (None: nothing was copied, or no digests were kept of it).
+    before ended in silence; copied alone, the run shows whether it kills its worker. `mapping`: the options that the
+    copy began with (None: nobody said).
     """
 
     run: int
@@ -146,7 +148,7 @@ class Claim:
     position: str | None
     failures: int
     suspect: bool = False
-    mapping: str | None = None
+    mapping: Mapping[str, Any] | None = None
 
     @property
     def ref(self) -> str:

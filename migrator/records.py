@@ -53,6 +53,8 @@ class RunListing:
     location: Sequence[str] | None = None
     fork: Fork | None = None
     tags: Sequence[str] = ()
+    group: str | None = None
+    sweep: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +34,8 @@ class Globals:
 
 
 def tool_version() -> str:
+    from importlib.metadata import version  # only here: it takes a third of the time that `--help` may take
+
     return version("wandb-to-neptune")
 
 
@@ -76,14 +78,34 @@ def comma_separated(text: str) -> tuple[str, ...]:
     return tuple(word for word in (part.strip() for part in text.split(",")) if word)
 
 
-def parse_time(text: str, option: str) -> datetime | None:
-    """An ISO date or time; without a zone it is UTC."""
+def parse_time(text: str, option: str, now: datetime) -> datetime | None:
+    """A date or time: in ISO form, a month or year (its start), today, yesterday, or an age ("30d", "12h", "2w").
+
+    Without a zone it is UTC; days begin at midnight there.
+    """
     if not text:
         return None
+    midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UserError(f"{option} takes a date such as 2024-05-01 or 2024-05-01T12:00:00Z, not '{text}'") from error
+        match text.strip().lower():
+            case "today":
+                return midnight
+            case "yesterday":
+                return midnight - timedelta(days=1)
+            case age if matched := re.fullmatch(r"(\d{1,6})([hdw])", age):
+                return (
+                    now
+                    - int(matched[1]) * {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(7)}[matched[2]]
+                )
+            case month if re.fullmatch(r"\d{4}(-\d{2})?", month):
+                time = datetime.fromisoformat(f"{month}-01" if "-" in month else f"{month}-01-01")
+            case _:
+                time = datetime.fromisoformat(text.strip())
+    except (ValueError, OverflowError) as error:
+        raise UserError(
+            f"{option} takes a time such as 2024-05-01, 2024-05, 2024-05-01T12:00:00Z, yesterday or 30d (days ago), "
+            f"not '{text}'"
+        ) from error
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
@@ -104,10 +126,30 @@ def parse_size(text: str, option: str) -> int | None:
         raise UserError(f"{option} takes a size such as 500MB or 2GiB, not '{text}'") from error
 
 
+def from_files(values: Sequence[str] | None, option: str) -> list[str]:
+    """The values, with the lines of FILE in place of `@FILE`, but for blank lines and those that start with `#`."""
+    result: list[str] = []
+    for value in values or ():
+        if not value.startswith("@"):
+            result.append(value)
+            continue
+        try:
+            lines = [line.strip() for line in Path(value[1:]).read_text(encoding="utf-8-sig").splitlines()]
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or "it is not text in UTF-8"
+            raise UserError(f"{option} {value}: {value[1:]} cannot be read: {why}") from error
+        found = [line for line in lines if line and not line.startswith("#")]
+        if not found:
+            raise UserError(f"{option} {value}: {value[1:]} is empty")
+        result += found
+    return result
+
+
 def parse_project_map(pairs: Sequence[str]) -> dict[str, str]:
-    """`old=new` pairs."""
+    """`old=new` pairs, also from files."""
     result: dict[str, str] = {}
-    for pair in pairs:
+    for pair in from_files(pairs, "--project-map"):
+        pair = "=".join(side.strip() for side in pair.split("=", 1))
         old, equals, new = pair.partition("=")
         if not equals or not old or not new:
             raise UserError(f"--project-map takes W&B-project=neptune-project, not '{pair}'")

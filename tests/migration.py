@@ -14,7 +14,8 @@ from typing import Any
 from migrations_db import Phase, Store, open_store
 from migrations_db.report_types import RunDetail
 from migrations_db.types import Claim, Counts, Selection, WorkerInfo
-from migrator.commands.inventory import Scope, find_projects, take_inventory
+from migrator.commands.inventory import take_inventory
+from migrator.commands.scope import Scope, find_projects
 from migrator.copying.copy import CopyPlan, RunTools, copy_run
 from migrator.copying.pipeline import RunControl
 from migrator.destinations.memory import MemoryDestination, StoredRun

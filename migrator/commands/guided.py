@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from migrations_db.selecting import Wanted
 from migrations_db.states import Phase
 from migrator import settings as s
-from migrator.commands.inventory import Scope, inventory_command
+from migrator.commands.inventory import inventory_command
 from migrator.commands.run import RunSettings, dry_run_command, run_command
+from migrator.commands.scope import Scope
 from migrator.errors import ExitCode, UserError
 from migrator.job.supervisor import Supervision
 from migrator.parts.base import MappingOptions
@@ -44,7 +46,7 @@ def guide(common: s.Globals) -> ExitCode:
         work_dir=s.work_directory(None),
         supervision=Supervision(int(answer) if answer else automatic),
         options=MappingOptions(),
-        projects=projects,
+        wanted=Wanted(projects=projects),
     )
     typer.echo("\nThe plan:")
     dry_run_command(settings, common)

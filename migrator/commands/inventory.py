@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
 import shlex
@@ -10,7 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,9 @@ from migrations_db import open_store
 from migrations_db.states import Unseen
 from migrations_db.store import Store
 from migrations_db.types import Counts, Project, ProjectRow, RunRow
-from migrator.commands.text import add_row, counted, new_table, print_table, say
+from migrator.commands.choosing import nothing_has
+from migrator.commands.scope import Scope, check_filters, find_projects
+from migrator.commands.text import add_row, confirmed, counted, new_table, print_table, say
 from migrator.errors import ExitCode, UserError
 from migrator.job.job import build_api_source, build_local_source
 from migrator.job.log import log_path, start_log
@@ -38,17 +39,6 @@ POINTS_PER_ROW = 10  # a guess, for the order of claims and for progress bars
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
-    """What to list. `projects` are names or globs ("name" or "entity/name"); empty: all."""
-
-    entity: str | None = None
-    projects: Sequence[str] = ()
-    only: RunFilter = field(default_factory=RunFilter)
-    project_map: Mapping[str, str] = field(default_factory=dict)
-    whole: bool = False  # the source tells all projects that the entity has, and all are in scope
-
-
-@dataclass(frozen=True, slots=True)
 class ProjectResult:
     """What was found in one project. `unseen` runs are in the database, but were not listed this time."""
 
@@ -58,30 +48,6 @@ class ProjectResult:
     history_rows: int
     states: Mapping[str, int]
     unseen: int
-
-
-def matches(project: SourceProject, patterns: Sequence[str]) -> bool:
-    """Whether a project is meant: its name, or "entity/name", by any pattern; no pattern means all."""
-    full_name = f"{project.entity}/{project.name}"
-    return not patterns or any(
-        fnmatch.fnmatchcase(project.name, pattern) or fnmatch.fnmatchcase(full_name, pattern) for pattern in patterns
-    )
-
-
-def find_projects(source: Source, scope: Scope) -> list[SourceProject]:
-    """The projects in scope. `UserError` when nothing matches, or one of the patterns does not."""
-    found = [project for project in source.projects(scope.entity) if matches(project, scope.projects)]
-    if not found:
-        wanted = ", ".join(scope.projects) or "any project"
-        raise UserError(
-            f"no project matches {wanted}"
-            + (f" in entity '{scope.entity}'" if scope.entity else "")
-            + ": `migrate inventory` without --projects lists all"
-        )
-    for pattern in scope.projects:  # a name that matches nothing is a typing error; better told than left out
-        if not any(matches(project, [pattern]) for project in found):
-            raise UserError(f"no project matches '{pattern}': `migrate inventory` without --projects lists all")
-    return found
 
 
 def take_inventory(
@@ -113,9 +79,9 @@ def take_inventory(
                 states[listing.source_state] = states.get(listing.source_state, 0) + 1
             tick(project.name, listed, total)
         unseen = 0
-        if source.missing(project) is None:  # else nobody knows of a run that was not listed whether it is gone
-            why = Unseen.EXCLUDED if filtered else Unseen.GONE
-            unseen = store.inventory.finish_inventory(row.id, inventory_id, why)
+        # Where the listing is not whole, nobody knows of a run that was not listed whether it is gone.
+        if not filtered and source.missing(project) is None:
+            unseen = store.inventory.finish_inventory(row.id, inventory_id, Unseen.GONE)
         yield ProjectResult(row, listed, counts, history_rows, states, unseen)
     if scope.whole and not filtered:
         entities, listed_ids = {project.entity for project in found}, {row.id for row in saved}
@@ -148,7 +114,7 @@ def save_projects(
     names = project_names([*keys, *fixed], {**fixed, **project_map})
     for name, chosen in project_map.items():
         if name not in keys:
-            raise UserError(f"--project-map names project '{name}', which is not among those listed")
+            raise UserError(nothing_has("--project-map", [name], keys, "it takes W&B-project=neptune-project"))
         clash = next((other for other, renamed in names.items() if renamed.name == chosen and other != name), None)
         if clash:
             raise UserError(f"--project-map sends '{name}' to '{chosen}', where project '{clash}' goes already")
@@ -191,6 +157,8 @@ def run_row(listing: RunListing) -> RunRow:
         fork_run_id=listing.fork.run_id if listing.fork else None,
         fork_step=listing.fork.step if listing.fork else None,
         tags=listing.tags,
+        group=listing.group,
+        sweep=listing.sweep,
     )
 
 
@@ -205,12 +173,15 @@ def _pages(listings: Iterable[RunListing], size: int) -> Iterator[list[RunListin
 
 def inventory_command(scope: Scope, local: Sequence[Path], work_dir: Path, common: Globals) -> None:
     """List, save, report."""
+    if scope.narrow and not scope.agreed and not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UserError("--only asks before it leaves runs out, and there is no terminal: add --yes if you agree")
     start_log(log_path("inventory"), common.verbose)
     with scratch_directory(work_dir) as scratch:
         source = build_local_source(local) if local else build_api_source(scratch / "wandb")
         with ExitStack() as stack:
             stack.enter_context(closing(source))
             found = find_projects(source, scope)  # first: a wrong key or name must not leave an empty database behind
+            check_filters(source, found, scope.only)
             store = stack.enter_context(open_store(common.db))
             inventory_id = store.begin_invocation("inventory", socket.gethostname(), os.getpid(), tool_version())
             exit_code = ExitCode.UNEXPECTED
@@ -219,6 +190,8 @@ def inventory_command(scope: Scope, local: Sequence[Path], work_dir: Path, commo
                 results = []
                 for result in take_inventory(source, found, store, scope, inventory_id, bar.tick):
                     results.append(result)
+                bar.close()
+                left_out = narrow(store, inventory_id, scope.agreed) if scope.narrow else 0
                 exit_code = ExitCode.OK
             finally:
                 bar.close()
@@ -226,9 +199,25 @@ def inventory_command(scope: Scope, local: Sequence[Path], work_dir: Path, commo
         for problem in source.problems:
             tell(f"Warning: {problem}")
     if common.json:
-        print(json.dumps({"schema_version": 1, "projects": [_as_json(result) for result in results]}))
+        projects = [_as_json(result) for result in results]
+        print(json.dumps({"schema_version": 1, "projects": projects, "left_out": left_out}))
     else:
-        _print(results, filtered=scope.only != RunFilter(), quiet=common.quiet)
+        _print(results, left_out, quiet=common.quiet)
+
+
+def narrow(store: Store, inventory_id: int, agreed: bool) -> int:
+    """Leave out the pending runs that this inventory did not list, if a person agrees; returns how many."""
+    waiting = store.inventory.not_listed(inventory_id)
+    if not waiting:
+        return 0
+    names = {project.id: project.source for project in store.inventory.projects()}
+    tell(f"--only: {counted(sum(waiting.values()), 'pending run')} of earlier inventories did not pass the filters:")
+    for project_id, count in waiting.items():
+        tell(f"  {names[project_id]}: {count:,}")
+    if not agreed and not confirmed("Leave them out? They can be listed again later."):
+        tell("They stay pending.")
+        return 0
+    return sum(store.inventory.finish_inventory(project_id, inventory_id, Unseen.EXCLUDED) for project_id in waiting)
 
 
 class _Bar:
@@ -266,7 +255,7 @@ def _as_json(result: ProjectResult) -> dict[str, Any]:
     }
 
 
-def _print(results: Sequence[ProjectResult], *, filtered: bool, quiet: bool) -> None:
+def _print(results: Sequence[ProjectResult], left_out: int, *, quiet: bool) -> None:
     console = Console()
     table = new_table(console, "W&B project", "Neptune project", ">runs", "states", ">rows", ">new", ">changed")
     for result in results:
@@ -288,8 +277,9 @@ def _print(results: Sequence[ProjectResult], *, filtered: bool, quiet: bool) -> 
             say(console, f"{name}: {result.project.name_note}")
     unseen = sum(result.unseen for result in results)
     if unseen:
-        why = "left out by the filters" if filtered else "gone from W&B"
-        say(console, f"{counted(unseen, 'run')} of earlier inventories {why}: skipped")
+        say(console, f"{counted(unseen, 'run')} of earlier inventories gone from W&B: left out")
+    if left_out:
+        say(console, f"{counted(left_out, 'run')} of earlier inventories left out, as --only asks")
     if not quiet:
         total = sum(result.listed for result in results)
         found = f"{counted(total, 'run')} in {counted(len(results), 'project')}"

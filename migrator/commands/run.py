@@ -6,8 +6,8 @@ import json
 import os
 import shlex
 import socket
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,9 +15,12 @@ from rich.console import Console
 
 from migrations_db import open_store
 from migrations_db.report_types import Progress, RunSummary
+from migrations_db.selecting import Wanted
 from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Selection
+from migrator.commands.choosing import chosen
+from migrator.commands.remembered import mapping_text
 from migrator.commands.text import add_row, counted, new_table, say
 from migrator.destinations.base import UPLOADED
 from migrator.errors import ExitCode, UserError
@@ -46,8 +49,8 @@ class RunSettings:
     work_dir: Path
     supervision: Supervision
     options: MappingOptions
-    projects: Sequence[str] = ()
-    run_ids: Sequence[str] = ()
+    given_options: Mapping[str, object] = field(default_factory=dict)  # those of them that a person asked for
+    wanted: Wanted = field(default_factory=Wanted)
     limit: int | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
@@ -93,6 +96,7 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
         binding.check(store)
         check_offline(store, settings)
         only = selection(store, settings)
+        check_mapping(store, only, settings.given_options)
         command = "run" if settings.phase is Phase.COPY else "sync"
         log_file = log_path(command)
         start_log(log_file, common.verbose)
@@ -178,7 +182,7 @@ def check_offline(store: Store, settings: RunSettings) -> None:
         )
     if _holds_files(directory):
         return
-    chosen = store.select(settings.projects, settings.run_ids)
+    chosen = store.find(settings.wanted).selection
     if count := store.reports.awaited_files(settings.phase, chosen, UPLOADED):
         raise UserError(
             f"{directory}, which should hold the offline files of {counted(count, 'run')}, is not there or is empty: "
@@ -195,9 +199,35 @@ def _holds_files(directory: Path) -> bool:
         raise UserError(f"{directory}, which holds the offline files, cannot be read: {error.strerror}") from error
 
 
+def check_mapping(store: Store, only: Selection, given: Mapping[str, object]) -> None:
+    """`UserError` if a run that is to be copied on began with other options than those given.
+
+    A metric would go on at another path, a skipped file would be in some runs only: options are bound to a run.
+    """
+    if not given:
+        return
+    wanted = MappingOptions.from_json(given).as_json()
+    differ = {
+        ref: [name for name in given if mapping.get(name) != wanted[name]]
+        for ref, mapping in store.reports.mappings(only)
+        if any(mapping.get(name) != wanted[name] for name in given)
+    }
+    if not differ:
+        return
+    ref, names = next(iter(differ.items()))
+    mapping = next(stored for other, stored in store.reports.mappings(only) if other == ref)
+    began = " ".join(mapping_text(name, mapping.get(name)) for name in names)
+    now = " ".join(mapping_text(name, wanted[name]) for name in names)
+    raise UserError(
+        f"the copy of {counted(len(differ), 'run')} began with {began}, such as {ref}. With {now} the rest would not "
+        f"fit what is copied already. Leave the option out, and they go on as they began; choose other runs; or start "
+        f"over with them: `migrate forget {shlex.quote(ref)}`"
+    )
+
+
 def selection(store: Store, settings: RunSettings) -> Selection:
     """The runs that this command is about."""
-    only = store.select(settings.projects, settings.run_ids)
+    only = chosen(store, settings.wanted)
     if settings.phase is Phase.UPLOAD:
         store.start_upload(only)
     if settings.limit is not None:
@@ -277,7 +307,8 @@ def dry_run_command(settings: RunSettings, common: Globals) -> ExitCode:
     """Say what `run` would copy, from the state database alone. Nothing is written anywhere."""
     parts = selected_parts(settings.include, settings.exclude)
     with open_store(common.db, create=False) as store:
-        only = store.select(settings.projects, settings.run_ids)
+        only = chosen(store, settings.wanted)
+        check_mapping(store, only, settings.given_options)
         plan: dict[str, dict[str, int | str]] = {}
         projects = {project.source: project.destination_name for project in store.inventory.projects()}
         for summary in islice(to_do(store, settings.asked, only), settings.limit):

@@ -6,6 +6,7 @@ Names come from outside: they are never read as rich's markup, and control chara
 from __future__ import annotations
 
 import re
+import sys
 
 from rich import box
 from rich.console import Console
@@ -133,6 +134,12 @@ def without_secrets(text: str) -> str:
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
+
+
+def confirmed(question: str) -> bool:
+    """The answer of a person at a terminal; Return means no."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def counted(count: int, noun: str) -> str:

@@ -8,11 +8,10 @@ A saved cursor means that everything before it is durable at the destination (se
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,7 +37,6 @@ from migrator.sources.base import Source
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 COMPLETE: Mapping[str, Scalar] = {"migration/complete": True}
-SEVERAL_MAPPINGS = "null"  # in place of the options of a run that was copied with different ones, one after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ def copy_run(
         begun = any(progress.intent is not None for progress in saved.values())
         confirm = tools.control.confirm
         with destination.open_run(target, claim.position, begun=begun, confirm=confirm) as out:
-            digests = _digests(claim, claims, plan.options, target, anew=not saved)
+            digests = _digests(claim, claims, target, anew=not saved)
             pipeline = Pipeline(claim, claims, run, out, tools.control, digests, plan.clock)
             try:
                 for name in plan.parts:
@@ -109,19 +107,15 @@ def copy_run(
     claims.complete(claim, plan.parts)
 
 
-def _digests(claim: Claim, claims: Claims, options: MappingOptions, target: RunTarget, *, anew: bool) -> Digests | None:
+def _digests(claim: Claim, claims: Claims, target: RunTarget, *, anew: bool) -> Digests | None:
     """Those of the run so far; None: they were not kept when its copy began."""
-    mapping = json.dumps(asdict(options))
     if anew:
-        claims.begin_digests(claim, mapping)
+        claims.begin_digests(claim)
         created: dict[str, Scalar] = {"sys/custom_run_id": target.run_id, "sys/name": target.name}
         created["sys/creation_time"] = target.created_at
         return Digests.begun({**created, **COMPLETE})  # written last, but only runs that are done are verified
-    if claim.mapping is None:
-        return None
-    if claim.mapping not in (mapping, SEVERAL_MAPPINGS):
-        claims.change_mapping(claim, SEVERAL_MAPPINGS)
-    return Digests(claims.digests(claim))
+    saved = claims.digests(claim)
+    return Digests(saved) if saved else None
 
 
 @dataclass(frozen=True, slots=True)

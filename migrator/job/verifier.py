@@ -160,7 +160,7 @@ class Verifier:
 
     def _expected(self, number: int, run: ToVerify) -> Expected:
         claim = run.run
-        digests = None if claim.mapping is None else self._store.verification.digests(claim.run)
+        digests = self._store.verification.digests(claim.run) or None
         fork = Fork(neptune_run_id(claim.fork.run_id).name, claim.fork.step or 0) if claim.fork else None
         return Expected(number, neptune_run_id(claim.run_id).name, digests, fork)
 

@@ -41,6 +41,7 @@ from migrator.job.log import own_keys, start_log, without_keys
 from migrator.job.outcomes import Outcomes, Pings
 from migrator.job.processes import host_id, started_s, worker_id_of
 from migrator.job.signals import TERMINAL
+from migrator.parts.base import MappingOptions
 from migrator.sources.base import Source
 
 log = logging.getLogger(__name__)
@@ -276,7 +277,12 @@ class _Worker:
     def _claim(self) -> _InHand | None:
         self._renew()  # after a long sleep, our own runs' leases would look like those of others
         claim = self._store.claim(
-            self.worker_id, self.job.phase, self.job.lease_s, self.job.only, suspects=not self._in_hand
+            self.worker_id,
+            self.job.phase,
+            self.job.lease_s,
+            self.job.only,
+            suspects=not self._in_hand,
+            mapping=self.job.options.as_json(),
         )
         if claim is None:
             return None
@@ -314,7 +320,9 @@ class _Worker:
                     upload_run(claim, self._destination, self._store, self.job.workspace, self.job.offline_dir, tools)
                 else:
                     source = self._source(claim.source_service)
-                    copy_run(claim, source, self._destination, self._store, self._plan, tools)
+                    own = MappingOptions.from_json(claim.mapping or {})  # what its copy began with
+                    plan = replace(self._plan, options=own)
+                    copy_run(claim, source, self._destination, self._store, plan, tools)
                 log.info("run %s: done", claim.ref)
         finally:
             self._in_hand.pop(claim.run, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import md5
 from pathlib import Path
@@ -39,6 +39,16 @@ class MappingOptions:
     stringify: bool = False
     metrics_namespace: str | None = None
     max_file_bytes: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For the state database, which keeps them with each run."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> MappingOptions:
+        """Of `as_json`, also of other versions; an empty namespace or size means none."""
+        known = {name: value for name, value in stored.items() if name in cls.__slots__}
+        return cls(**known | {name: known.get(name) or None for name in ("metrics_namespace", "max_file_bytes")})
 
     def wants(self, key: str) -> bool:
         """Whether a key of the history is copied: W&B's own start with `_`."""

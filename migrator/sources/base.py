@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -33,20 +34,29 @@ from migrator.values import SeriesKey
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs to list; empty fields do not filter. Times are aware, `after` inclusive, `before` exclusive."""
+    """Which runs to list; empty fields do not filter. Times are aware, `after` inclusive, `before` exclusive.
+
+    `names` are globs for display names.
+    """
 
     states: Sequence[str] = ()
     tags: Sequence[str] = ()
     created_after: datetime | None = None
     created_before: datetime | None = None
     run_ids: Sequence[str] = ()
+    names: Sequence[str] = ()
+    groups: Sequence[str] = ()
+    sweeps: Sequence[str] = ()
 
     def accepts(self, listing: RunListing) -> bool:
-        """Any of the states, any of the tags, any of the ids, inside the times. Unknown times pass."""
+        """Any value of each field, inside the times. Unknown times pass."""
         return (
             (not self.states or listing.source_state in self.states)
             and (not self.tags or bool(set(self.tags) & set(listing.tags)))
             and (not self.run_ids or listing.run_id in self.run_ids)
+            and (not self.names or any(fnmatchcase(listing.name, glob) for glob in self.names))
+            and (not self.groups or listing.group in self.groups)
+            and (not self.sweeps or listing.sweep in self.sweeps)
             and (not self.created_after or not listing.created_at or listing.created_at >= self.created_after)
             and (not self.created_before or not listing.created_at or listing.created_at < self.created_before)
         )

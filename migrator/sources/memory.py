@@ -116,6 +116,8 @@ class MemorySource:
                 fingerprint=data.fingerprint(),
                 fork=data.fork,
                 tags=data.tags,
+                group=data.group,
+                sweep=data.sweep.id if data.sweep else None,
             )
             if only.accepts(listing):
                 yield listing

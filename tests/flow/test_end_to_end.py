@@ -187,12 +187,13 @@ def test_limit_projects_run_id_and_exclude_choose_what_is_copied(set_scene: SetS
 def test_an_inventory_lists_what_its_filters_let_in(set_scene: SetScene) -> None:
     runs = sample_runs(20, steps=1, files=0, events=0, console=0)
     scene = set_scene(Entity("own", []), Entity("team", [Project("demo", runs)]))
-    filters = ["--wandb-entity", "team", "--state", "finished", "--tag", "even", "--tag", "none"]
+    filters = ["--wandb-entity", "team", "--state", "finished", "--tag", "even"]
     filters += ["--created-after", iso(EPOCH_S + 120), "--created-before", iso(EPOCH_S + 900)]
     wanted = [run for n, run in enumerate(runs) if run.state == "finished" and n % 2 == 0 and 2 <= n < 15]
     assert scene.migrate.succeed("inventory", *filters, "--json").json["projects"][0]["listed"] == len(wanted)
     assert len(wanted) > 3
-    scene.migrate.succeed("inventory", "--wandb-entity", "team", "--run-id", wanted[0].id, "--project-map", "demo=new")
+    chosen = ["--wandb-entity", "team", "--run-id", wanted[0].id, "--project-map", "demo=new", "--only"]
+    scene.migrate.succeed("inventory", *chosen, "--yes")
     left = done(1) | {"skipped": len(wanted) - 1, "total": len(wanted)}
     assert scene.migrate.succeed("run", "--json").json["runs"] == left
     assert [(run.project, run.run_id) for run in scene.neptune.store.runs()] == [("team/new", wanted[0].id)]

@@ -23,7 +23,7 @@ WORDS = frozenset({"records", "values", "json_text", "naming", "limits", "errors
 #: from the top down: each folder may import the ones behind it, and itself
 LAYERS: list[frozenset[str]] = [
     frozenset({"__main__"}),
-    frozenset({"cli"}),
+    frozenset({"cli", "options", "help"}),
     frozenset({"commands"}),
     frozenset({"job"}),
     frozenset({"copying"}),

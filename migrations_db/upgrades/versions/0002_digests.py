@@ -1,4 +1,4 @@
-"""Digests of what was written, and what verifications found."""
+"""The mapping options of each copy, digests of what was written, and what verifications found."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,7 +13,7 @@ WORD = sa.String(16)
 
 def upgrade() -> None:
     for column in (
-        sa.Column("mapping", TEXT),
+        sa.Column("mapping", sa.JSON()),
         sa.Column("verdict", WORD),
         sa.Column("verified_at", sa.DateTime(timezone=True)),
         sa.Column("verified_by", TEXT),

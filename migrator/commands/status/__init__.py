@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from migrations_db import open_store
+from migrations_db.selecting import Wanted
 from migrations_db.states import RunStatus
+from migrator.commands.choosing import chosen
 from migrator.commands.status.conclusions import bound_to, find_run
 from migrator.commands.status.documents import failed_json, overview_json, run_json
 from migrator.commands.status.overview import print_failed, print_overview, print_skips
@@ -50,12 +52,10 @@ def status_command(run: str, *, failed: bool, skips: bool, common: Globals) -> N
             print_overview(console, store.reports.overview(), bound)
 
 
-def retry_failed_command(
-    classes: Sequence[ErrorClass], projects: Sequence[str], run_ids: Sequence[str], common: Globals
-) -> None:
+def retry_failed_command(classes: Sequence[ErrorClass], wanted: Wanted, common: Globals) -> None:
     """Put failed runs back to pending and say how many."""
     with open_store(common.db, create=False) as store:
-        count = store.retry_failed(store.select(projects, run_ids), [str(word) for word in classes])
+        count = store.retry_failed(chosen(store, wanted), [str(word) for word in classes])
     if common.json:
         print(json.dumps({"schema_version": 1, "retried": count}))
     else:

@@ -186,4 +186,6 @@ def _listing_of(node: Json) -> RunListing:
         fingerprint=hashlib.sha256(changes.encode()).hexdigest()[:32],
         fork=fork_of(node, node["name"]),
         tags=tuple(node.get("tags") or ()),
+        group=node.get("group") or None,
+        sweep=node.get("sweepName") or None,
     )

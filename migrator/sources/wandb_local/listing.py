@@ -187,6 +187,8 @@ def listing_of(run_id: str, logs_of: dict[str, list[LogGlance]], now: datetime) 
         location=[location_of(log.log, log.head.run_id) for log in (*logs, *ancestors)],
         fork=None if is_root else head.fork,
         tags=head.tags,
+        group=head.group or None,
+        sweep=head.sweep_id or None,
     )
 
 

@@ -1,0 +1,69 @@
+"""What a person asks for by name, and what is answered when there is no such thing: close names, and what there is."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
+
+from migrations_db.selecting import Wanted
+from migrations_db.store import Store
+from migrations_db.types import Selection
+from migrator.errors import UserError
+
+CLOSE = 3  # names offered as a correction
+LISTED = 10  # names of what there is
+COMPARED = 5_000  # names that close ones are looked for among: difflib takes some 10 µs for each
+
+OPTIONS = {
+    "projects": ("--projects", "project"),
+    "exclude_projects": ("--exclude-projects", "project"),
+    "run_ids": ("--run-id", "run"),
+    "names": ("--name", "run name"),
+    "groups": ("--group", "group"),
+    "sweeps": ("--sweep", "sweep"),
+    "states": ("--state", "state"),
+    "tags": ("--tag", "tag"),
+    "project_map": ("--project-map", "project"),
+}
+
+
+def chosen(store: Store, wanted: Wanted) -> Selection:
+    """The runs asked for. `UserError` if one of the values, or all of them together, match no run."""
+    found = store.find(wanted)
+    for field, values in found.unmatched.items():
+        option, _ = OPTIONS[field]
+        raise UserError(nothing_has(option, values, store.reports.values(field, COMPARED), _elsewhere(field)))
+    if found.selection.runs == () or found.selection.projects == ():
+        raise UserError("no run matches all of these options together: `migrate runs` lists what there is")
+    return found.selection
+
+
+def _elsewhere(field: str) -> str:
+    return "`migrate inventory` adds new ones" if field.endswith("projects") else "`migrate runs` lists them"
+
+
+def nothing_has(option: str, values: Sequence[str], known: Iterable[str], more: str) -> str:
+    """The message for values that nothing has. `known`: what there is; `more`: where to look for others."""
+    noun = next(noun for name, noun in OPTIONS.values() if name == option)
+    there = list(islice(dict.fromkeys(known), COMPARED))
+    told = f"{option} {', '.join(values[:LISTED])}{', ...' if len(values) > LISTED else ''}: there is no such {noun}"
+    return f"{told}{did_you_mean(values, there)}. {what_there_is(noun, there)}{more}"
+
+
+def did_you_mean(words: Sequence[str], known: Collection[str]) -> str:
+    """ "; did you mean 'a' or 'b'?" without the question's end, or nothing if no name is close."""
+    by_lower = {name.lower(): name for name in known}
+    by_lower |= {name.lower().rpartition("/")[2]: name for name in known}
+    close: list[str] = []
+    for word in words[:LISTED]:
+        for lower in difflib.get_close_matches(word.lower().strip("*?"), by_lower, CLOSE, cutoff=0.6):
+            close += [by_lower[lower]] if by_lower[lower] not in close else []
+    return f" (did you mean {' or '.join(close[:CLOSE])}?)" if close else ""
+
+
+def what_there_is(noun: str, known: Sequence[str]) -> str:
+    if not known:
+        return "There is none at all; "
+    more = ", ..." if len(known) > LISTED else ""
+    return f"There are: {', '.join(known[:LISTED])}{more}; "

@@ -1,0 +1,114 @@
+"""What a state database knows from earlier commands, so that it need not be said again.
+
+The order is: option or its variable, NEPTUNE_PROJECT, state database. Contradictions are refused later, by `Binding`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from migrations_db import StateMissing, open_store
+from migrations_db.states import Phase
+from migrations_db.store import Store
+from migrator.job.address import COPIES, UPLOADS
+from migrator.parts.base import MappingOptions
+from migrator.settings import OFFLINE_DIR, Globals, Mode, default_workspace, token_is_set, workspace
+from migrator.visible import tell
+
+#: how options of the mapping are called on the command line
+MAPPING_NAMES = {
+    "include_private": "--include-private",
+    "stringify": "--stringify-config",
+    "metrics_namespace": "--metrics-namespace",
+    "max_file_bytes": "--max-file-size",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a person says: None, empty and absent mean nothing. `mapping`: given fields of `MappingOptions`."""
+
+    mode: Mode | None = None
+    workspace: str = ""
+    offline_dir: Path | None = None
+    mapping: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Where runs go, and how, for a command."""
+
+    mode: Mode
+    workspace: str
+    offline_dir: Path
+    options: MappingOptions
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the database has: None where it knows nothing."""
+
+    mode: Mode | None = None
+    workspace: str | None = None
+    offline_dir: Path | None = None
+    mapping: Mapping[str, Any] = field(default_factory=dict)
+
+
+def remembered(phase: Phase, asked: Asked, common: Globals) -> Settled:
+    """What is asked for, completed from the state database, which is told in one line. `UserError` if not enough."""
+    try:
+        with open_store(common.db, create=False) as store:
+            known = _known(store, phase)
+    except StateMissing:
+        known = _Known()  # the command will say so itself
+    usual: Mode = "online" if token_is_set() else "offline"
+    mode = asked.mode or known.mode or usual
+    taken = [f"--mode {mode}"] if not asked.mode and mode != usual else []
+    name = asked.workspace or default_workspace("online") or ""
+    if not name and known.workspace:
+        name = known.workspace
+        taken.append(f"--neptune-workspace {name}")
+    directory = asked.offline_dir or known.offline_dir or OFFLINE_DIR
+    uses_directory = mode == "offline" or phase is Phase.UPLOAD
+    if uses_directory and not asked.offline_dir and directory.absolute() != OFFLINE_DIR.absolute():
+        taken.append(f"--offline-dir {directory}")
+    mapping = {**known.mapping, **asked.mapping}
+    if phase is Phase.COPY:
+        usual_mapping = MappingOptions().as_json()
+        taken += [
+            mapping_text(field_name, value)
+            for field_name, value in known.mapping.items()
+            if field_name not in asked.mapping and value != usual_mapping.get(field_name)
+        ]
+    if taken and not (common.quiet or common.json):
+        tell(f"As before: {' '.join(taken)}")
+    return Settled(mode, workspace(name, mode), directory, MappingOptions.from_json(mapping))
+
+
+def mapping_text(name: str, value: object) -> str:
+    """An option of the mapping as one types it."""
+    option = MAPPING_NAMES.get(name, name)
+    match value:
+        case True:
+            return option
+        case False:
+            return option.replace("--", "--no-", 1)
+        case None | "" | 0:
+            return f"{option} ''"
+    return f"{option} {value}"
+
+
+def _known(store: Store, phase: Phase) -> _Known:
+    copies = store.setting(COPIES) or ""
+    known = _Known(mapping=store.reports.last_mapping() or {})
+    if copies.startswith("offline:"):
+        known = replace(known, mode="offline", offline_dir=Path(copies.removeprefix("offline:")))
+    elif copies:
+        known = replace(known, mode="online")
+    bound = (store.setting(UPLOADS) or "") if phase is Phase.UPLOAD else copies
+    found = re.search(r" workspace (\S+)$", bound)
+    return replace(known, workspace=found[1]) if found else known

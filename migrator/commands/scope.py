@@ -1,0 +1,103 @@
+"""What an inventory is to list, found at the source before anything is saved."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from migrator.commands.choosing import OPTIONS, nothing_has
+from migrator.commands.text import counted
+from migrator.errors import UserError
+from migrator.records import RunListing, SourceProject
+from migrator.sources.base import RunFilter, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What to list. `projects` are names or globs ("name" or "entity/name"); empty: all but `exclude_projects`.
+
+    Filters choose what is added. `narrow`: nothing else is to be copied, so pending runs that are not listed are left
+    out, if a person agrees (`agreed`: has done so already).
+    """
+
+    entity: str | None = None
+    projects: Sequence[str] = ()
+    exclude_projects: Sequence[str] = ()
+    only: RunFilter = field(default_factory=RunFilter)
+    project_map: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = False  # the source tells all projects that the entity has, and all are in scope
+    narrow: bool = False
+    agreed: bool = False
+
+
+def matches(project: SourceProject, patterns: Sequence[str]) -> bool:
+    """Whether a project is meant: its name, or "entity/name", by any pattern; no pattern means all."""
+    full_name = f"{project.entity}/{project.name}"
+    return not patterns or any(
+        fnmatch.fnmatchcase(project.name, pattern) or fnmatch.fnmatchcase(full_name, pattern) for pattern in patterns
+    )
+
+
+def find_projects(source: Source, scope: Scope) -> list[SourceProject]:
+    """The projects in scope. `UserError` when nothing matches, or one of the patterns does not."""
+    there = list(source.projects(scope.entity))
+    lists_all = "`migrate inventory` without --projects lists all"
+    for option, patterns in (("--projects", scope.projects), ("--exclude-projects", scope.exclude_projects)):
+        # a name that matches nothing is a typing error; better told than left out
+        if unmatched := [pattern for pattern in patterns if not any(matches(one, [pattern]) for one in there)]:
+            raise UserError(nothing_has(option, unmatched, (f"{one.entity}/{one.name}" for one in there), lists_all))
+    excluded = scope.exclude_projects
+    found = [one for one in there if matches(one, scope.projects) and not (excluded and matches(one, excluded))]
+    if not found:
+        where = f" in entity '{scope.entity}'" if scope.entity else ""
+        raise UserError(f"there is no project to list{where}" + (": --exclude-projects names all" if there else ""))
+    for name in scope.project_map:
+        if name not in (known := {text for one in found for text in (one.name, f"{one.entity}/{one.name}")}):
+            raise UserError(nothing_has("--project-map", [name], sorted(known), "it takes W&B-project=neptune-project"))
+    return found
+
+
+def check_filters(source: Source, projects: Sequence[SourceProject], only: RunFilter) -> None:
+    """`UserError` if no run passes the filters, or one of their values is no run's: told before anything is saved."""
+    if only == RunFilter():
+        return
+    values = {name: getattr(only, name) for name in _VALUES}
+    missing = {name: set(wanted) for name, wanted in values.items()}
+    passes = False
+    for listing in (listing for project in projects for listing in source.runs(project, only)):
+        passes = True
+        _discard(missing, listing)
+        if not any(missing.values()):
+            return
+    known: dict[str, dict[str, None]] = {name: {} for name in _VALUES}
+    for listing in (listing for project in projects for listing in source.runs(project, RunFilter())):
+        _discard(missing, listing)
+        for name, of in _VALUES.items():
+            known[name].update(dict.fromkeys(of(listing)))
+    for name, wanted in values.items():
+        if unmatched := [value for value in wanted if value in missing[name]]:
+            lists_all = "`migrate inventory` without filters lists all runs"
+            raise UserError(nothing_has(OPTIONS[name][0], unmatched, sorted(known[name]), lists_all))
+    if not passes:
+        count = counted(len(known["run_ids"]), "run")
+        raise UserError(f"no run passes all of these filters together. Without filters there are {count}")
+
+
+#: what a run has for each field of `RunFilter` that holds values
+_VALUES: Mapping[str, Callable[[RunListing], Sequence[str]]] = {
+    "states": lambda listing: [listing.source_state],
+    "tags": lambda listing: listing.tags,
+    "run_ids": lambda listing: [listing.run_id],
+    "names": lambda listing: [listing.name],
+    "groups": lambda listing: [listing.group] if listing.group else [],
+    "sweeps": lambda listing: [listing.sweep] if listing.sweep else [],
+}
+
+
+def _discard(missing: Mapping[str, set[str]], listing: RunListing) -> None:
+    for name, values in missing.items():
+        if values and name == "names":
+            values.difference_update([glob for glob in values if fnmatch.fnmatchcase(listing.name, glob)])
+        elif values:
+            values.difference_update(_VALUES[name](listing))

@@ -1,0 +1,274 @@
+"""The options that commands share, or that need room: their names, their groups in the help, and their help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from migrator.errors import ErrorClass
+from migrator.help import EVERY, HOW, OTHER, SCRATCH, SHOWN, TROUBLE, WHAT, WHERE, option
+
+# ---------------------------------------------------------------- what to copy
+
+
+def complete_projects(ctx: typer.Context, incomplete: str) -> list[str]:
+    """For the shell: projects of the state database."""
+    from migrator.commands.completion import projects
+
+    return projects(ctx, incomplete)
+
+
+def complete_runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """For the shell: run ids of the state database."""
+    from migrator.commands.completion import run_ids
+
+    return run_ids(ctx, incomplete)
+
+
+Projects = Annotated[
+    str,
+    option(
+        "--projects",
+        metavar="NAMES",
+        group=WHAT,
+        help="W&B projects, comma-separated; patterns are allowed: 'vision,nlp-*'. Default: all.",
+        autocompletion=complete_projects,
+    ),
+]
+ExcludeProjects = Annotated[
+    str,
+    option(
+        "--exclude-projects",
+        metavar="NAMES",
+        group=WHAT,
+        help="All projects but these, comma-separated; patterns are allowed.",
+        autocompletion=complete_projects,
+    ),
+]
+RunIds = Annotated[
+    list[str] | None,
+    option(
+        "--run-id",
+        metavar="ID",
+        group=WHAT,
+        help="Only this run: its id, or entity/project/id; @FILE reads one from each line. Repeatable.",
+        autocompletion=complete_runs,
+    ),
+]
+Names = Annotated[
+    list[str] | None,
+    option("--name", metavar="PATTERN", group=WHAT, help="Only runs with such a display name: 'resnet-*'. Repeatable."),
+]
+RunGroups = Annotated[
+    list[str] | None, option("--group", metavar="GROUP", group=WHAT, help="Only runs of this W&B group. Repeatable.")
+]
+Sweeps = Annotated[
+    list[str] | None,
+    option("--sweep", metavar="ID", group=WHAT, help="Only runs of the sweep with this id. Repeatable."),
+]
+Entity = Annotated[
+    str, option("--wandb-entity", metavar="NAME", group=WHAT, help="W&B entity. Default: your account's own.")
+]
+Local = Annotated[
+    list[Path] | None,
+    option("--local", metavar="DIR", group=WHAT, help="Local W&B run directories, instead of the W&B API. Repeatable."),
+]
+States = Annotated[
+    list[str] | None,
+    option("--state", metavar="STATE", group=WHAT, help="Only runs that W&B calls finished, crashed ... Repeatable."),
+]
+Tags = Annotated[
+    list[str] | None, option("--tag", metavar="TAG", group=WHAT, help="Only runs with this tag. Repeatable.")
+]
+CreatedAfter = Annotated[
+    str,
+    option(
+        "--created-after",
+        metavar="TIME",
+        group=WHAT,
+        help="Only runs created then or later: 2024-05-01, 2024-05, yesterday, 30d (days ago). In UTC.",
+    ),
+]
+CreatedBefore = Annotated[
+    str, option("--created-before", metavar="TIME", group=WHAT, help="Only runs created earlier than that.")
+]
+OnlyThese = Annotated[
+    bool,
+    option(
+        "--only",
+        group=WHAT,
+        help="Copy nothing else: pending runs that this inventory does not list are left out. Shows how many, and "
+        "asks. Without it, filters choose what is added.",
+    ),
+]
+Yes = Annotated[bool, option("--yes", "-y", group=OTHER, help="Do not ask.")]
+Limit = Annotated[int | None, option("--limit", metavar="N", group=WHAT, min=1, help="Copy at most N runs.")]
+Include = Annotated[
+    list[str] | None,
+    option(
+        "--include",
+        metavar="PART",
+        group=WHAT,
+        help="Also copy this part, which is not copied otherwise: artifacts. Repeatable.",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    option("--exclude", metavar="PART", group=WHAT, help="Do not copy this part: history, files ... Repeatable."),
+]
+DryRun = Annotated[bool, option("--dry-run", group=WHAT, help="Say what would be copied, and write nothing.")]
+ErrorClasses = Annotated[
+    list[ErrorClass] | None,
+    option("--class", metavar="CLASS", group=WHAT, help="Only failures of this class. Default: all. Repeatable."),
+]
+
+Runs = Annotated[
+    list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs: their ids, project/id or entity/project/id.")
+]
+Sample = Annotated[str, option("--sample", metavar="SHARE", group=WHAT, help="Only a share of the runs, e.g. 5%.")]
+Seed = Annotated[int, option("--seed", metavar="N", group=WHAT, help="Which runs are in the sample. Default: 0.")]
+Again = Annotated[bool, option("--again", group=WHAT, help="Also runs that were verified before.")]
+
+# ---------------------------------------------------------------- where to
+
+ProjectMap = Annotated[
+    list[str] | None,
+    option(
+        "--project-map",
+        metavar="OLD=NEW",
+        group=WHERE,
+        help="W&B project OLD goes to Neptune project NEW; @FILE reads one pair from each line. Repeatable.",
+    ),
+]
+Workspace = Annotated[
+    str,
+    option(
+        "--neptune-workspace",
+        metavar="NAME",
+        group=WHERE,
+        help="Neptune workspace. Default: that of NEPTUNE_PROJECT, else the one used before.",
+    ),
+]
+ModeOption = Annotated[
+    str,
+    option(
+        "--mode",
+        metavar="MODE",
+        group=WHERE,
+        help="online or offline. Default: as before; the first time online if NEPTUNE_API_TOKEN is set.",
+    ),
+]
+OfflineDir = Annotated[
+    Path | None,
+    option(
+        "--offline-dir",
+        metavar="DIR",
+        group=WHERE,
+        help="Where Neptune's offline files are. Default: as before; the first time neptune-offline.",
+    ),
+]
+Visibility = Annotated[
+    str,
+    option(
+        "--visibility",
+        metavar="WHO",
+        group=WHERE,
+        help="Who can see projects that are created: private, workspace or public. Default: private.",
+    ),
+]
+
+# ---------------------------------------------------------------- how
+
+MetricsNamespace = Annotated[
+    str | None,
+    option("--metrics-namespace", metavar="NAME", group=HOW, help="Put all metrics below NAME. Default: at the top."),
+]
+IncludePrivate = Annotated[
+    bool | None,
+    option("--include-private/--no-include-private", group=HOW, help="Also copy W&B's own keys, such as _runtime."),
+]
+StringifyConfig = Annotated[
+    bool | None,
+    option("--stringify-config/--no-stringify-config", group=HOW, help="Write config and summary values as text."),
+]
+MaxFileSize = Annotated[
+    str | None,
+    option("--max-file-size", metavar="SIZE", group=HOW, help="Skip larger files: 500MB, 2GiB. Default: no limit."),
+]
+Workers = Annotated[
+    int | None,
+    option("--workers", metavar="N", group=HOW, min=1, help="Worker processes. Default: one for each core, 8 at most."),
+]
+SafeClient = Annotated[
+    bool, option("--safe-client", group=HOW, help="Slow, but works with other versions of neptune-scale. Online only.")
+]
+NoFollowLinks = Annotated[
+    bool, option("--no-follow-links", group=HOW, help="Follow no links: for local directories of unknown origin.")
+]
+
+# ---------------------------------------------------------------- when things go wrong
+
+StallTimeout = Annotated[
+    float,
+    option(
+        "--stall-timeout",
+        metavar="SECONDS",
+        group=TROUBLE,
+        min=5,
+        help="End an attempt that makes no progress for so long. Default: 600.",
+    ),
+]
+GiveUpAfter = Annotated[
+    float,
+    option(
+        "--give-up-after",
+        metavar="SECONDS",
+        group=TROUBLE,
+        min=1,
+        help="End with exit code 5 when a service is down for so long. Default: 900.",
+    ),
+]
+Strict = Annotated[bool, option("--strict", group=TROUBLE, help="End with exit code 3 when any value was skipped.")]
+
+# ---------------------------------------------------------------- other
+
+WorkDir = Annotated[
+    Path | None,
+    option("--work-dir", metavar="DIR", group=SCRATCH, help="Where scratch files go. Default: the system's place."),
+]
+Failed = Annotated[bool, option("--failed", group=SHOWN, help="List the failed runs.")]
+Skips = Annotated[bool, option("--skips", group=SHOWN, help="List what was skipped or changed.")]
+DemoDir = Annotated[
+    Path | None, option("--dir", metavar="DIR", group=WHERE, help="Where to make it. Default: a temporary directory.")
+]
+Run = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run: its id, project/id or entity/project/id.", show_default=False),
+]
+
+# ---------------------------------------------------------------- of every command
+
+Database = Annotated[
+    str, option("--db", metavar="FILE", group=EVERY, help="State database: a file, or a URL. Default: migration.db.")
+]
+Json = Annotated[bool, option("--json", group=EVERY, help="Print results as JSON.")]
+Verbose = Annotated[bool, option("--verbose", "-v", group=EVERY, help="Write more into the log file.")]
+Quiet = Annotated[bool, option("--quiet", "-q", group=EVERY, help="Show no progress, only results.")]
+
+# ---------------------------------------------------------------- how `verify` compares
+
+Level = Annotated[
+    str,
+    option(
+        "--level",
+        metavar="LEVEL",
+        group=HOW,
+        help="counts (no points are read), digests (all points) or values (the source, too). Default: digests.",
+    ),
+]
+Files = Annotated[
+    str, option("--files", metavar="HOW", group=HOW, help="Compare stored files by size or by md5. Default: size.")
+]
+Readers = Annotated[int, option("--workers", metavar="N", group=HOW, min=1, help="Readers at a time. Default: 4.")]
