@@ -53,6 +53,14 @@ EXAMPLES = {
         migrate runs --status failed,pending --sort size
         migrate runs --projects vision --csv > runs.csv
     """,
+    "verify": """
+        migrate verify
+        migrate verify --level values --sample 5%
+    """,
+    "forget": """
+        migrate forget vision/4kd2h1x9
+        migrate forget --projects vision --yes
+    """,
     "retry-failed": """
         migrate retry-failed
         migrate retry-failed --class stalled --projects vision
