@@ -1,4 +1,4 @@
-"""The mapping options of each copy, digests of what was written, and what verifications found."""
+"""Group, sweep and mapping options of a run, digests of what was written, and what verifications found."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,6 +13,8 @@ WORD = sa.String(16)
 
 def upgrade() -> None:
     for column in (
+        sa.Column("run_group", TEXT),
+        sa.Column("sweep", TEXT),
         sa.Column("mapping", sa.JSON()),
         sa.Column("verdict", WORD),
         sa.Column("verified_at", sa.DateTime(timezone=True)),
