@@ -6,6 +6,7 @@ any more if somebody else wrote in between. `read()` sees one snapshot and never
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import sqlite3
@@ -25,6 +26,7 @@ from migrations_db.errors import (
     StateDiskFull,
     StateError,
     StateLocked,
+    StateMissing,
     StateReadOnly,
     StateUnreachable,
 )
@@ -46,10 +48,23 @@ class Database:
             event.listen(engine, "begin", _begin_sqlite)
         else:
             self._reader = engine.execution_options(isolation_level="REPEATABLE READ")
+        self._file: tuple[int, int] | None = None
+
+    def watch_file(self) -> None:
+        """From now on the file at `address` must be this one: SQLite would go on writing one that was removed."""
+        self._file = _identity(self.address)
+
+    def _check_file(self) -> None:
+        if self._file is not None and _identity(self.address) != self._file:
+            raise StateMissing(
+                f"The state database {self.address} was removed or replaced while it was in use. Put it back (with its "
+                "-wal file, if there is one), then run the same command again."
+            )
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A read-only transaction: one snapshot."""
+        self._check_file()
         with translated(self.address), self._reader.begin() as connection:
             yield connection
 
@@ -64,6 +79,7 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction; any exception rolls it back."""
+        self._check_file()
         with translated(self.address), self._writer.begin() as connection:
             yield connection
 
@@ -75,6 +91,15 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file is at a path; None: there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -55,6 +55,7 @@ def open_store(url_or_path: str | Path, *, create: bool = True) -> Store:
         _bring_up_to_date(database, create=create)
         if database.is_sqlite:  # last, so that a file that is not ours stays as it is
             _use_wal(database)
+            database.watch_file()
     except BaseException:
         database.close()
         raise
@@ -114,8 +115,16 @@ def _open_sqlite(url: URL, *, create: bool) -> Database:
     if "timeout" not in url.query:
         connect_args["timeout"] = LOCK_TIMEOUT_S
     engine = create_engine(url, connect_args=connect_args, max_overflow=-1, hide_parameters=True)
+    if "uri" not in url.query:
+        event.listen(engine, "do_connect", _open_existing)
     event.listen(engine, "connect", _set_up_sqlite)
     return Database(engine, str(path))
+
+
+def _open_existing(_: Any, __: Any, arguments: list[Any], options: dict[str, Any]) -> None:
+    """SQLite makes no new file where ours was removed."""
+    arguments[0] = f"{Path(arguments[0]).absolute().as_uri()}?mode=rw"
+    options["uri"] = True
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _: Any) -> None:

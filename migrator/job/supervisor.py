@@ -25,6 +25,7 @@ from typing import Protocol
 
 import psutil
 
+from migrations_db import StateError
 from migrations_db.report_types import Progress
 from migrations_db.states import Outcome, RunStatus
 from migrations_db.store import Store
@@ -137,6 +138,9 @@ class Supervisor:
             self._reap()
             fatal = next((child.ended for child in self._children if child.ended and child.ended.message), None)
             if fatal:
+                if fatal.exit_code is ExitCode.STATE:  # what the state database says of the runs may not be true
+                    self._terminate()
+                    raise StateError(fatal.message)
                 self._display.say(fatal.message or "")
                 self._terminate()
                 return fatal.exit_code

@@ -167,3 +167,20 @@ def grown(run: Run, visible: int | None) -> None:
     run.visible, run.state = visible, "running" if visible else "finished"
     run.heartbeat_at = f"2024-01-01T00:00:{visible or 59}Z"
     run.changed()
+
+
+def test_a_state_database_that_is_removed_ends_the_job_and_nothing_is_told_of_its_runs(set_scene: SetScene) -> None:
+    scene = set_scene(sample_runs(12, steps=5), processing_delay_s=(1.0, 2.0))
+    scene.migrate.succeed("inventory")
+    state = scene.migrate.directory / "migration.db"
+    started = scene.migrate.start("run", "--workers", "2")
+    wait_until(lambda: scene.neptune.log.count("submit") > 5, "some to be sent", started)
+    state.rename(state.with_name("away"))
+    ended = started.wait()
+    assert ended.exit_code == 7
+    assert "Put it back" in ended.stderr
+    assert "runs are done" not in ended.stdout + ended.stderr
+    assert not state.exists()
+    state.with_name("away").rename(state)
+    scene.migrate.succeed("run")
+    assert is_whole(scene)
