@@ -116,6 +116,7 @@ class Overview:
     workers: Sequence[WorkerRow]
     pauses: Sequence[Pause]
     verdicts: VerdictCounts = VerdictCounts(0, 0, 0)  #: of the runs that are done
+    left_out: Mapping[str, int] = field(default_factory=dict)  #: by part, how many runs are done without it
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,8 @@ class Reports:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def overview(self) -> Overview:
-        """All that `migrate status` shows."""
+    def overview(self, wanted_parts: Collection[str] = ()) -> Overview:
+        """All that `migrate status` shows. `wanted_parts`: told of, where runs are done without them."""
         with self._database.read() as connection:
             counted = connection.execute(_counters(EVERYTHING)).all()
             return Overview(
@@ -57,6 +57,7 @@ class Reports:
                 workers=_workers(connection),
                 pauses=_pauses(connection),
                 verdicts=count_verdicts(connection),
+                left_out=_left_out(connection, wanted_parts, EVERYTHING),
             )
 
     def progress(self, phase: Phase, only: Selection = EVERYTHING) -> Progress:
@@ -87,6 +88,11 @@ class Reports:
     def begun(self, only: Selection = EVERYTHING) -> Iterator[RunSummary]:
         """Runs whose copy has begun, in the order of the inventory."""
         yield from self._runs([Run.copied_fingerprint.is_not(None)], only)
+
+    def left_out(self, parts: Collection[str], only: Selection = EVERYTHING) -> dict[str, int]:
+        """By part, how many runs are done without it; parts that all of them have are absent."""
+        with self._database.read() as connection:
+            return _left_out(connection, parts, only)
 
     def awaited_files(self, phase: Phase, only: Selection, uploaded: str) -> int:
         """How many runs, of those that a command of this phase goes on with, must have an offline file by now.
@@ -354,6 +360,21 @@ def _pauses(connection: Connection) -> list[Pause]:
 def _named(connection: Connection, runs: Sequence[int]) -> dict[int, AnyRow]:
     """Examples by number."""
     return {row.id: row for row in connection.execute(run_query().where(one_of(Run.id, runs)))}
+
+
+def _left_out(connection: Connection, parts: Collection[str], only: Selection) -> dict[str, int]:
+    done = [Run.status == RunStatus.DONE, Run.reason.is_(None), *in_selection(Run, only)]
+    runs = connection.execute(select(func.count()).select_from(Run).where(*done)).scalar_one()
+    query = (
+        select(Part.name, func.count())
+        .join(Run, Run.id == Part.run)
+        .where(*done, Part.name.in_(parts), Part.done_fingerprint == Run.fingerprint)
+        .group_by(Part.name)
+    )
+    missing = dict.fromkeys(parts, int(runs))
+    for name, complete in connection.execute(query):
+        missing[name] -= complete
+    return {name: count for name, count in missing.items() if count}
 
 
 # ---------------------------------------------------------------- one run

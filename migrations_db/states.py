@@ -17,6 +17,7 @@
 | running -> running | `claim`, when the lease has ended: the old attempt is lost |
 | failed -> pending | `retry_failed`, `forget`, or an inventory that finds the source changed |
 | done -> pending | an inventory that finds the source changed; `start_upload`, into phase upload; `forget` |
+| pending -> failed | `fail_fork_cycles`: forks of each other, which would wait for ever |
 | pending, failed -> skipped | `inventory --only`, whose filters leave it out, or gone before anything was copied |
 | skipped -> pending | an inventory that lists the run again |
 
@@ -81,7 +82,7 @@ class Unseen(StrEnum):
 
 
 MOVES: dict[RunStatus, frozenset[RunStatus]] = {
-    RunStatus.PENDING: frozenset({RunStatus.RUNNING, RunStatus.SKIPPED}),
+    RunStatus.PENDING: frozenset({RunStatus.RUNNING, RunStatus.FAILED, RunStatus.SKIPPED}),
     RunStatus.RUNNING: frozenset({RunStatus.PENDING, RunStatus.DONE, RunStatus.FAILED, RunStatus.RUNNING}),
     RunStatus.DONE: frozenset({RunStatus.PENDING}),
     RunStatus.FAILED: frozenset({RunStatus.PENDING, RunStatus.SKIPPED}),

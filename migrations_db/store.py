@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
-from migrations_db import attempts, forgetting, selecting
+from migrations_db import attempts, forgetting, forks, selecting
 from migrations_db.claiming import claim_statement, in_selection, lacks, wait_statement
 from migrations_db.columns import now_plus, safe, seconds_until
 from migrations_db.cursors import forget_items, save_cursor
@@ -292,6 +292,13 @@ class Store:
         }
         with self._database.write() as connection:
             return connection.execute(update(Run).where(*failed).values(values)).rowcount
+
+    def fail_fork_cycles(self, phase: Phase, only: Selection, error_class: str) -> list[str]:
+        """Pending runs that are forks of each other, in a circle, would wait for ever: they have failed, with this
+        class. Returns what people call them.
+        """
+        with self._database.write() as connection:
+            return forks.fail_cycles(connection, phase, only, error_class)
 
     def start_copy(self, parts: Collection[str], only: Selection = EVERYTHING) -> int:
         """Runs that are done without one of these parts: back to (copy, pending); returns how many."""

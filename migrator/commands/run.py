@@ -21,16 +21,16 @@ from migrations_db.store import Store
 from migrations_db.types import Selection
 from migrator.commands.choosing import chosen
 from migrator.commands.remembered import mapping_text
-from migrator.commands.text import add_row, counted, new_table, say
+from migrator.commands.text import add_row, counted, left_out_text, new_table, say
 from migrator.destinations.base import UPLOADED
-from migrator.errors import ExitCode, UserError
+from migrator.errors import ErrorClass, ExitCode, UserError
 from migrator.job.address import COPIES, UPLOADS, Binding, directory_of, is_same_directory, offline_address
 from migrator.job.display import display_for
 from migrator.job.job import Job, neptune_api_token
 from migrator.job.log import log_path, start_log
 from migrator.job.scratch import scratch_directory
 from migrator.job.supervisor import Display, Supervision, Supervisor
-from migrator.parts import OPTIONAL_PARTS, PARTS
+from migrator.parts import OPTIONAL_PARTS, PARTS, STANDARD_PARTS
 from migrator.parts.base import MappingOptions
 from migrator.settings import Globals, Mode, lease_s, tool_version
 from migrator.visible import tell
@@ -72,6 +72,7 @@ class RunResult:
     exit_code: ExitCode
     progress: Progress
     skipped_values: int
+    left_out: Mapping[str, int]  # by part, how many runs are done without it
     uncopied: int = 0  # runs that an upload had to leave, because they have yet to be copied
 
 
@@ -135,7 +136,7 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
             display.close()
             store.end_invocation(invocation_id, exit_code)
         uncopied = waiting(store, Phase.COPY, only) if settings.phase is Phase.UPLOAD else 0
-        return RunResult(exit_code, progress, skipped, uncopied)
+        return RunResult(exit_code, progress, skipped, store.reports.left_out(STANDARD_PARTS, only), uncopied)
 
 
 def _finish(job: Job, settings: RunSettings, store: Store, display: Display) -> ExitCode:
@@ -144,6 +145,8 @@ def _finish(job: Job, settings: RunSettings, store: Store, display: Display) -> 
         again = store.start_copy(settings.asked, job.only) if settings.asked else 0
         if again:
             display.say(f"{counted(again, 'run')} done without {' and '.join(settings.asked)}: copied further")
+        for name in store.fail_fork_cycles(settings.phase, job.only, ErrorClass.BAD_DATA):
+            display.say(f"{name} cannot be copied: it waits for a fork of its own")
         left = waiting(store, settings.phase, job.only)
         if not left:
             return ExitCode.OK
@@ -281,6 +284,7 @@ def _as_json(result: RunResult) -> dict[str, object]:
         "read": progress.points_read,
         "written": progress.points_written,
         "skipped": result.skipped_values,
+        "left_out": dict(result.left_out),
         "bytes": progress.size_bytes,
     }
 
@@ -296,6 +300,8 @@ def _summary(settings: RunSettings, result: RunResult) -> str:
         text.append(f"{runs[RunStatus.FAILED]} failed: `migrate status --failed` says why.")
     if result.skipped_values:
         text.append(f"{result.skipped_values:,} values could not be copied: `migrate status --skips` lists them.")
+    if told := left_out_text(result.left_out):
+        text.append(f"{told}.")
     if result.uncopied:
         text.append(f"{result.uncopied} must be copied first: `migrate run`, then `migrate sync` again.")
     if runs[RunStatus.PENDING]:

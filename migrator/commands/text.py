@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 
 from rich import box
 from rich.console import Console
@@ -140,6 +141,15 @@ def confirmed(question: str) -> bool:
     """The answer of a person at a terminal; Return means no."""
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def left_out_text(left_out: Mapping[str, int]) -> str:
+    """Which parts runs are done without, and how they are copied; empty: none."""
+    if not left_out:
+        return ""
+    count, options = max(left_out.values()), " ".join(f"--include {part}" for part in left_out)
+    runs = f"{counted(count, 'run')} {'is' if count == 1 else 'are'} done"
+    return f"{runs} without {', '.join(left_out)}: `migrate run {options}` copies the rest"
 
 
 def counted(count: int, noun: str) -> str:

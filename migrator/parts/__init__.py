@@ -18,3 +18,6 @@ PARTS: dict[str, Part] = {
 
 #: copied only with --include: artifacts can be terabytes
 OPTIONAL_PARTS = frozenset({"artifacts"})
+
+#: copied unless --exclude names them
+STANDARD_PARTS = tuple(name for name in PARTS if name not in OPTIONAL_PARTS)

@@ -961,6 +961,25 @@ def test_runs_that_a_person_has_forgotten_are_as_if_never_copied(store: Store, w
     assert [detail(store, run_id).points_read for run_id in ("held", "other")] == [3, 3]
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_removed_or_replaced_while_it_is_used_is_told_and_not_made_anew(
+    tmp_path: Path, *, replaced: bool
+) -> None:
+    path = tmp_path / "my state?#%.db"
+    with closing(open_store(path)) as store:
+        add(store, "a")
+        path.rename(tmp_path / "away")
+        if replaced:
+            shutil.copy(tmp_path / "away", path)
+        for ask in (store.reports.overview, lambda: store.claim_setting("a", "b")):
+            with pytest.raises(StateMissing, match="removed or replaced"):
+                ask()
+        assert path.exists() is replaced
+        path.unlink(missing_ok=True)
+        (tmp_path / "away").rename(path)
+        assert store.reports.overview().runs[RunStatus.PENDING] == 1
+
+
 def test_a_destination_that_has_something_of_a_project_is_fixed(store: Store, worker: str) -> None:
     project_id = add(store, "a")
     assert store.inventory.set_destinations({project_id: ("early", None)}) == []
@@ -978,6 +997,33 @@ def test_a_destination_that_has_something_of_a_project_is_fixed(store: Store, wo
     store.forget()
     assert store.inventory.set_destinations({project_id: ("moved", None)}) == []
     assert [project.destination_name for project in store.inventory.projects()] == ["moved"]
+
+
+def test_forks_of_each_other_fail_and_those_that_only_wait_for_them_do_not(store: Store, worker: str) -> None:
+    forks = {"a": "b", "b": "c", "c": "a", "waits": "a", "self": "self", "child": "parent", "x": "y", "y": "x"}
+    add(store, *(replace(row(run), fork_run_id=parent) for run, parent in forks.items()), row("parent"))
+    add(store, replace(row("a"), fork_run_id="b"), name="other project")
+    only = store.select(["p"], [run for run in forks if run not in ("x", "y")])
+    assert store.fail_fork_cycles(Phase.COPY, only, "bad_data") == ["e/p/a", "e/p/b", "e/p/c"]
+    assert store.fail_fork_cycles(Phase.COPY, EVERYTHING, "bad_data") == ["e/p/x", "e/p/y"]
+    assert store.fail_fork_cycles(Phase.COPY, EVERYTHING, "bad_data") == []
+    failed = list(store.reports.runs(RunStatus.FAILED))
+    assert "e/p/a -> e/p/b -> e/p/c" in (failed[0].error_message or "")
+    for _ in range(5):
+        store.complete(take(store), [])
+    assert store.next_wait(Phase.COPY) is None
+    assert store.retry_failed() == 5
+
+
+def test_runs_that_are_done_without_a_part_are_counted(store: Store, worker: str) -> None:
+    add(store, "a", "b", "c")
+    for run_id, parts in (("a", ["config", "history"]), ("b", ["config"])):
+        claim = take(store, store.select(run_ids=[run_id]))
+        store.checkpoint(claim, [PartUpdate(part, {}, done=True) for part in parts])
+        store.complete(claim, parts)
+    assert store.reports.left_out(["config", "history", "files"]) == {"history": 1, "files": 2}
+    assert store.reports.left_out(["config", "history"], store.select(run_ids=["a"])) == {}
+    assert store.reports.overview(["config", "history"]).left_out == {"history": 1}
 
 
 def test_runs_that_must_have_an_offline_file_are_counted(store: Store, worker: str) -> None:

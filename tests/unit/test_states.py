@@ -19,9 +19,10 @@ def test_every_status_can_be_reached_and_none_is_final() -> None:
     assert all(MOVES.values())
 
 
-@pytest.mark.parametrize("new", [RunStatus.DONE, RunStatus.FAILED])
-def test_only_a_running_run_ends(new: RunStatus) -> None:
-    assert [old for old in RunStatus if may_move(old, new)] == [RunStatus.RUNNING]
+def test_only_a_running_run_ends_but_for_one_that_would_wait_for_ever() -> None:
+    ends = {new: {old for old in RunStatus if may_move(old, new)} for new in (RunStatus.DONE, RunStatus.FAILED)}
+    assert ends[RunStatus.DONE] == {RunStatus.RUNNING}
+    assert ends[RunStatus.FAILED] == {RunStatus.RUNNING, RunStatus.PENDING}
 
 
 def test_only_a_pending_run_or_an_expired_claim_is_claimed() -> None:

@@ -23,6 +23,7 @@ from migrator.commands.status.overview import print_failed, print_overview, prin
 from migrator.commands.status.run import print_run
 from migrator.commands.text import counted
 from migrator.errors import ErrorClass
+from migrator.parts import STANDARD_PARTS
 from migrator.settings import Globals
 
 
@@ -45,11 +46,11 @@ def status_command(run: str, *, failed: bool, skips: bool, common: Globals) -> N
             else:
                 print_failed(console, runs)
         elif common.json:
-            print(json.dumps(overview_json(store.reports.overview(), bound.workspace)))
+            print(json.dumps(overview_json(store.reports.overview(STANDARD_PARTS), bound.workspace)))
         elif skips:
-            print_skips(console, store.reports.overview())
+            print_skips(console, store.reports.overview(STANDARD_PARTS))
         else:
-            print_overview(console, store.reports.overview(), bound)
+            print_overview(console, store.reports.overview(STANDARD_PARTS), bound)
 
 
 def retry_failed_command(classes: Sequence[ErrorClass], wanted: Wanted, common: Globals) -> None:

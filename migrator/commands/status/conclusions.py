@@ -9,7 +9,7 @@ from migrations_db.report_types import LedgerGroup, Overview, PartSums, RunDetai
 from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Project
-from migrator.commands.text import counted
+from migrator.commands.text import counted, left_out_text
 from migrator.errors import ADVICE, ErrorClass, UserError
 from migrator.job.address import COPIES, UPLOADS
 from migrator.parts import OPTIONAL_PARTS, PARTS
@@ -109,4 +109,6 @@ def next_step(overview: Overview, bound: Bound) -> str:
         return f"`migrate retry-failed` puts back {counted(failed, 'run')}, then `migrate sync`."
     if bound.offline and copy[RunStatus.DONE]:
         return f"`migrate sync` uploads {counted(copy[RunStatus.DONE], 'run')} to Neptune."
+    if told := left_out_text(overview.left_out):
+        return f"{told}."
     return "nothing left to do. `migrate inventory` looks for new runs."

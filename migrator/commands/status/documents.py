@@ -53,6 +53,7 @@ def overview_json(overview: Overview, workspace: str | None) -> dict[str, Any]:
             }
             for group in overview.failures
         ],
+        "left_out": dict(overview.left_out),
         "skips": [_ledger_group(group) for group in skips],
         "notes": [{"kind": group.kind, **_ledger_group(group)} for group in notes],
         "reasons": [

@@ -156,6 +156,9 @@ def _print_parts(console: Console, overview: Overview) -> None:
     for part in part_sums(overview):
         add_row(table, part.name, f"{part.read:,}", f"{part.written:,}", f"{part.skipped:,}", decimal(part.size_bytes))
     print_table(console, table)
+    for name, runs in overview.left_out.items():
+        told = f"{name} was left out of {counted(runs, 'run')}: `migrate run --include {name}`"
+        say(console, told, "yellow", indent=2)
 
 
 def _print_failures(console: Console, overview: Overview) -> None:

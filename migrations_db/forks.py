@@ -1,0 +1,58 @@
+"""Forks that wait for each other: no order of copying serves them. Used inside others' transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from sqlalchemy import Connection, update
+
+from migrations_db.claiming import in_selection, one_of
+from migrations_db.columns import now_plus
+from migrations_db.models import Run
+from migrations_db.rows import AnyRow, ref, run_query
+from migrations_db.states import Phase, RunStatus
+from migrations_db.types import Selection
+
+#: (number of the project, run id)
+_Key = tuple[int, str]
+
+
+def fail_cycles(connection: Connection, phase: Phase, only: Selection, error_class: str) -> list[str]:
+    """Pending runs that are forks of each other, in a circle, have failed. Returns what people call them."""
+    query = run_query().where(
+        Run.status == RunStatus.PENDING, Run.phase == phase, Run.fork_run_id.is_not(None), *in_selection(Run, only)
+    )
+    rows = {(row.project_id, row.run_id): row for row in connection.execute(query)}
+    parents = {key: (row.project_id, row.fork_run_id) for key, row in rows.items() if row.fork_run_id != row.run_id}
+    failed: list[str] = []
+    for circle in _circles(parents):
+        names = [ref(rows[key]) for key in circle]
+        _fail(connection, [rows[key] for key in circle], error_class, f"forks of each other: {' -> '.join(names)}")
+        failed += names
+    return failed
+
+
+def _fail(connection: Connection, runs: list[AnyRow], error_class: str, what: str) -> None:
+    pending = update(Run).where(one_of(Run.id, [run.id for run in runs]), Run.status == RunStatus.PENDING)
+    values = {
+        "status": RunStatus.FAILED,
+        "error_class": error_class,
+        "error_message": f"{what}. None can be copied before the others: remove one of them from the source, then run "
+        "`migrate inventory` and `migrate retry-failed`",
+        "finished_at": now_plus(),
+    }
+    connection.execute(pending.values(values))
+
+
+def _circles(parents: Mapping[_Key, _Key]) -> Iterator[list[_Key]]:
+    """Each circle once; runs that only lead to one are in none."""
+    seen: set[_Key] = set()
+    for start in parents:
+        path: dict[_Key, int] = {}
+        key = start
+        while key in parents and key not in seen:
+            seen.add(key)
+            path[key] = len(path)
+            key = parents[key]
+        if key in path:
+            yield list(path)[path[key] :]
