@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from sqlalchemy import Connection, Table, Update, and_, bindparam, case, exists, func, or_, select, update
+from sqlalchemy.orm import aliased
 
 from migrations_db.claiming import one_of
 from migrations_db.columns import safe
@@ -55,6 +56,28 @@ class Inventory:
         query = select(Project.__table__).order_by(Project.entity, Project.name, Project.id)
         with self._database.read() as connection:
             return [to_project(row) for row in connection.execute(query)]
+
+    def listed_twice(self) -> list[Twin]:
+        """Projects of one name at different services, and how many runs of one id both have: the same runs, reached
+        in two ways.
+        """
+        one, other = aliased(Project), aliased(Project)
+        run, twin = aliased(Run), aliased(Run)
+        query = (
+            select(one.id, other.id, func.count())
+            .select_from(one)
+            .join(other, (other.name == one.name) & (other.source_service > one.source_service))
+            .join(run, run.project_id == one.id)
+            .join(twin, (twin.project_id == other.id) & (twin.run_id == run.run_id))
+            .where(run.status != RunStatus.SKIPPED, twin.status != RunStatus.SKIPPED)
+            .group_by(one.id, other.id)
+            .order_by(one.id, other.id)
+        )
+        projects = {project.id: project for project in self.projects()}
+        with self._database.read() as connection:
+            return [
+                Twin(projects[first], projects[second], count) for first, second, count in connection.execute(query)
+            ]
 
     def save_runs(self, project_id: int, rows: Iterable[RunRow], inventory_id: int) -> Counts:
         """One page of a listing, in one transaction; `rows` of some hundred to some thousand.
@@ -136,6 +159,14 @@ class Inventory:
 
 #: of a run that waits to be copied
 _WAITS = (Run.phase == Phase.COPY, Run.status == RunStatus.PENDING)
+
+
+class Twin(NamedTuple):
+    """Two projects that share runs."""
+
+    one: ProjectData
+    other: ProjectData
+    runs: int
 
 
 class _Known(NamedTuple):

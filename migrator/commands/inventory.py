@@ -192,12 +192,20 @@ def inventory_command(scope: Scope, local: Sequence[Path], work_dir: Path, commo
                     results.append(result)
                 bar.close()
                 left_out = narrow(store, inventory_id, scope.agreed) if scope.narrow else 0
+                twins = store.inventory.listed_twice()
                 exit_code = ExitCode.OK
             finally:
                 bar.close()
                 store.end_invocation(inventory_id, exit_code)
         for problem in source.problems:
             tell(f"Warning: {problem}")
+        for twin in twins:
+            one, other = twin.one, twin.other
+            tell(
+                f"Warning: {counted(twin.runs, 'run')} listed twice, in {one.source} ({one.source_service}) and in "
+                f"{other.source} ({other.source_service}), would be copied twice, to {one.destination_name} and to "
+                f"{other.destination_name}. To copy them once, list only one of the two in this state database"
+            )
     if common.json:
         projects = [_as_json(result) for result in results]
         print(json.dumps({"schema_version": 1, "projects": projects, "left_out": left_out}))

@@ -1026,6 +1026,16 @@ def test_runs_that_are_done_without_a_part_are_counted(store: Store, worker: str
     assert store.reports.overview(["config", "history"]).left_out == {"history": 1}
 
 
+def test_runs_that_are_listed_from_two_services_are_found(store: Store) -> None:
+    add(store, "a", "b", "c")
+    add(store, "a", name="another project")
+    rows = [ProjectRow("local", name, "local", "file:///data") for name in ("p", "q")]
+    for project_id in store.inventory.save_projects(rows):
+        store.inventory.save_runs(project_id, [row("a"), row("c"), row("d")], 1)
+    [twin] = store.inventory.listed_twice()
+    assert {twin.one.source, twin.other.source, str(twin.runs)} == {"local/p", "e/p", "2"}
+
+
 def test_runs_that_must_have_an_offline_file_are_counted(store: Store, worker: str) -> None:
     add(store, "done", "uploaded", "begun", "new")
     for run_id, position in (("done", "4:1"), ("uploaded", "uploaded"), ("begun", "2:0")):
