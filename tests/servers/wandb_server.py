@@ -476,7 +476,7 @@ def _project(server: WandbServer, query: Query) -> Row:
     return {"project": project and _project_node(server, query, project)}
 
 
-def _run_node(project: Project, run: Run, full: bool) -> Row:
+def _run_node(project: Project, run: Run, full: bool, with_config: bool) -> Row:
     node: Row = {
         "__typename": "Run",
         "projectId": int(_number(project.name)),
@@ -497,7 +497,8 @@ def _run_node(project: Project, run: Run, full: bool) -> Row:
         "historyLineCount": run.line_count,
         "user": run.user,
     }
-    node["config"] = run.config_text()
+    if full or with_config:
+        node["config"] = run.config_text()
     if full:
         node["summaryMetrics"] = json_text(run.summary_value())
         node["systemMetrics"] = json_text(as_rows(run.events[-1:])[0]) if len(run.events) else None
@@ -505,8 +506,9 @@ def _run_node(project: Project, run: Run, full: bool) -> Row:
     return node
 
 
-def _run_json(project: Project, run: Run, full: bool) -> bytes:
-    return run.cached(f"node {full}", lambda: json.dumps(_run_node(project, run, full)).encode())
+def _run_json(project: Project, run: Run, full: bool, with_config: bool = False) -> bytes:
+    name = f"node {full} {with_config}"
+    return run.cached(name, lambda: json.dumps(_run_node(project, run, full, with_config)).encode())
 
 
 @_answers("Runs")
@@ -518,10 +520,10 @@ def _runs(server: WandbServer, query: Query) -> Row | bytes:
     if not re.search(r"\bruns\s*\(", query.text):
         return {"project": {"runCount": len(runs)}}
     first, start = asked.get("perPage") or 50, _position(runs, asked.get("cursor"))
-    full = "summaryMetrics" in query.text
+    full, with_config = "summaryMetrics" in query.text, re.search(r"\bconfig\b", query.text) is not None
     page = [(f"{n}:{run.id}", run) for n, run in enumerate(runs[start : start + first], start)]
     edges = b", ".join(
-        b'{"node": %b, "cursor": %b}' % (_run_json(project, run, full), json.dumps(cursor).encode())
+        b'{"node": %b, "cursor": %b}' % (_run_json(project, run, full, with_config), json.dumps(cursor).encode())
         for cursor, run in page
     )
     info = {"endCursor": page[-1][0] if page else None, "hasNextPage": start + first < len(runs)}
