@@ -284,11 +284,11 @@ def test_a_fork_without_its_parent_is_copied_alone_and_goes_on_when_the_parent_c
     fork: dict[str, Any] = {"branch_point": {"run": "parent", "metric": "_step", "value": 1}}
     place.add(start(run_id="child", **fork), row(2, x=2.0), run_id="child")
     assert copy() == ["RUN_FORK_PARENT_NOT_FOUND"]
-    scene.neptune.store.run("team/p", "child").fork = None  # it has become a root
+    scene.neptune.store.run("team/p-wandb", "child").fork = None  # it has become a root
     place.add(start(run_id="parent"), row(0, x=0.0), record(**EXIT), run_id="parent")
     place.add(start(60, run_id="child", **fork), row(3, x=3.0), record(**EXIT), run_id="child")
     assert copy() == [FORK_KEPT]
-    assert list(scene.neptune.store.run("team/p", "child").series["x"].values) == [2.0, 3.0]
+    assert list(scene.neptune.store.run("team/p-wandb", "child").series["x"].values) == [2.0, 3.0]
 
 
 # ---------------------------------------------------------------- keys, names and servers
