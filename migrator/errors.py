@@ -2,12 +2,13 @@
 
     MigratorError                 ours, on purpose
     |- UserError                  a person must act; ends the command with its exit code, no traceback
+    |  `- TurnedAway              a service turns us away: believed once it does so again, some seconds later
     `- RunError                   this run stops, the others go on; stored with the run
        |- Retryable               may work later, unchanged
        |  |- Throttled            a service asks to wait: costs no attempt, all workers of that service pause
        |  |- Vanished             the destination has lost the run: what was copied of it counts no more
        |  `- DiskFull             no space left: stops the whole job where every other run would meet it, too
-       `- Rejected                will not work unchanged
+       `- Rejected                will not work unchanged, once a second look has confirmed it
 
 Adapters translate vendors' errors into these with ``raise ... from``.
 """
@@ -84,6 +85,14 @@ class UserError(MigratorError):
         self.exit_code = exit_code
 
 
+class TurnedAway(UserError):
+    """`service` turns away the key, or whatever else all runs need. It may pass: services have bad minutes."""
+
+    def __init__(self, message: str, service: str, exit_code: ExitCode = ExitCode.CREDENTIALS) -> None:
+        super().__init__(message, exit_code)
+        self.service = service
+
+
 class RunError(MigratorError):
     """This run stops, the others go on. `error_class` and message are stored with the run."""
 
@@ -130,7 +139,7 @@ class DiskFull(Retryable):
 
 
 class Rejected(RunError):
-    """Will not work unchanged."""
+    """Will not work unchanged, as far as one answer tells."""
 
 
 def retry_after_s(header: str | None) -> float | None:

@@ -120,6 +120,7 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
             visibility=settings.visibility,
             follow_links=not settings.no_follow_links,
             lease_s=lease_s(),
+            pause_max_s=settings.supervision.give_up_s / 2,  # so it is asked again before the job gives up
             verbose=common.verbose,
         )
         if settings.safe_client:

@@ -15,7 +15,7 @@ from pathlib import Path
 from migrations_db.states import Phase
 from migrations_db.types import EVERYTHING, Selection
 from migrator.destinations.base import Destination, ReadBack
-from migrator.errors import ExitCode, UserError
+from migrator.errors import RETRY_AFTER_MAX_S, ExitCode, UserError
 from migrator.job.address import Binding
 from migrator.job.log import own_keys
 from migrator.parts.base import MappingOptions
@@ -47,6 +47,7 @@ class Job:
     follow_links: bool = True  # of local directories, to files that the log names
     lease_s: float = LEASE_S
     max_failures: int = 5
+    pause_max_s: float = RETRY_AFTER_MAX_S  # whatever a service asks for
     verbose: bool = False
 
     @property

@@ -146,6 +146,7 @@ class _Worker:
             stop,
             self._pings,
             lambda: self._store.reports.progress(job.phase, job.only),
+            job.pause_max_s,
         )
         self._plan = CopyPlan(
             job.workspace, job.parts, job.options, job.tool_version, keys=[os.fsdecode(key) for key in own_keys()]

@@ -119,7 +119,7 @@ class Source(Protocol):
         ...
 
     def ping(self) -> None:
-        """Raise `Retryable` if the service does not answer a simple question. `Rejected` is an answer, too."""
+        """Ask a simple question: `Retryable` if there is no answer, `Rejected` or `TurnedAway` if the answer is no."""
         ...
 
     def close(self) -> None:

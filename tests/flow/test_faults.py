@@ -79,8 +79,8 @@ RUN_FAULTS = [
     RunFault("wandb", "a slow answer", Fault("graphql Run$|GET", "slow", 3, delay_s=1.0)),
     RunFault("wandb", "502 for ever", status("GET /parquet/", 502, None), "unavailable", FAILED | {"retry"}),
     RunFault("wandb", "503 for ever", status("GET /files/", 503, None), "unavailable", FAILED | {"retry"}),
-    RunFault("wandb", "a deleted run", None, "not_found", FAILED),
-    RunFault("wandb", "no permission", status("graphql Run$", 403, None), "permission", FAILED),
+    RunFault("wandb", "a deleted run", None, "not_found", FAILED | {"retry"}),
+    RunFault("wandb", "no permission", status("graphql Run$", 403, None), "permission", FAILED | {"retry"}),
     RunFault("neptune", "429 with seconds", status("submit", 429, retry_after=1)),
     RunFault("neptune", "429 with a date", status("submit", 429, retry_after=Soon())),
     RunFault("neptune", "429 alone", status("submit", 429)),
@@ -95,8 +95,8 @@ RUN_FAULTS = [
     RunFault("neptune", "an expired address", status("PUT blob", 403)),
     RunFault("neptune", "a slow answer", Fault("submit", "slow", 2, delay_s=1.0)),
     RunFault("neptune", "refused points", NO_FAULT, lacks="refused"),
-    RunFault("neptune", "a run not stored", Fault("submit", "accept_but_lose"), "not_found", FAILED),
-    RunFault("neptune", "no permission", status("submit", 403, None), "permission", FAILED),
+    RunFault("neptune", "a run not stored", Fault("submit", "accept_but_lose"), attempts=frozenset({"retry", "done"})),
+    RunFault("neptune", "no permission", status("submit", 403, None), "permission", FAILED | {"retry"}),
 ]
 
 
@@ -140,12 +140,14 @@ class ServiceFault(NamedTuple):
     exit_codes: tuple[int, ...] = (0,)
     attempts: frozenset[str] = frozenset({"done"})
     options: Sequence[str] = ()
+    wants_s: int = LONG_S  # to be left alone
 
 
-RELEASED, THROTTLED, STALLED = (frozenset({"done", end}) for end in ("released", "throttled", "stalled"))
+THROTTLED, STALLED = (frozenset({"done", end}) for end in ("throttled", "stalled"))
+REVOKED = frozenset({"done", "released", "throttled"})  # believed when the pause is over
 SERVICE_FAULTS = [
-    ServiceFault("wandb", "the key is revoked", status("graphql RunFiles", 401, None), (4, 0), RELEASED),
-    ServiceFault("neptune", "the key is revoked", status("submit", 401, None, skip=3), (4, 0), RELEASED),
+    ServiceFault("wandb", "the key is revoked", status("graphql RunFiles", 401, None), (4, 0), REVOKED, wants_s=0),
+    ServiceFault("neptune", "the key is revoked", status("submit", 401, None, skip=3), (4, 0), REVOKED, wants_s=0),
     ServiceFault("wandb", "an outage", status("GET /files/", 503, 2, LONG_S), (0,), THROTTLED),
     ServiceFault("neptune", "an outage", status("submit", 503, 2, LONG_S), (0,), THROTTLED),
     ServiceFault("wandb", "502 for everything", status(".", 502, None, skip=8), (0,), THROTTLED),
@@ -185,7 +187,7 @@ def meets(scene: Scene, row: ServiceFault) -> tuple[Sequence[int], frozenset[str
         attempt
         for attempt in made
         for pause in pauses
-        if timedelta(seconds=1) < attempt.started_at - pause < timedelta(seconds=LONG_S - 1)
+        if timedelta(seconds=1) < attempt.started_at - pause < timedelta(seconds=row.wants_s - 1)
     ]
     return tuple(exit_codes), ends, len(early), scene.differences()
 
@@ -202,6 +204,58 @@ def test_what_fails_for_all_runs_fails_none_although_the_service_answers(
     wait_until(lambda: "throttled" in frozenset().union(*outcomes(scene).values()), "a pause", started)
     server.faults.set([])
     assert started.wait().exit_code == 0
+    assert scene.differences() == []
+
+
+BRIEF_S = 3.0
+BRIEF_FAULTS = [
+    *(("wandb", ".", code) for code in (302, 400, 401, 403, 404)),
+    *(("neptune", ".", code) for code in (302, 400, 401, 403, 404)),
+    ("wandb", "graphql Run$", 404),
+    ("neptune", "^create_project", 404),
+    ("neptune", "^submit", 403),
+    ("neptune", "^submit", 401),
+]
+
+
+def test_a_few_seconds_of_refusals_fail_no_run_and_end_no_job(set_scene: SetScene) -> None:
+    scenes = [set_scene(sample_runs(12, steps=4, files=2)) for _ in BRIEF_FAULTS]
+    with ThreadPoolExecutor(4) as pool:
+        ends = list(pool.map(meets_briefly, scenes, BRIEF_FAULTS))
+    assert dict(zip(BRIEF_FAULTS, ends, strict=True)) == dict.fromkeys(BRIEF_FAULTS, (0, []))
+
+
+def meets_briefly(scene: Scene, row: tuple[Side, str, int]) -> tuple[int, list[str]]:
+    side, match, code = row
+    server = scene.wandb if side == "wandb" else scene.neptune
+    scene.migrate.succeed("inventory")
+    known = server.log.count(match)
+    server.faults.add(status(match, code, None, skip=8 if match == "." else 0))
+    started = scene.migrate.start("run")
+    wait_until(lambda: server.log.count(match) > known + (8 if match == "." else 0), "the fault", started)
+    time.sleep(BRIEF_S)
+    server.faults.set([])
+    return started.wait().exit_code, scene.differences()
+
+
+@pytest.mark.parametrize("match", ["project", "^create_project"])
+def test_a_workspace_that_forbids_projects_ends_the_job_and_fails_no_run(set_scene: SetScene, match: str) -> None:
+    scene = set_scene(sample_runs(12, steps=4, files=2))
+    scene.migrate.succeed("inventory")
+    scene.neptune.faults.add(status(match, 403, None))
+    ended = scene.migrate.run("run")
+    assert (ended.exit_code, scene.migrate.status("--failed")["failed"]) == (4, [])
+    assert "ask an administrator" in ended.stderr
+    scene.neptune.faults.set([])
+    scene.migrate.succeed("run")
+    assert scene.differences() == []
+
+
+def test_a_service_that_asks_to_wait_for_years_is_asked_again_before_the_job_gives_up(set_scene: SetScene) -> None:
+    scene = set_scene(sample_runs(2, steps=4, files=2))
+    scene.migrate.succeed("inventory")
+    scene.neptune.faults.add(status("submit", 429, retry_after=10**9))
+    scene.migrate.succeed("run", "--give-up-after", "16")
     assert scene.differences() == []
 
 

@@ -28,13 +28,13 @@ from neptune_scale.net.api_client import ApiClient, FileSignRequest
 from neptune_scale.net.projects import PROJECTS_PATH_BASE
 from neptune_scale.util.envs import ALLOW_SELF_SIGNED_CERTIFICATE, VERIFY_SSL, get_bool
 
-from migrator.destinations.neptune.errors import check, patiently, translated
+from migrator.destinations.neptune.errors import SERVICE, check, patiently, translated
 from migrator.destinations.neptune.provenance import Provenance, read_provenance
 from migrator.destinations.neptune.storage import Storage
 from migrator.destinations.neptune.token import address_of
 from migrator.destinations.neptune.wire import Upload
 from migrator.destinations.neptune.wire_columns import Operation
-from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, UserError
+from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, TurnedAway, UserError
 
 SUPPORTED_VERSION = "0.30."
 PROJECTS_SEEN = {"userRelation": "viewerOrHigher", "sortBy": "lastViewed"}  # as neptune-scale asks
@@ -104,19 +104,27 @@ class Connection:
             case 409:
                 return
             case 404:
-                raise UserError(
+                raise TurnedAway(
                     f"workspace '{workspace}' does not exist in Neptune, or you are no member: "
-                    "check --neptune-workspace"
+                    "check --neptune-workspace",
+                    SERVICE,
+                    ExitCode.USAGE,
                 )
-            case 403 if f"{workspace}/{name}" in self.projects():
+            case 403 if self._sees(f"{workspace}/{name}"):
                 return  # who may write in a project may not always create one
             case 403:
-                raise UserError(
+                raise TurnedAway(
                     f"Neptune does not let you create project {workspace}/{name}: ask an administrator to create it "
                     "or to give you access",
-                    ExitCode.CREDENTIALS,
+                    SERVICE,
                 )
         check(response, what)
+
+    def _sees(self, project: str) -> bool:
+        try:
+            return project in self.projects()
+        except Rejected:
+            return False
 
     def projects(self) -> Collection[str]:
         """The projects that this account sees, as workspace/name."""

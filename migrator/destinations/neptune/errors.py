@@ -20,16 +20,17 @@ from neptune_scale.exceptions import NeptuneUnexpectedResponseError
 
 from migrator.errors import (
     ErrorClass,
-    ExitCode,
     MigratorError,
     Rejected,
     Retryable,
     Throttled,
+    TurnedAway,
     UserError,
     retry_after_s,
 )
 
 SERVICE = "neptune"
+NEW_TOKEN = "Neptune refused NEPTUNE_API_TOKEN; create a new one"
 PATIENCE_S = 20.0  # how long one call is repeated on the spot before the run gives up its claim
 WAIT_ON_THE_SPOT_S = 10.0  # a Retry-After up to here is waited out on the spot
 
@@ -74,7 +75,7 @@ def check(response: Any, what: str) -> None:
         case _ if 200 <= status < 300:
             return
         case 401:
-            raise UserError(f"{message}: Neptune refused NEPTUNE_API_TOKEN; create a new one", ExitCode.CREDENTIALS)
+            raise TurnedAway(f"{message}: {NEW_TOKEN}", SERVICE)
         case 403:
             raise Rejected(ErrorClass.PERMISSION, f"{message}: you may not write there")
         case 429:
@@ -108,7 +109,7 @@ def translated(what: str) -> Iterator[None]:
     try:
         yield
     except ApiKeyRejectedError as error:
-        raise UserError(f"{what}: Neptune refused NEPTUNE_API_TOKEN; create a new one", ExitCode.CREDENTIALS) from error
+        raise TurnedAway(f"{what}: {NEW_TOKEN}", SERVICE) from error
     except httpx.RequestError as error:
         raise _lost(what, error) from error
     except (UnableToRefreshTokenError, UnableToExchangeApiKeyError) as error:

@@ -24,7 +24,7 @@ from migrator.destinations.neptune.errors import SERVICE, patiently, translated
 from migrator.destinations.neptune.provenance import Provenance, read_provenance, reading_client
 from migrator.destinations.neptune.safe_client import Client
 from migrator.destinations.neptune.token import address_of
-from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, Throttled, UserError, Vanished
+from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, Throttled, TurnedAway, Vanished
 from migrator.records import Record
 
 PROCESSING_TIMEOUT_S = 900.0  # as for the fast client: what is not processed by then never will be
@@ -56,7 +56,7 @@ class SafeDestination:
                 is_refused = "(401)" in message or "(403)" in message
                 if "(403)" in message and project in self._projects():
                     return  # who may write in a project may not always create one
-                raise UserError(message, ExitCode.CREDENTIALS if is_refused else ExitCode.USAGE) from error
+                raise TurnedAway(message, SERVICE, ExitCode.CREDENTIALS if is_refused else ExitCode.USAGE) from error
             except NeptuneScaleError as error:
                 if error.__cause__ is None:
                     raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: {_text(error)}") from error

@@ -14,7 +14,7 @@ from typing import Any
 
 import stamina
 
-from migrator.errors import ErrorClass, ExitCode, MigratorError, Rejected, Retryable, Throttled, UserError, disk_full
+from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable, Throttled, TurnedAway, disk_full
 
 SERVICE = "wandb"
 TRIES = 4  # of one request, by us: about 2 s with the waits between them
@@ -106,11 +106,11 @@ def of_status(status: int, what: str, message: str = "", retry_after_s: float | 
     return Rejected(ErrorClass.UNKNOWN, text)
 
 
-def refused_key(why: str) -> UserError:
-    return UserError(
+def refused_key(why: str) -> TurnedAway:
+    return TurnedAway(
         f"W&B refused the API key ({why}). Check WANDB_API_KEY (or WANDB_IDENTITY_TOKEN_FILE) and WANDB_BASE_URL, "
         "or run `wandb login`.",
-        ExitCode.CREDENTIALS,
+        SERVICE,
     )
 
 
