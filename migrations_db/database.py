@@ -29,6 +29,7 @@ from migrations_db.errors import (
     StateMissing,
     StateReadOnly,
     StateUnreachable,
+    StateUnsupported,
 )
 
 SQLITE_ROOM_BYTES = 1 << 20  # ours: with less than this on the disk, an I/O error of SQLite's is about space
@@ -194,6 +195,8 @@ def _translate_postgresql(error: BaseException | None, address: str) -> StateErr
             return _read_only(address, said)
         case "42P01" | "42703":
             return damaged(address, said)
+    if not state and "connection option" in said:
+        return StateUnsupported(f"--db: {said}. Options of libpq may stand behind the `?`, such as sslmode=require.")
     unreachable = state.startswith(("08", "28", "53", "57", "3D", "25P03"))
     if unreachable or (not state and type(error).__name__ == "OperationalError"):
         return StateUnreachable(

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sqlite3
 import time
+import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import URL, Connection, MetaData, Table, create_engine, event, inspect, make_url, select
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SAWarning
 from sqlalchemy.schema import Column
 from sqlalchemy.types import String
 
@@ -114,7 +115,13 @@ def _open_sqlite(url: URL, *, create: bool) -> Database:
     connect_args: dict[str, Any] = {"check_same_thread": False}
     if "timeout" not in url.query:
         connect_args["timeout"] = LOCK_TIMEOUT_S
-    engine = create_engine(url, connect_args=connect_args, max_overflow=-1, hide_parameters=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SAWarning)  # of options that are not SQLite's
+        try:
+            engine = create_engine(url, connect_args=connect_args, max_overflow=-1, hide_parameters=True)
+        except (SAWarning, ValueError, TypeError) as error:
+            options = "&".join(f"{name}={value}" for name, value in url.query.items())
+            raise StateUnsupported(f"--db: SQLite does not take `?{options}`. A plain path will do: {path}") from error
     if "uri" not in url.query:
         event.listen(engine, "do_connect", _open_existing)
     event.listen(engine, "connect", _set_up_sqlite)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from migrator.errors import ExitCode, MigratorError, Retryable, RunError, UserError, disk_full
+from migrator.errors import ExitCode, MigratorError, Retryable, RunError, UserError, disk_full, too_few_files
 from migrator.job.signals import ending
 
 #: options that may stand before or behind the command; True: a value follows
@@ -45,7 +46,26 @@ def main() -> NoReturn:
             stream.reconfigure(errors="replace")  # names that the terminal's encoding does not have
     for number in ending():
         signal.signal(number, _terminated)
-    sys.exit(int(_exit_code(sys.argv[1:])))
+    sys.exit(_flushed(int(_exit_code(sys.argv[1:]))))
+
+
+def _flushed(exit_code: int) -> int:
+    """Print what is left; where that fails, Python must not complain once more at its end."""
+    if sys.stdout is None:
+        return exit_code
+    try:
+        sys.stdout.flush()
+        return exit_code
+    except BrokenPipeError:  # the reader has gone: `| head`
+        pass
+    except OSError as error:
+        exit_code = exit_code or _say(_no_output(error), ExitCode.UNEXPECTED)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return exit_code
+
+
+def _no_output(error: OSError) -> str:
+    return f"the output cannot be written: {error.strerror or error}"
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
@@ -59,6 +79,8 @@ def _exit_code(arguments: Sequence[str]) -> int:
     try:
         app(global_options_first(arguments), standalone_mode=True)
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # click's own end of `| head`
+            return ExitCode.OK
         return end.code if isinstance(end.code, int) else ExitCode.USAGE
     except UserError as error:
         return _say(str(error), error.exit_code)
@@ -81,9 +103,24 @@ def _unexpected(error: Exception) -> int:
 
     if isinstance(error, StateError):
         return _say(str(error), ExitCode.STATE)
+    if isinstance(error, OSError):
+        if error.filename is None and _output_fails():
+            return _say(_no_output(error), ExitCode.UNEXPECTED)
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return _say(str(too_few_files()), ExitCode.UNEXPECTED)
     if full := disk_full(error, "this command", Path(getattr(error, "filename", None) or ".").parent):
         return _say(f"{full}. Free some space, then run the same command again", ExitCode.UNEXPECTED)
     return _say(f"unexpected error: {type(error).__name__}: {error}. {_logged(error)}", ExitCode.UNEXPECTED)
+
+
+def _output_fails() -> bool:
+    """Whether an error may have been that of printing: then a line end cannot be printed, either."""
+    try:
+        if sys.stdout is not None:
+            os.write(sys.stdout.fileno(), b"\n")
+    except OSError:
+        return True
+    return False
 
 
 def _logged(error: Exception) -> str:

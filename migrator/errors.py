@@ -16,6 +16,7 @@ Adapters translate vendors' errors into these with ``raise ... from``.
 from __future__ import annotations
 
 import errno
+import resource
 import shutil
 import time
 from email.utils import parsedate_to_datetime
@@ -154,6 +155,16 @@ def retry_after_s(header: str | None) -> float | None:
         except ValueError:
             return None
     return min(seconds, RETRY_AFTER_MAX_S) if seconds >= 0 else None
+
+
+def too_few_files() -> UserError:
+    """What to tell where the operating system says EMFILE: every run would meet it, so the job stops."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return UserError(
+        f"too many open files: this system allows a process {limit} (`ulimit -n`). Run `ulimit -n 1024` first, or use "
+        "fewer --workers, then run the same command again",
+        ExitCode.UNEXPECTED,
+    )
 
 
 def disk_full(error: BaseException, what: str, directory: Path) -> DiskFull | None:

@@ -12,6 +12,7 @@ A service whose answer to a simple question is a refusal, too, has a bad minute:
 
 from __future__ import annotations
 
+import errno
 import logging
 import random
 import time
@@ -39,6 +40,7 @@ from migrator.errors import (
     UserError,
     Vanished,
     disk_full,
+    too_few_files,
 )
 from migrator.job.log import without_keys
 
@@ -102,6 +104,9 @@ class Outcomes:
                 if not self._scratch.exists():
                     self._store.release(claim)
                     raise UserError(f"{self._scratch} is gone. {OTHER_PLACE}", ExitCode.UNEXPECTED) from error
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self._store.release(claim)
+                    raise too_few_files() from error
                 told = Retryable(ErrorClass.UNKNOWN, f"{type(error).__name__}: {error}")
                 self._not_now(claim, disk_full(error, "scratch files", self._scratch) or told)
             except Exception as error:  # a bug: it costs this run an attempt, no other run anything

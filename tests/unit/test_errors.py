@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import errno
+import resource
 import shutil
 from pathlib import Path
 
 import pytest
 
-from migrator.errors import FULL_BELOW_BYTES, RETRY_AFTER_MAX_S, disk_full, retry_after_s
+from migrator.errors import FULL_BELOW_BYTES, RETRY_AFTER_MAX_S, ExitCode, disk_full, retry_after_s, too_few_files
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,10 @@ def test_only_a_disk_without_room_for_anybody_concerns_all_runs(tmp_path: Path) 
     assert too_large.concerns_all() is (shutil.disk_usage(tmp_path).free < FULL_BELOW_BYTES)
     assert over_quota.concerns_all()
     assert disk_full(OSError(errno.EACCES, ""), "a file", gone) is None
+
+
+def test_a_limit_of_open_files_is_named() -> None:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    told = too_few_files()
+    assert f"allows a process {limit} (`ulimit -n`)" in str(told)
+    assert told.exit_code is ExitCode.UNEXPECTED
