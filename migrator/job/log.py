@@ -42,8 +42,7 @@ class _JsonLines(logging.Formatter):
 
 def without_keys(text: str) -> str:
     """`text` without the keys of this process, whole or in part, plain or encoded: servers repeat what they like."""
-    keys = [(name, os.environ.get(name, "")) for name in ("WANDB_API_KEY", "NEPTUNE_API_TOKEN")]
-    pieces = _pieces(*keys)
+    pieces = _pieces(*_keys())
     shown: list[str] = []
     start = at = 0
     while at < len(text):
@@ -55,15 +54,14 @@ def without_keys(text: str) -> str:
             at += 1
         start = at = at + PIECE
     text = "".join([*shown, text[start:]])
-    for name, key in keys:
+    for name, key in _environment_keys():  # short ones, too; a netrc may hold any word as a password
         text = text.replace(key, f"<{name}>") if key else text
     return ACCESS_TOKEN.sub("<token>", text)
 
 
 def own_keys() -> frozenset[bytes]:
     """The keys of this process in all the forms that `without_keys` hides, whole."""
-    keys = [os.environ.get(name, "") for name in ("WANDB_API_KEY", "NEPTUNE_API_TOKEN")]
-    keys += [key for _, key in _netrc_keys()]
+    keys = [key for _, key in _keys()]
     forms = (form for key in keys if len(key) >= PIECE for form in _forms(key))
     return frozenset(form.encode("utf-8", "surrogateescape") for form in forms)
 
@@ -72,20 +70,49 @@ def own_keys() -> frozenset[bytes]:
 def _pieces(*keys: tuple[str, str]) -> dict[str, str]:
     """All runs of PIECE characters in the forms that keys take, with the key's name."""
     return {
-        form[at : at + PIECE]: name
-        for name, key in [*keys, *_netrc_keys()]
-        for form in _forms(key)
-        for at in range(len(form) - PIECE + 1)
+        form[at : at + PIECE]: name for name, key in keys for form in _forms(key) for at in range(len(form) - PIECE + 1)
     }
 
 
-def _netrc_keys() -> Iterator[tuple[str, str]]:
+def _keys() -> list[tuple[str, str]]:
+    """Each key with the name that stands for it."""
+    keys = _environment_keys()
+    keys += [("WANDB_API_KEY", key) for key in _netrc_keys()]
+    return keys + [("WANDB_IDENTITY_TOKEN_FILE", token) for token in _identity_tokens()]
+
+
+def _environment_keys() -> list[tuple[str, str]]:
+    return [(name, os.environ.get(name, "")) for name in ("WANDB_API_KEY", "NEPTUNE_API_TOKEN")]
+
+
+def _netrc_keys() -> Iterator[str]:
     """Where `wandb login` leaves its key. All hosts count: wandb's default has changed, settings name others."""
-    try:
-        hosts = netrc.netrc(os.environ.get("NETRC")).hosts.values()
-    except (OSError, ValueError, netrc.NetrcParseError):
+    named = os.environ.get("NETRC")
+    for name in [named] if named else ["~/.netrc", "~/_netrc"]:
+        path = Path(name).expanduser()
+        try:
+            yield from (password for _, _, password in netrc.netrc(str(path)).hosts.values() if password)
+        except netrc.NetrcParseError:  # wandb may read it all the same
+            yield from re.findall(r"\bpassword\s+(\S+)", _text_of(path))
+        except (OSError, ValueError):
+            pass
+
+
+def _identity_tokens() -> Iterator[str]:
+    """The identity token, and the access tokens that wandb-core got for it."""
+    named = os.environ.get("WANDB_IDENTITY_TOKEN_FILE")
+    if not named:
         return
-    yield from (("WANDB_API_KEY", password) for _, _, password in hosts if password)
+    yield _text_of(Path(named)).strip()
+    credentials = os.environ.get("WANDB_CREDENTIALS_FILE", "~/.config/wandb/credentials.json")
+    yield from re.findall(r'"access_token":\s*"([^"]+)"', _text_of(Path(credentials).expanduser()))
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""
 
 
 def _forms(key: str) -> Iterator[str]:

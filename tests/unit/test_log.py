@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from migrator.job.log import without_keys
+from migrator.job.log import own_keys, without_keys
 
 WANDB, INNER, NETRC = "0f1e2d3c4b5a69788796a5b4c3d2e1f0deadbeef", "inner/key+of=the?token", "netrc0123456789abcdef"
 TOKEN = b64encode(json.dumps({"api_address": "https://neptune.test", "api_key": INNER}).encode()).decode()
@@ -58,6 +58,25 @@ def test_a_key_in_netrc_does_not_show_whatever_its_host(
     monkeypatch.delenv("WANDB_BASE_URL")
     monkeypatch.setenv("WANDB_API_KEY", f"another{host[::-1]}")  # what is known of keys is kept for each
     assert without_keys(f"HTTP 400: {key}") == "HTTP 400: <WANDB_API_KEY>"
+
+
+def test_keys_of_other_places_do_not_show_either(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("NETRC")
+    (tmp_path / ".netrc").write_text("machine a.test login user password first0123456789\n")
+    (tmp_path / "_netrc").write_text("machine b.test\n  login user\n  nonsense\n  password second0123456789\n")
+    (tmp_path / "token").write_text("eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJlc2lnbmF0dXJl\n")
+    (tmp_path / "credentials").write_text(
+        '{"credentials": {"https://wandb.test": {"access_token": "access0123456789"}}}'
+    )
+    monkeypatch.setenv("WANDB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("WANDB_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    for key in ("first0123456789", "second0123456789"):
+        assert without_keys(f"HTTP 400: {key}") == "HTTP 400: <WANDB_API_KEY>"
+        assert key.encode() in own_keys()
+    for token in ((tmp_path / "token").read_text().strip(), "nbmF0dXJlc2lnbmF0", "access0123456789"):
+        assert without_keys(f"HTTP 400: {token}") == "HTTP 400: <WANDB_IDENTITY_TOKEN_FILE>"
+    assert b"access0123456789" in own_keys()
 
 
 def test_only_its_owner_can_read_a_log(tmp_path: Path) -> None:
