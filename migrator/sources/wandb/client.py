@@ -2,8 +2,8 @@
 
 Everything else about W&B's service goes through `WandbClient.ask` (and `downloads` for plain downloads), so that a
 new version of the SDK can break in this file only. Private names of wandb 0.31 used here: `Api._service_api` with
-`execute_graphql`, `access_token`, `app_url` and `_settings`, `wbauth.authenticate_session`, `WandbApiFailedError`, and
-the mailbox's errors.
+`execute_graphql`, `access_token`, `app_url` and `_settings`, `wbauth.authenticate_session`, `wandb_setup.singleton`,
+`WandbApiFailedError`, and the mailbox's errors.
 
 The SDK starts one helper process, `wandb-core`, for all `Api` objects of a process. It lets 10 requests a time through
 for each `Api`; more objects do not pay on the few cores that a worker has.
@@ -14,8 +14,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -102,11 +103,13 @@ class WandbClient:
         self._process.enter(scratch)
         try:
             import wandb
+            from wandb.sdk import wandb_setup
             from wandb.sdk.lib import wbauth
             from wandb.sdk.lib.service.service_connection import WandbApiFailedError
             from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
             self._wandb, self._wbauth = wandb, wbauth
+            self._settings: Callable[[], Any] = lambda: wandb_setup.singleton().settings  # without what Api adds
             self._dead = (MailboxClosedError, HandleAbandonedError, OSError)
             self._failed = WandbApiFailedError
             self._lock = threading.Lock()
@@ -151,7 +154,7 @@ class WandbClient:
             yield
         except self._failed as error:
             status = error.response.http_status if error.response else 0
-            if UNANSWERED.search(str(error)) and (told := obstacle(self.base_url)):
+            if UNANSWERED.search(str(error)) and (told := obstacle(self.base_url, self.transport)):
                 raise Throttled(told.error_class, f"{what}: {told}", told.service, told.retry_after_s) from error
             raise of_message(str(error), what, status) from error
         except ValueError as error:  # json: not even wandb-core's answer is whole
@@ -195,13 +198,7 @@ class WandbClient:
     def transport(self) -> Transport:
         """How downloads are to be sent: as the SDK sends its own."""
         settings = self._api._service_api._settings
-        proxies = {"http": settings.http_proxy, "https": settings.https_proxy}
-        return Transport(
-            headers=dict(settings.x_extra_http_headers or {}),
-            proxies={scheme: address for scheme, address in proxies.items() if address},
-            verify=not settings.insecure_disable_ssl,
-            bearer=self._access_token if settings.identity_token_file else None,
-        )
+        return replace(_transport(settings), bearer=self._access_token if settings.identity_token_file else None)
 
     def _access_token(self) -> str:
         """Of an identity token: wandb-core keeps it, and fetches a new one in time."""
@@ -222,7 +219,7 @@ class WandbClient:
     def _log_in(self) -> Any:
         try:
             self._check_key()
-            if told := obstacle(self._url.rstrip("/")):
+            if told := obstacle(self._url.rstrip("/"), _transport(self._settings())):
                 raise told
             # An explicit key is given to Api alone: nothing is written to ~/.netrc or to the environment.
             return self._wandb.Api(
@@ -251,6 +248,15 @@ class WandbClient:
         if not self._process.leave():
             return
         _tear_down(self._wandb)
+
+
+def _transport(settings: Any) -> Transport:
+    proxies = {"http": settings.http_proxy, "https": settings.https_proxy}
+    return Transport(
+        headers=dict(settings.x_extra_http_headers or {}),
+        proxies={scheme: address for scheme, address in proxies.items() if address},
+        verify=not settings.insecure_disable_ssl,
+    )
 
 
 def _without_password(url: str) -> str:

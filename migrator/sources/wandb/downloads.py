@@ -52,6 +52,14 @@ class Transport:
     verify: bool = True  # False: accept any certificate
     bearer: Callable[[], str] | None = None
 
+    def options(self) -> dict[str, Any]:
+        """For each request: requests would prefer its own environment variables to settings of a session."""
+        told: dict[str, Any] = {"proxies": dict(self.proxies)} if self.proxies else {}
+        if not self.verify:
+            told["verify"] = False
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # a person's own wish
+        return told
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:
@@ -78,8 +86,9 @@ class Downloads:
     """A pool of connections that knows the key."""
 
     def __init__(self, base_url: str, api_key: str | None, transport: Transport | None = None) -> None:
-        self._transport = transport or Transport()
-        self._session = _Session(base_url, api_key, self._transport)
+        transport = transport or Transport()
+        self._options = transport.options()
+        self._session = _Session(base_url, api_key, transport)
 
     def save(self, addresses: Addresses, path: Path, name: str, expected: Expected | None = None) -> LocalFile | None:
         """Download to `path` and check; None only if every address says that there is no such file (404, 410).
@@ -111,7 +120,7 @@ class Downloads:
 
     def _save_once(self, url: str, path: Path, name: str) -> LocalFile:
         try:
-            with self._session.get(url, stream=True, timeout=TIMEOUT_S, **self._session.ways) as answer:
+            with self._session.get(url, stream=True, timeout=TIMEOUT_S, **self._options) as answer:
                 if answer.status_code != 200:
                     raise _of_answer(answer, name)
                 size, md5 = _copy(answer, path)
@@ -159,11 +168,6 @@ class _Session(requests.Session):
         self._key = _KeyForWandb(hosts, api_key, transport)
         self.auth = self._key  # with an auth object, requests does not look into ~/.netrc
         self.headers.update({name: text for name, text in transport.headers.items() if not _is_key(name)})
-        #: said with each request: requests would prefer its own environment variables to settings of the session
-        self.ways: dict[str, Any] = {"proxies": dict(transport.proxies)} if transport.proxies else {}
-        if not transport.verify:
-            self.ways["verify"] = False
-            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # a person's own wish
         self.headers["Accept-Encoding"] = "identity"  # sizes and sums are those of the stored bytes
         adapter = HTTPAdapter(pool_connections=CONNECTIONS, pool_maxsize=CONNECTIONS)
         self.mount("https://", adapter)

@@ -13,6 +13,7 @@ import requests
 from requests.auth import AuthBase
 
 from migrator.errors import ErrorClass, Throttled, retry_after_s
+from migrator.sources.wandb.downloads import Transport
 from migrator.sources.wandb.errors import SERVICE, WEB_PAGE
 from migrator.sources.wandb.queries import VIEWER
 
@@ -28,14 +29,17 @@ class _NoKey(AuthBase):
         return request
 
 
-def obstacle(base_url: str, look_s: float = LOOK_S) -> Throttled | None:
+def obstacle(base_url: str, transport: Transport, look_s: float = LOOK_S) -> Throttled | None:
     """What keeps W&B from answering: it asks to wait, is too slow, is a web page, redirects for ever. Else None.
 
-    Anything else is better told by wandb-core, refused connections and keys among them. Sends no key.
+    Anything else is better told by wandb-core, refused connections and keys among them. Sends no key, but people's own
+    headers: a proxy may ask for them.
     """
     found: list[Throttled | None] = []
     # a thread: time limits of requests are for one byte, and an answer may come byte by byte
-    thread = threading.Thread(target=lambda: found.append(_obstacle(base_url, look_s)), name="look", daemon=True)
+    thread = threading.Thread(
+        target=lambda: found.append(_obstacle(base_url, transport, look_s)), name="look", daemon=True
+    )
     thread.start()
     thread.join(look_s)
     return found[0] if found else _too_slow(base_url, look_s)
@@ -45,10 +49,18 @@ def _too_slow(base_url: str, look_s: float) -> Throttled:
     return Throttled(ErrorClass.TIMEOUT, f"W&B at {base_url} is too slow: no whole answer in {look_s:.0f} s", SERVICE)
 
 
-def _obstacle(base_url: str, look_s: float) -> Throttled | None:
+def _obstacle(base_url: str, transport: Transport, look_s: float) -> Throttled | None:
     what, asked = f"W&B at {base_url}", {"query": VIEWER}
     try:
-        with requests.post(f"{base_url}/graphql", json=asked, auth=_NoKey(), stream=True, timeout=look_s) as answer:
+        with requests.post(
+            f"{base_url}/graphql",
+            json=asked,
+            headers=dict(transport.headers),
+            auth=_NoKey(),
+            stream=True,
+            timeout=look_s,
+            **transport.options(),
+        ) as answer:
             header = answer.headers.get("Retry-After")
             wait_s = retry_after_s(header)
             if answer.status_code in (429, 503) and wait_s is not None and wait_s > SHORT_WAIT_S:

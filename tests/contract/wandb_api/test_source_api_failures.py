@@ -18,6 +18,7 @@ import pytest
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, RunError, Throttled, UserError
 from migrator.records import RunRef
 from migrator.sources.base import RunFilter
+from migrator.sources.wandb.downloads import Transport
 from migrator.sources.wandb.errors import clean, of_message
 from migrator.sources.wandb.glance import obstacle
 from migrator.sources.wandb.listing import WandbApiSource
@@ -218,7 +219,7 @@ def test_an_answer_that_comes_byte_by_byte_is_too_slow() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=drip, args=(listening,), daemon=True).start()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        told = obstacle(url, look_s=1.0)
+        told = obstacle(url, Transport(), look_s=1.0)
     assert told
     assert (told.error_class, told.service) == (ErrorClass.TIMEOUT, "wandb")
 

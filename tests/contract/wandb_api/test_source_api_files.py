@@ -193,6 +193,22 @@ class Storage(Server):
         return Response(200, b"stored", "application/octet-stream")
 
 
+class Guarded(WandbServer):
+    """Behind a proxy that wants a header of people's own, and answers with a login page without it."""
+
+    def handle(self, request: Request) -> Response:
+        if request.headers.get("X-Company") != "c":
+            return Response(200, b"<html>Log in</html>", "text/html")
+        return super().handle(request)
+
+
+def test_headers_of_ones_own_open_a_proxy(tmp_path: Path) -> None:
+    with Guarded(Entity("team", [Project("p", [Run("r", files={"a": b"stored"})])])) as server:
+        settings = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": API_KEY}
+        settings["WANDB_X_EXTRA_HTTP_HEADERS"] = json.dumps({"X-Company": "c"})
+        assert run_python(FETCH, tmp_path, settings_of_its_own(**settings)) == "b'stored'"
+
+
 class Redirecting(WandbServer):
     """W&B as it is: files are redirects to a storage service."""
 
