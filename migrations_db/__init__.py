@@ -11,9 +11,10 @@ In reading order:
     reports.py       read-only questions               `store.reports`
     verification.py  digests and verdicts              `store.verification`
     models.py        tables;  columns.py  their types, and the database's clock in both dialects
+    statements.py    what every run needs, built once
     claiming.py      the statement that hands out runs, conditions for many values at once
     attempts.py      how claims begin and end;  cursors.py  cursors that grow by items
-    selecting.py     which runs a person means
+    selecting.py     which runs a person means;  forgetting.py, forks.py  inside others' transactions
     rows.py          from rows to types
     database.py      transactions; vendors' errors become ours
     engine.py        open a path or URL, check the version, refuse network file systems

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, select, update
 
+from migrations_db import statements
 from migrations_db.columns import now_plus
-from migrations_db.models import Attempt, Run
+from migrations_db.models import Run
 from migrations_db.states import Outcome, RunStatus, after_failure
 from migrations_db.types import Claim, Failure
 
@@ -36,29 +37,14 @@ def held(connection: Connection, *conditions: ColumnElement[bool]) -> list[Held]
 def begin_attempt(connection: Connection, claim: Claim) -> None:
     """Record the attempt of a claim just made; one that is still open was lost (its lease had ended)."""
     _end_attempts(connection, [claim.run], Outcome.LOST, None)
-    connection.execute(
-        insert(Attempt).values(
-            run=claim.run,
-            number=claim.attempt,
-            phase=claim.phase,
-            worker=claim.worker_id,
-            started_at=now_plus(),
-        )
-    )
+    row = {"run": claim.run, "number": claim.attempt, "phase": claim.phase, "worker": claim.worker_id}
+    connection.execute(statements.begin_attempt(), row)
 
 
 def succeed(connection: Connection, run: int) -> None:
     """The claim ends with a complete run."""
-    values = {
-        "status": RunStatus.DONE,
-        "failures": 0,
-        "silent_attempts": 0,
-        "error_class": None,
-        "error_message": None,
-        "reason": None,
-        "finished_at": now_plus(),
-    }
-    _end_claims(connection, [run], values, Outcome.DONE, None)
+    connection.execute(statements.end_claim_done(), {"_run": run})
+    _end_attempts(connection, [run], Outcome.DONE, None)
 
 
 def give_back(
@@ -121,13 +107,10 @@ def _end_claims(
 
 
 def _end_attempts(connection: Connection, runs: Sequence[int], outcome: Outcome, failure: Failure | None) -> None:
-    connection.execute(
-        update(Attempt)
-        .where(Attempt.run.in_(runs), Attempt.outcome.is_(None))
-        .values(
-            ended_at=now_plus(),
-            outcome=outcome,
-            error_class=failure and failure.error_class,
-            message=failure and failure.message,
-        )
-    )
+    ended = {
+        "_outcome": outcome,
+        "_error_class": failure and failure.error_class,
+        "_message": failure and failure.message,
+    }
+    if runs:
+        connection.execute(statements.end_attempt(), [{"_run": run, **ended} for run in runs])

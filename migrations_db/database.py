@@ -42,7 +42,8 @@ class Database:
 
     def __init__(self, engine: Engine, address: str) -> None:
         self.address = address
-        self.is_sqlite = engine.dialect.name == "sqlite"
+        self.dialect = engine.dialect.name
+        self.is_sqlite = self.dialect == "sqlite"
         self.engine = self._reader = self._writer = engine
         if self.is_sqlite:
             self._writer = engine.execution_options(writes=True)

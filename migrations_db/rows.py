@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy import Connection, Row, Select, bindparam, select
 
 from migrations_db.cursors import read_cursor
 from migrations_db.models import Digest, Part, Project, Run
@@ -27,6 +29,12 @@ def run_query() -> AnySelect:
         Project.destination_name,
         Project.name_note,
     ).join(Project, Project.id == Run.project_id)
+
+
+@lru_cache
+def claimed_run() -> AnySelect:
+    """`run_query` of the run `_run`, built once."""
+    return run_query().where(Run.id == bindparam("_run", type_=Run.id.type))
 
 
 def to_claim(row: AnyRow) -> Claim:
@@ -76,10 +84,15 @@ def ref(row: AnyRow) -> str:
 def read_parts(connection: Connection, run: int, fingerprint: str | None) -> dict[str, PartProgress]:
     """The parts of a run by name, as they stand when the source has this fingerprint."""
     rows = connection.execute(select(Part.__table__).where(Part.run == run).order_by(Part.name)).all()
+    return to_parts(connection, rows, fingerprint)
+
+
+def to_parts(connection: Connection, rows: Sequence[AnyRow], fingerprint: str | None) -> dict[str, PartProgress]:
+    """Rows of the table part by name."""
     return {
         row.name: PartProgress(
-            status=PartStatus.DONE if _is_done(row.done_fingerprint, fingerprint) else PartStatus.OPEN,
-            cursor=None if row.cursor is None else read_cursor(connection, run, row.name, row.cursor),
+            status=PartStatus.DONE if is_done(row.done_fingerprint, fingerprint) else PartStatus.OPEN,
+            cursor=None if row.cursor is None else read_cursor(connection, row.run, row.name, row.cursor),
             intent=row.intent,
             read=row.read,
             written=row.written,
@@ -96,5 +109,6 @@ def read_digests(connection: Connection, run: int) -> dict[str, DigestRow]:
     return {path: DigestRow(kind, data) for path, kind, data in rows}
 
 
-def _is_done(done_fingerprint: str | None, fingerprint: str | None) -> bool:
+def is_done(done_fingerprint: str | None, fingerprint: str | None) -> bool:
+    """Whether a part that was done at the one fingerprint is done at the other."""
     return done_fingerprint is not None and done_fingerprint == fingerprint

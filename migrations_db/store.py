@@ -11,22 +11,23 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
+from operator import attrgetter
 from typing import Any, Self
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, CursorResult, delete, insert, select, update
 
-from migrations_db import attempts, forgetting, forks, selecting
+from migrations_db import attempts, forgetting, forks, selecting, statements
 from migrations_db.claiming import claim_statement, in_selection, lacks, wait_statement
-from migrations_db.columns import now_plus, safe, seconds_until
+from migrations_db.columns import now_plus, safe
 from migrations_db.cursors import forget_items, save_cursor
 from migrations_db.database import Database
 from migrations_db.errors import CountsDisagree, LeaseLost
 from migrations_db.inventory import Inventory
 from migrations_db.models import Digest, Invocation, Ledger, Part, Run, Service, Setting
 from migrations_db.reports import Reports
-from migrations_db.rows import read_digests, read_parts, run_query, to_claim
+from migrations_db.rows import AnyRow, claimed_run, is_done, read_digests, to_claim, to_parts
 from migrations_db.selecting import Found, Wanted
-from migrations_db.states import Outcome, PartStatus, Phase, RunStatus
+from migrations_db.states import Outcome, Phase, RunStatus
 from migrations_db.types import (
     EVERYTHING,
     Claim,
@@ -129,7 +130,7 @@ class Store:
             run = connection.execute(statement, parameters).scalar()
             if run is None:
                 return None
-            claim = to_claim(connection.execute(run_query().where(Run.id == run)).one())
+            claim = to_claim(connection.execute(claimed_run(), {"_run": run}).one())
             attempts.begin_attempt(connection, claim)
             return claim
 
@@ -148,20 +149,18 @@ class Store:
         When the source has changed since, parts are open again, with cursors and counts kept.
         """
         with self._database.read() as connection:
-            if connection.execute(select(Run.id).where(*_fence(claim))).scalar() is None:
+            rows = connection.execute(statements.held_parts(), statements.fence_of(claim)).all()
+            if not rows:
                 raise _lost(claim)
-            return read_parts(connection, claim.run, claim.fingerprint)
+            return to_parts(connection, [row for row in rows if row.name is not None], claim.fingerprint)
 
     def intend(self, claim: Claim, steps: Mapping[str, float]) -> None:
         """Note, before sending, up to which step each part may be sent; never goes back. Fenced."""
         with self._database.write() as connection:
-            _fenced_update(connection, claim, {"active_at": now_plus()})
-            for part, step in steps.items():
-                new = self._database.insert(Part).values(_NEW_PART | {"run": claim.run, "name": part, "intent": step})
-                higher = func.coalesce(Part.intent, step) <= step
-                connection.execute(
-                    new.on_conflict_do_update(index_elements=[Part.run, Part.name], set_={"intent": step}, where=higher)
-                )
+            _changed(connection.execute(statements.show_life(), statements.fence_of(claim)), claim)
+            if steps:
+                rows = [{"run": claim.run, "name": part, "intent": step} for part, step in steps.items()]
+                connection.execute(statements.save_intent(self._database.dialect), rows)
 
     def begin_digests(self, claim: Claim) -> None:
         """The run is copied from its start: earlier digests go. Fenced."""
@@ -171,9 +170,8 @@ class Store:
 
     def digests(self, claim: Claim) -> dict[str, DigestRow]:
         """The saved digests by path. Fenced."""
-        with self._database.read() as connection:
-            if connection.execute(select(Run.id).where(*_fence(claim))).scalar() is None:
-                raise _lost(claim)
+        with self._database.write() as connection:
+            _hold(connection, claim)
             return read_digests(connection, claim.run)
 
     def checkpoint(
@@ -188,31 +186,35 @@ class Store:
         `position` None keeps the saved one. `digests` replace those of their paths. Progress (something read, or a
         part done) sets `failures` back to 0.
         """
-        values: dict[str, Any] = {"active_at": now_plus()}
-        if updates:
-            values["part"] = updates[-1].name
-        if position is not None:
-            values["position"] = position
-        if any(u.read or u.done for u in updates):
-            values |= {"failures": 0, "silent_attempts": 0}
+        moved = any(u.read or u.done for u in updates)
         with self._database.write() as connection:
-            _hold(connection, claim)
-            updates = [_start_anew(connection, claim.run, u) if u.fresh else u for u in updates]
-            if claim.phase is Phase.COPY:  # an upload moves the same points once more
-                values["points_read"] = Run.points_read + sum(u.read for u in updates)
-                values["points_written"] = Run.points_written + sum(u.written for u in updates)
-                values["size_bytes"] = Run.size_bytes + sum(u.size_bytes for u in updates)
-            _fenced_update(connection, claim, values)
-            for update_ in updates:
-                self._save_part(connection, claim, update_)
-                self._save_ledger(connection, claim.run, update_)
+            if any(u.fresh for u in updates):
+                _hold(connection, claim)
+                updates = [_start_anew(connection, claim.run, u) if u.fresh else u for u in updates]
+            counted = updates if claim.phase is Phase.COPY else ()  # an upload moves the same points once more
+            progress = {
+                "_part": updates[-1].name if updates else None,
+                "_position": position,
+                "_moved": moved,
+                "_read": sum(u.read for u in counted),
+                "_written": sum(u.written for u in counted),
+                "_size_bytes": sum(u.size_bytes for u in counted),
+            }
+            _changed(connection.execute(statements.add_progress(), statements.fence_of(claim) | progress), claim)
+            if updates:
+                rows = [_part_row(connection, claim, one) for one in updates]
+                connection.execute(statements.save_part(self._database.dialect), rows)
+            for one in updates:
+                self._save_ledger(connection, claim.run, one)
             if digests:
                 self._save_digests(connection, claim.run, digests)
 
     def forget_copy(self, claim: Claim) -> None:
         """The destination has lost the run: it is copied from its start, so cursors, counts and ledger go. Fenced."""
         with self._database.write() as connection:
-            _fenced_update(connection, claim, forgetting.NOTHING_COPIED | {"part": None})
+            run = _hold(connection, claim)
+            values = forgetting.NOTHING_COPIED | {"part": None}
+            connection.execute(update(Run).where(Run.id == run.run).values(values))
             forgetting.drop_parts(connection, Run.id == claim.run)
 
     def forget_part(self, claim: Claim, part: str) -> None:
@@ -227,9 +229,9 @@ class Store:
         """
         with self._database.write() as connection:
             run = _hold(connection, claim)
-            parts = read_parts(connection, claim.run, claim.fingerprint)
+            parts = {row.name: row for row in connection.execute(statements.count_parts(), {"_run": claim.run})}
             for name in selected:
-                _check_part(claim, name, parts.get(name, PartProgress()))
+                _check_part(claim, name, parts.get(name))
             attempts.succeed(connection, run.run)
 
     def release(self, claim: Claim, delay_s: float = 0.0) -> None:
@@ -269,12 +271,12 @@ class Store:
 
     # ------------------------------------------------------------ pauses of services
 
-    def paused(self, service: str) -> Pause | None:
-        """The pause of `service`; None: go on."""
-        query = select(seconds_until(Service.not_before), Service.reason).where(Service.name == service)
+    def paused(self, *services: str) -> Pause | None:
+        """The longest pause of these services; None: go on."""
         with self._database.read() as connection:
-            row = connection.execute(query).one_or_none()
-        return Pause(service, row[0], row[1]) if row and row[0] > 0 else None
+            rows = connection.execute(statements.pauses()).all()
+        pauses = [Pause(row.name, row.left, row.reason) for row in rows if row.name in services and row.left > 0]
+        return max(pauses, key=attrgetter("seconds_left"), default=None)
 
     # ------------------------------------------------------------ moves by command
 
@@ -322,23 +324,6 @@ class Store:
 
     # ------------------------------------------------------------ inside transactions
 
-    def _save_part(self, connection: Connection, claim: Claim, new: PartUpdate) -> None:
-        changed: dict[str, Any] = {
-            "done_fingerprint": claim.fingerprint if new.done else None,
-            "updated_at": now_plus(),
-        }
-        if new.cursor is not None:
-            changed["cursor"] = save_cursor(connection, claim.run, new.name, new.cursor)
-        counts = {
-            "read": new.read,
-            "written": new.written,
-            "skipped": new.skipped,
-            "size_bytes": new.size_bytes,
-        }
-        row = self._database.insert(Part).values(_NEW_PART | {"run": claim.run, "name": new.name} | counts | changed)
-        sums = {column: getattr(Part, column) + getattr(row.excluded, column) for column in counts}
-        connection.execute(row.on_conflict_do_update(index_elements=[Part.run, Part.name], set_=changed | sums))
-
     def _save_ledger(self, connection: Connection, run: int, new: PartUpdate) -> None:
         if not new.ledger:
             return
@@ -367,6 +352,20 @@ class Store:
         connection.execute(row, rows)
 
 
+def _part_row(connection: Connection, claim: Claim, new: PartUpdate) -> dict[str, Any]:
+    """The parameters of `statements.save_part`."""
+    return {
+        "run": claim.run,
+        "name": new.name,
+        "read": new.read,
+        "written": new.written,
+        "skipped": new.skipped,
+        "size_bytes": new.size_bytes,
+        "done_fingerprint": claim.fingerprint if new.done else None,
+        "cursor": None if new.cursor is None else save_cursor(connection, claim.run, new.name, new.cursor),
+    }
+
+
 def _start_anew(connection: Connection, run: int, new: PartUpdate) -> PartUpdate:
     """Forget the part's ledger, its counts and items: what comes back adds up to those of `new` alone."""
     forget_items(connection, run, new.name)
@@ -384,28 +383,16 @@ def _start_anew(connection: Connection, run: int, new: PartUpdate) -> PartUpdate
     )
 
 
-_NEW_PART = {"read": 0, "written": 0, "skipped": 0, "size_bytes": 0, "updated_at": now_plus()}
-
-
-def _fence(claim: Claim) -> list[ColumnElement[bool]]:
-    """True of the run's row while the claim holds."""
-    return [
-        Run.id == claim.run,
-        Run.attempt == claim.attempt,
-        Run.claimed_by == claim.worker_id,
-        Run.status == RunStatus.RUNNING,
-    ]
-
-
 def _hold(connection: Connection, claim: Claim) -> attempts.Held:
-    runs = attempts.held(connection, *_fence(claim))
-    if not runs:
+    row = connection.execute(statements.lock_run(), statements.fence_of(claim)).one_or_none()
+    if row is None:
         raise _lost(claim)
-    return runs[0]
+    return attempts.Held(*row)
 
 
-def _fenced_update(connection: Connection, claim: Claim, values: dict[str, Any]) -> None:
-    if connection.execute(update(Run).where(*_fence(claim)).values(values)).rowcount != 1:
+def _changed(result: CursorResult[Any], claim: Claim) -> None:
+    """A fenced statement has found its run."""
+    if result.rowcount != 1:
         raise _lost(claim)
 
 
@@ -416,8 +403,8 @@ def _lost(claim: Claim) -> LeaseLost:
     )
 
 
-def _check_part(claim: Claim, name: str, part: PartProgress) -> None:
-    if part.status is not PartStatus.DONE:
+def _check_part(claim: Claim, name: str, part: AnyRow | None) -> None:
+    if part is None or not is_done(part.done_fingerprint, claim.fingerprint):
         raise CountsDisagree(f"{claim.ref}: part {name} is not done.", name)
     if part.read != part.written + part.skipped:
         raise CountsDisagree(

@@ -295,12 +295,11 @@ class _Worker:
         return held
 
     def _wait_for_pauses(self) -> bool:
-        for service in self.job.awaited:
-            pause = self._store.paused(service)
-            if pause is not None:
-                self._stop.wait(min(pause.seconds_left + random.random(), 5.0))
-                return True
-        return False
+        pause = self._store.paused(*self.job.awaited)
+        if pause is None:
+            return False
+        self._stop.wait(min(pause.seconds_left + random.random(), 5.0))
+        return True
 
     def _is_full(self) -> bool:
         claims = [held.claim for held in list(self._in_hand.values())]
