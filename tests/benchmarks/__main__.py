@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks                       everything, once
     python -m tests.benchmarks small long --repeat 3
+    python -m tests.benchmarks --markdown            the table in README: medians of 3
 
 *public API*: one `neptune_scale.Run(mode="async")` a run and one `log_metrics` a step, the way a script would do it.
 *bare limit*: the same bytes read from the source and pushed to the destination, without converting or checking.
@@ -10,12 +11,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from statistics import median
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from operator import attrgetter
 
 from tests.benchmarks import cases
-from tests.benchmarks.harness import Figure, machine
+from tests.benchmarks.harness import Figure, busy_percent, machine
+
+BUSY_PERCENT = 20.0  # of all processors, by others
 
 CASES: dict[str, Callable[[float], Iterator[Figure]]] = {
     "help": cases.help_text,
@@ -25,6 +28,7 @@ CASES: dict[str, Callable[[float], Iterator[Figure]]] = {
     "small": cases.small_runs,
     "long": cases.long_runs,
     "local": cases.local_run,
+    "shapes": cases.shapes,
     "memory": cases.huge_run,
 }
 
@@ -32,21 +36,40 @@ CASES: dict[str, Callable[[float], Iterator[Figure]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *CASES], help="which (default: all)")
-    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--repeat", type=int, help="and print medians (default: once; with --markdown 3 times)")
+    parser.add_argument("--markdown", action="store_true", help="end with a table for README")
     parser.add_argument("--scale", type=float, default=1.0, help="of sizes: 0.1 for a quick look")
     arguments = parser.parse_args()
+    repeat = arguments.repeat or (3 if arguments.markdown else 1)
     print(machine())
+    if (busy := busy_percent()) > BUSY_PERCENT:
+        print(f"Warning: something else uses {busy:.0f} % of this machine, so the figures will be worse than they are")
     figures: dict[str, list[Figure]] = {}
     for name in arguments.names or CASES:
-        for _ in range(arguments.repeat):
+        for _ in range(repeat):
             print(f"\n{name}")
             for figure in CASES[name](arguments.scale):
                 figures.setdefault(figure.name, []).append(figure)
                 print(figure, flush=True)
-    if arguments.repeat > 1:
-        print(f"\nmedian of {arguments.repeat}")
-        for measured in figures.values():
-            print(replace(measured[-1], value=median(figure.value for figure in measured)))
+    medians = [_median(measured) for measured in figures.values()]
+    if repeat > 1:
+        print(f"\nmedian of {repeat}", *medians, sep="\n")
+    if arguments.markdown:
+        print("", *_markdown(medians, repeat), sep="\n")
+
+
+def _median(measured: Sequence[Figure]) -> Figure:
+    """The figure in the middle; of an even number the lower one, so that its CPU time belongs to it."""
+    return sorted(measured, key=attrgetter("value"))[(len(measured) - 1) // 2]
+
+
+def _markdown(figures: Sequence[Figure], repeat: int) -> Iterator[str]:
+    yield f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, medians of {repeat}:"
+    yield ""
+    yield "| work | measured | CPU time and load | |"
+    yield "|---|---|---|---|"
+    for figure in figures:
+        yield f"| {figure.name} | {figure.number} {figure.unit} | {figure.use} | {figure.note} |"
 
 
 if __name__ == "__main__":

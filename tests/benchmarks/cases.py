@@ -23,7 +23,7 @@ def start(scale: float) -> Iterator[Figure]:
     """`migrate run` of one run, from its start to its exit."""
     with services("sample:1", latency_s=0.03) as at, directory() as cwd:
         measured = _copied(at, cwd, workers=1)
-    yield Figure("one run, from start to exit", measured.wall_s, "s", "promised: first copied run under 3 s")
+    yield Figure("one run, from start to exit", measured.wall_s, "s", "promised: first copied run under 3 s", measured)
 
 
 def inventory(scale: float) -> Iterator[Figure]:
@@ -32,7 +32,7 @@ def inventory(scale: float) -> Iterator[Figure]:
         with services(f"list:{runs}", latency_s=0.03) as at, directory() as cwd:
             measured = run(migrate("inventory", "--wandb-entity", "team"), cwd, at.environment)
         note = f"peak {measured.peak_bytes / 1e6:.0f} MB; promised: 20,000 under 30 s, 200 MB"
-        yield Figure(f"inventory of {runs:,} runs", measured.wall_s, "s", note)
+        yield Figure(f"inventory of {runs:,} runs", measured.wall_s, "s", note, measured)
 
 
 def claims(scale: float) -> Iterator[Figure]:
@@ -50,14 +50,15 @@ def claims(scale: float) -> Iterator[Figure]:
 
 def small_runs(scale: float) -> Iterator[Figure]:
     """Many small runs with latency and processing delay: what pipelining is for."""
-    for runs in (int(100 * scale), int(200 * scale)):
+    sizes = [("aws", int(100 * scale)), *((provider, int(200 * scale)) for provider in ("gcp", "azure", "aws"))]
+    for provider, runs in sizes:
         spec = f"sample:{runs},steps=50,metrics=5,files=6,events=60,console=5"
-        with services(spec, latency_s=0.03, processing_s="0.2:0.6") as at, directory() as cwd:
+        with services(spec, latency_s=0.03, processing_s="0.2:0.6", provider=provider) as at, directory() as cwd:
             measured = _copied(at, cwd, workers=4)
             note = f"{measured.cpu_s / runs:.3f} CPU-s/run; promised: 10 runs/s, 0.15 CPU-s"
-            yield Figure(f"{runs} small runs, 4 workers", runs / measured.wall_s, "runs/s", note)
-            if runs == int(200 * scale):
-                yield from _small_references(at, cwd, runs)
+            yield Figure(f"{runs} small runs, {provider}, 4 workers", runs / measured.wall_s, "runs/s", note, measured)
+    with services(spec, latency_s=0.03, processing_s="0.2:0.6") as at, directory() as cwd:
+        yield from _small_references(at, cwd, runs)
 
 
 def long_runs(scale: float) -> Iterator[Figure]:
@@ -66,9 +67,28 @@ def long_runs(scale: float) -> Iterator[Figure]:
         with services(f"big:runs=2,steps={steps},metrics=10") as at, directory() as cwd:
             measured = _copied(at, cwd, workers=2)
             note = f"peak {measured.peak_bytes / 1e6:.0f} MB; promised: 150,000 points/s, 400 MB"
-            yield Figure(f"2 runs x {steps:,} steps x 10 metrics", 2 * steps * 10 / measured.wall_s, "points/s", note)
+            name = f"2 runs x {steps:,} steps x 10 metrics"
+            yield Figure(name, 2 * steps * 10 / measured.wall_s, "points/s", note, measured)
             if steps == int(100_000 * scale):
                 yield from _long_references(at, cwd)
+
+
+def shapes(scale: float) -> Iterator[Figure]:
+    """Runs that are not numbers in full columns, by what they hold; values of text and histograms count as points."""
+    steps = int(50_000 * scale)
+    histograms, files = int(20_000 * scale), int(20_000 * scale)
+    for name, spec, values in (
+        ("every second value missing", f"big:runs=1,steps={steps},metrics=20,gaps=2", steps * 10),
+        ("a column of text beside", f"big:runs=1,steps={steps},metrics=10,texts=1", steps * 11),
+        ("live pages only", f"big:runs=1,steps={steps},metrics=10,mode=live", steps * 10),
+        ("histograms of 64 bins", f"big:runs=1,steps={histograms},metrics=1,histograms=1", histograms * 2),
+        ("files, half", f"sample:1,files={files // 2}", files // 2),
+        ("files", f"sample:1,files={files}", files),
+    ):
+        with services(spec) as at, directory() as cwd:
+            measured = _copied(at, cwd, workers=1)
+            note = f"{values:,} in one run"
+            yield Figure(f"one run: {name}", values / measured.wall_s, "values/s", note, measured)
 
 
 def huge_run(scale: float) -> Iterator[Figure]:
@@ -77,7 +97,7 @@ def huge_run(scale: float) -> Iterator[Figure]:
         with services(f"big:runs=1,steps={steps},metrics=10") as at, directory() as cwd:
             measured = _copied(at, cwd, workers=1)
             note = f"{steps * 10 / measured.wall_s:,.0f} points/s; promised: 500 MB"
-            yield Figure(f"peak, API run of {steps * 10:,} points", measured.peak_bytes / 1e6, "MB", note)
+            yield Figure(f"peak, API run of {steps * 10:,} points", measured.peak_bytes / 1e6, "MB", note, measured)
 
 
 def local_run(scale: float) -> Iterator[Figure]:
@@ -88,7 +108,7 @@ def local_run(scale: float) -> Iterator[Figure]:
             listed = run(migrate("inventory", "--local", "wandb"), cwd, {})
             measured = run(migrate("run", "--mode", "offline", "--workers", "1"), cwd, {})
         note = f"peak {measured.peak_bytes / 1e6:.0f} MB, inventory {listed.wall_s:.1f} s; promised: 200,000 points/s"
-        yield Figure(f"local run of {points:,} points, offline", points / measured.wall_s, "points/s", note)
+        yield Figure(f"local run of {points:,} points, offline", points / measured.wall_s, "points/s", note, measured)
 
 
 def _copied(at: Services, cwd: Path, workers: int) -> Measured:

@@ -22,26 +22,42 @@ from tests.servers.http import control, spawned
 from tests.servers.neptune_server import api_token
 from tests.servers.wandb_server import API_KEY
 
+ROOT = Path(__file__).parents[2]
+
 
 @dataclass(frozen=True)
 class Measured:
-    """`cpu_s` is user and system time of the command and all processes it waited for; `peak_bytes` of the largest."""
+    """`cpu_s` is user and system time of the command and all processes it waited for; `peak_bytes` of the largest.
+
+    `load` is the machine's load average when the command began.
+    """
 
     wall_s: float
     cpu_s: float
     peak_bytes: int
     output: str
+    load: float
 
 
 def machine() -> str:
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
+def busy_percent() -> float:
+    """How busy the processors are with something else: to be asked before anything is measured."""
+    return psutil.cpu_percent(interval=2.0)
+
+
 def run(command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Measured:
     """Run a command to its end; a non-zero exit ends the benchmark with the command's output."""
-    started = time.perf_counter()
+    load, started = os.getloadavg()[0], time.perf_counter()
     process = subprocess.Popen(
-        command, cwd=cwd, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},  # this tree, installed or not
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     watch = _Watch(process.pid)
     output, _ = process.communicate()
@@ -49,7 +65,7 @@ def run(command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Me
     watch.stop()
     if process.returncode != 0:
         sys.exit(f"{' '.join(command)} exited with {process.returncode}:\n{output[-3000:]}")
-    return Measured(wall_s, watch.cpu_s, watch.peak_bytes, output)
+    return Measured(wall_s, watch.cpu_s, watch.peak_bytes, output, load)
 
 
 class _Watch(threading.Thread):
@@ -99,9 +115,12 @@ class Services:
 
 
 @contextmanager
-def services(data: str, latency_s: float = 0.0, processing_s: str = "0:0", apply: str = "lazy") -> Iterator[Services]:
+def services(
+    data: str, latency_s: float = 0.0, processing_s: str = "0:0", apply: str = "lazy", provider: str = "aws"
+) -> Iterator[Services]:
     wandb_arguments = ("--data", data, "--latency-s", str(latency_s))
     neptune_arguments = ("--latency", str(latency_s), "--processing-delay", processing_s, "--apply", apply)
+    neptune_arguments += ("--provider", provider)
     with (
         spawned("tests.servers.wandb_server", *wandb_arguments) as wandb,
         spawned("tests.servers.neptune_server", *neptune_arguments) as neptune,
@@ -128,13 +147,26 @@ def migrate(*arguments: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value. `note`: what else was seen, and what was promised."""
+    """A measured value. `note`: what else was seen, and what was promised. `measured`: the command that it is of."""
 
     name: str
     value: float
     unit: str
     note: str = ""
+    measured: Measured | None = None
+
+    @property
+    def number(self) -> str:
+        digits = max(0, 2 - int(math.log10(max(self.value, 1))))
+        return f"{self.value:,.{digits}f}"
+
+    @property
+    def use(self) -> str:
+        """The command's CPU time, its share of one processor, and the load of the machine before it."""
+        if self.measured is None:
+            return ""
+        share = self.measured.cpu_s / self.measured.wall_s
+        return f"{self.measured.cpu_s:.1f} CPU-s, {share:.0%} of a core, load {self.measured.load:.1f}"
 
     def __str__(self) -> str:
-        digits = max(0, 2 - int(math.log10(max(self.value, 1))))
-        return f"{self.name:<44} {self.value:>14,.{digits}f} {self.unit:<9} {self.note}".rstrip()
+        return f"{self.name:<44} {self.number:>14} {self.unit:<9} {self.use:<44} {self.note}".rstrip()

@@ -431,15 +431,34 @@ def sample_world(runs: int = 50, *, projects: int = 1, entity: str = "team", **s
 
 
 def big_runs(
-    runs: int = 2, *, steps: int = 100_000, metrics: int = 10, mode: Mode = "parquet", seed: int = 0
+    runs: int = 2,
+    *,
+    steps: int = 100_000,
+    metrics: int = 10,
+    mode: Mode = "parquet",
+    seed: int = 0,
+    gaps: int = 0,
+    texts: int = 0,
+    histograms: int = 0,
 ) -> list[Run]:
-    """Long runs, held as columns; their Parquet files have at most 50,000 rows each."""
+    """Long runs, held as columns; their Parquet files have at most 50,000 rows each.
+
+    `gaps`: every so many-th value of a metric is missing. `texts` and `histograms` (64 bins): so many columns more.
+    """
 
     def table(number: int) -> pa.Table:
         rng = np.random.default_rng([seed, number])
         runtime = np.arange(steps) * 0.5
         columns: Row = {"_step": np.arange(steps), "_timestamp": EPOCH_S + runtime, "_runtime": runtime}
-        columns |= {f"metric_{index:04}": rng.standard_normal(steps) for index in range(metrics)}
+        for index in range(metrics):
+            values = rng.standard_normal(steps)
+            hidden = (np.arange(steps) + index) % gaps == 0 if gaps else None
+            columns[f"metric_{index:04}"] = values if hidden is None else pa.array(values, mask=hidden)
+        columns |= {f"text_{index}": [f"step {step} of {number}" for step in range(steps)] for index in range(texts)}
+        bars = [
+            {"_type": "histogram", "bins": [*map(float, range(65))], "values": [*range(n, n + 64)]} for n in range(9)
+        ]
+        columns |= {f"bars_{index}": [bars[step % 9] for step in range(steps)] for index in range(histograms)}
         return pa.table(columns)
 
     files = math.ceil(steps / 50_000)
