@@ -103,6 +103,22 @@ class WorkerRow:
 
 
 @dataclass(frozen=True, slots=True)
+class JobRow:
+    """The command that runs now (the first, if several do), or the last one, and what came of it.
+
+    `elapsed_s`: until now, or until it ended. `values_read` and `size_bytes` are of runs that began since its start.
+    """
+
+    command: str
+    started_at: datetime
+    ended_at: datetime | None
+    exit_code: int | None
+    elapsed_s: float
+    values_read: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """All that `migrate status` shows, as of one moment."""
 
@@ -117,6 +133,8 @@ class Overview:
     pauses: Sequence[Pause]
     verdicts: VerdictCounts = VerdictCounts(0, 0, 0)  #: of the runs that are done
     left_out: Mapping[str, int] = field(default_factory=dict)  #: by part, how many runs are done without it
+    progress: Progress | None = None  #: of the phase that is under way
+    job: JobRow | None = None  #: None: nothing was copied or uploaded so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +149,15 @@ class RunningRun:
     points_read: int
     points_expected: int
     idle_s: float
+    elapsed_s: float = 0.0  #: of this attempt
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a phase has come. `runs` has every status; runs that wait for their upload are done with the copy.
 
-    `points_expected` is a guess that becomes exact as runs end; skipped runs do not count.
+    `points_expected` and `bytes_expected` are guesses from the runs that have ended, and become exact as others end;
+    skipped runs do not count. `is_measured`: enough have ended for that.
     """
 
     runs: Mapping[RunStatus, int]
@@ -146,6 +166,8 @@ class Progress:
     points_expected: int
     size_bytes: int
     running: Sequence[RunningRun] = ()
+    bytes_expected: int = 0
+    is_measured: bool = True
 
     @property
     def runs_total(self) -> int:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, and_, cast, func, or_, select
 
 from migrations_db.claiming import in_selection, lacks, one_of
 from migrations_db.columns import seconds_until
 from migrations_db.database import Database
-from migrations_db.models import Attempt, Ledger, Part, Project, Run, Service, Worker
+from migrations_db.models import Attempt, Invocation, Ledger, Part, Project, Run, Service, Worker
 from migrations_db.report_types import (
     AttemptRow,
     Example,
     FailureGroup,
+    JobRow,
     LedgerGroup,
     LedgerRow,
     Overview,
@@ -34,6 +34,7 @@ from migrations_db.types import Project as ProjectData
 from migrations_db.verification import count_verdicts, read_findings
 
 PAGE_ROWS = 1_000  # ours: rows held in memory when a report streams
+MEASURED_RUNS = 3  # ours: from so many on, the sizes of runs that have ended say something about the others
 
 
 class Reports:
@@ -42,22 +43,28 @@ class Reports:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def overview(self, wanted_parts: Collection[str] = ()) -> Overview:
-        """All that `migrate status` shows. `wanted_parts`: told of, where runs are done without them."""
+    def overview(self, only: Selection = EVERYTHING, wanted_parts: Collection[str] = ()) -> Overview:
+        """All that `migrate status` shows, of these runs; workers and pauses concern all.
+
+        `wanted_parts`: told of, where runs are done without them.
+        """
         with self._database.read() as connection:
-            counted = connection.execute(_counters(EVERYTHING)).all()
+            counted = connection.execute(_counters(only)).all()
+            uploads = any(r.phase is Phase.UPLOAD and r.status is not RunStatus.DONE for r in counted)
             return Overview(
                 runs=_by_status(counted),
                 phases={p: _by_status(row for row in counted if row.phase is p) for p in Phase},
-                parts=_part_sums(connection),
-                projects=_projects(connection, counted),
-                failures=_failures(connection),
-                ledger=_ledger_groups(connection),
-                reasons=_reasons(connection),
+                parts=_part_sums(connection, only),
+                projects=_projects(connection, counted, all_of_them=only == EVERYTHING),
+                failures=_failures(connection, only),
+                ledger=_ledger_groups(connection, only),
+                reasons=_reasons(connection, only),
                 workers=_workers(connection),
                 pauses=_pauses(connection),
-                verdicts=count_verdicts(connection),
-                left_out=_left_out(connection, wanted_parts, EVERYTHING),
+                verdicts=count_verdicts(connection, only),
+                left_out=_left_out(connection, wanted_parts, only),
+                progress=_progress(counted, [], Phase.UPLOAD if uploads else Phase.COPY),
+                job=_job(connection),
             )
 
     def progress(self, phase: Phase, only: Selection = EVERYTHING) -> Progress:
@@ -65,9 +72,7 @@ class Reports:
         with self._database.read() as connection:
             counted = connection.execute(_counters(only)).all()
             running = _running(connection, phase, only)
-        if phase is Phase.COPY:
-            return _copy_progress(counted, running)
-        return _upload_progress([row for row in counted if row.phase is Phase.UPLOAD], running)
+        return _progress(counted, running, phase)
 
     def skipped(self, only: Selection = EVERYTHING) -> int:
         """How many values of these runs could not be written."""
@@ -123,40 +128,6 @@ class Reports:
         with self._database.read() as connection:
             return [_summary(row) for row in connection.execute(query.order_by(Run.id).limit(limit))]
 
-    def values(self, field: str, limit: int, begin: str = "") -> list[str]:
-        """What runs have in a field of `selecting.Wanted`, each once, at most `limit` of them that `begin` so."""
-        columns = {
-            "run_ids": Run.run_id,
-            "names": Run.name,
-            "groups": Run.run_group,
-            "sweeps": Run.sweep,
-            "states": Run.source_state,
-        }
-        with self._database.read() as connection:
-            if field.endswith("projects"):
-                query = select(Project.entity, Project.name).order_by(Project.entity, Project.name)
-                return [f"{row.entity}/{row.name}" for row in connection.execute(query.limit(limit))]
-            column = columns[field]
-            begins = column.startswith(begin, autoescape=True)
-            values = select(column).where(column.is_not(None), begins).distinct().order_by(column).limit(limit)
-            return [str(value) for value in connection.execute(values).scalars()]
-
-    def last_mapping(self) -> Mapping[str, Any] | None:
-        """The mapping options of the run whose copy began last; None: none has begun."""
-        query = select(Run.mapping).where(Run.mapping.is_not(None)).order_by(Run.started_at.desc(), Run.id.desc())
-        with self._database.read() as connection:
-            mapping: Mapping[str, Any] | None = connection.execute(query.limit(1)).scalar()
-        return mapping
-
-    def mappings(self, only: Selection = EVERYTHING) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Runs that are to be copied on, and the mapping options that their copy began with: (ref, options)."""
-        waits = Run.status.in_([RunStatus.PENDING, RunStatus.RUNNING])
-        conditions = [waits, Run.phase == Phase.COPY, Run.mapping.is_not(None), *in_selection(Run, only)]
-        with self._database.browse() as connection:
-            query = run_query().where(*conditions).order_by(Run.id)
-            for row in connection.execution_options(yield_per=PAGE_ROWS).execute(query):
-                yield ref(row), row.mapping
-
     def run_detail(self, run: int) -> RunDetail | None:
         """One run in full; None: there is no such run."""
         with self._database.read() as connection:
@@ -192,24 +163,39 @@ def _by_status(counted: Iterable[AnyRow]) -> dict[RunStatus, int]:
     return counts
 
 
+def _progress(counted: Sequence[AnyRow], running: Sequence[RunningRun], phase: Phase) -> Progress:
+    if phase is Phase.COPY:
+        return _copy_progress(counted, running)
+    return _upload_progress([row for row in counted if row.phase is Phase.UPLOAD], running)
+
+
 def _copy_progress(counted: Sequence[AnyRow], running: Sequence[RunningRun]) -> Progress:
     runs = _by_status(row for row in counted if row.phase is Phase.COPY)
     runs[RunStatus.DONE] += sum(row.runs for row in counted if row.phase is Phase.UPLOAD)
     wanted = [row for row in counted if row.status is not RunStatus.SKIPPED]
+    ended = [row for row in wanted if _has_ended(row)]
+    others = [row for row in wanted if not _has_ended(row)]
+    hinted, count = sum(row.size_hint for row in ended), sum(row.runs for row in ended)
+    is_measured = count >= MEASURED_RUNS
+    per_hint = sum(row.points_read for row in ended) / hinted if is_measured and hinted else 1.0
+    bytes_each = sum(row.size_bytes for row in ended) / count if is_measured else 0.0
     return Progress(
         runs=runs,
         points_read=sum(row.points_read for row in wanted),
         points_written=sum(row.points_written for row in wanted),
-        points_expected=sum(_expected(row) for row in wanted),
+        points_expected=sum(row.points_read for row in ended)
+        + sum(max(round(row.size_hint * per_hint), row.points_read) for row in others),
         size_bytes=sum(row.size_bytes for row in wanted),
         running=running,
+        bytes_expected=sum(row.size_bytes for row in ended)
+        + sum(max(round(row.runs * bytes_each), row.size_bytes) for row in others),
+        is_measured=is_measured or not others,
     )
 
 
-def _expected(row: AnyRow) -> int:
-    """How many points there are to read: known of runs that have ended, else a hint."""
-    ended = row.status in (RunStatus.DONE, RunStatus.FAILED) or row.phase is Phase.UPLOAD
-    return int(row.points_read if ended else max(row.size_hint, row.points_read))
+def _has_ended(row: AnyRow) -> bool:
+    """Whether what there is to read of these runs is known."""
+    return row.status in (RunStatus.DONE, RunStatus.FAILED) or row.phase is Phase.UPLOAD
 
 
 def _upload_progress(counted: Sequence[AnyRow], running: Sequence[RunningRun]) -> Progress:
@@ -224,14 +210,20 @@ def _upload_progress(counted: Sequence[AnyRow], running: Sequence[RunningRun]) -
         points_expected=sum(row.points_written for row in wanted),
         size_bytes=sum(row.size_bytes for row in done),
         running=running,
+        bytes_expected=sum(row.size_bytes for row in done),
     )
 
 
 def _running(connection: Connection, phase: Phase, only: Selection) -> list[RunningRun]:
     query = (
         run_query()
-        .add_columns(seconds_until(Run.active_at).label("left"), func.coalesce(Part.read, 0).label("part_read"))
+        .add_columns(
+            seconds_until(Run.active_at).label("left"),
+            func.coalesce(Part.read, 0).label("part_read"),
+            seconds_until(func.coalesce(Attempt.started_at, Run.active_at)).label("began"),
+        )
         .outerjoin(Part, and_(Part.run == Run.id, Part.name == Run.part))
+        .outerjoin(Attempt, and_(Attempt.run == Run.id, Attempt.number == Run.attempt))
         .where(Run.claimed_by.is_not(None), Run.phase == phase, *in_selection(Run, only))
         .order_by(Run.started_at, Run.id)
     )
@@ -251,32 +243,39 @@ def _running_run(row: AnyRow) -> RunningRun:
         points_read=read,
         points_expected=expected,
         idle_s=max(0.0, -row.left),
+        elapsed_s=max(0.0, -row.began),
     )
 
 
 # ---------------------------------------------------------------- what `status` shows
 
 
-def _part_sums(connection: Connection) -> list[PartSums]:
+def _part_sums(connection: Connection, only: Selection) -> list[PartSums]:
     sums = [func.sum(column) for column in (Part.read, Part.written, Part.skipped, Part.size_bytes)]
     query = select(Part.name, *sums).group_by(Part.name).order_by(Part.name)
+    if only != EVERYTHING:
+        query = query.join(Run, Run.id == Part.run).where(*in_selection(Run, only))
     return [PartSums(name, *map(int, numbers)) for name, *numbers in connection.execute(query)]
 
 
-def _projects(connection: Connection, counted: Sequence[AnyRow]) -> list[ProjectCounts]:
+def _projects(connection: Connection, counted: Sequence[AnyRow], *, all_of_them: bool) -> list[ProjectCounts]:
     query = select(Project.__table__).order_by(Project.entity, Project.name, Project.id)
     by_project: dict[int, list[AnyRow]] = {}
     for row in counted:
         by_project.setdefault(row.project_id, []).append(row)
-    return [ProjectCounts(to_project(row), _by_status(by_project.get(row.id, ()))) for row in connection.execute(query)]
+    return [
+        ProjectCounts(to_project(row), _by_status(by_project.get(row.id, ())))
+        for row in connection.execute(query)
+        if all_of_them or row.id in by_project
+    ]
 
 
-def _failures(connection: Connection) -> list[FailureGroup]:
+def _failures(connection: Connection, only: Selection) -> list[FailureGroup]:
     error_class = func.coalesce(Run.error_class, "unknown")
     count = func.count()
     query = (
         select(error_class, count, func.min(Run.id))
-        .where(Run.status == RunStatus.FAILED)
+        .where(Run.status == RunStatus.FAILED, *in_selection(Run, only))
         .group_by(error_class)
         .order_by(count.desc(), error_class)
     )
@@ -288,7 +287,7 @@ def _failures(connection: Connection) -> list[FailureGroup]:
     ]
 
 
-def _ledger_groups(connection: Connection) -> list[LedgerGroup]:
+def _ledger_groups(connection: Connection, only: Selection) -> list[LedgerGroup]:
     keys = (Ledger.reason, Ledger.part, Ledger.kind)
     count = func.sum(Ledger.count)
     query = (
@@ -296,6 +295,8 @@ def _ledger_groups(connection: Connection) -> list[LedgerGroup]:
         .group_by(*keys)
         .order_by(count.desc(), *keys)
     )
+    if only != EVERYTHING:
+        query = query.join(Run, Run.id == Ledger.run).where(*in_selection(Run, only))
     groups = connection.execute(query).all()
     examples = _named(connection, [group[-1] for group in groups])
     found = []
@@ -306,11 +307,11 @@ def _ledger_groups(connection: Connection) -> list[LedgerGroup]:
     return found
 
 
-def _reasons(connection: Connection) -> list[ReasonGroup]:
+def _reasons(connection: Connection, only: Selection) -> list[ReasonGroup]:
     count = func.count()
     query = (
         select(Run.status, Run.reason, count, func.min(Run.id))
-        .where(Run.reason.is_not(None))
+        .where(Run.reason.is_not(None), *in_selection(Run, only))
         .group_by(Run.status, Run.reason)
         .order_by(count.desc(), Run.reason)
     )
@@ -349,6 +350,26 @@ def _workers(connection: Connection) -> list[WorkerRow]:
         )
         for row in connection.execute(query)
     ]
+
+
+def _job(connection: Connection) -> JobRow | None:
+    alive = (
+        select(func.min(Invocation.id))
+        .join(Worker, Worker.invocation_id == Invocation.id)
+        .where(Worker.stopped_at.is_(None), Invocation.ended_at.is_(None))
+    )
+    last = select(func.max(Invocation.id)).where(Invocation.command.in_(["run", "sync"]))
+    number = func.coalesce(alive.scalar_subquery(), last.scalar_subquery())
+    columns = (Invocation.command, Invocation.started_at, Invocation.ended_at, Invocation.exit_code)
+    ages = (seconds_until(Invocation.started_at).label("began"), seconds_until(Invocation.ended_at).label("ended"))
+    row = connection.execute(select(*columns, *ages).where(Invocation.id == number)).one_or_none()
+    if row is None:
+        return None
+    sums = [cast(func.coalesce(func.sum(column), 0), BigInteger) for column in (Run.points_read, Run.size_bytes)]
+    began_since = select(*sums).where(Run.started_at >= row.started_at)
+    values_read, size_bytes = map(int, connection.execute(began_since).one())
+    elapsed_s = max(0.0, (row.ended or 0.0) - row.began)
+    return JobRow(row.command, row.started_at, row.ended_at, row.exit_code, elapsed_s, values_read, size_bytes)
 
 
 def _pauses(connection: Connection) -> list[Pause]:

@@ -23,6 +23,7 @@ from migrations_db.cursors import forget_items, save_cursor
 from migrations_db.database import Database
 from migrations_db.errors import CountsDisagree, LeaseLost
 from migrations_db.inventory import Inventory
+from migrations_db.listing import Listing
 from migrations_db.models import Digest, Invocation, Ledger, Part, Run, Service, Setting
 from migrations_db.reports import Reports
 from migrations_db.rows import AnyRow, claimed_run, is_done, read_digests, to_claim, to_parts
@@ -54,6 +55,7 @@ class Store:
         self.inventory = Inventory(database)
         self.workers = Workers(database)
         self.reports = Reports(database)
+        self.listing = Listing(database)
         self.verification = Verification(database)
         self._database = database
 

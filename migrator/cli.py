@@ -216,13 +216,53 @@ def sync(
 def status(
     context: typer.Context,
     run: o.Run = "",
+    projects: o.Projects = "",
+    exclude_projects: o.ExcludeProjects = "",
+    short: o.Short = False,
     failed: o.Failed = False,
     skips: o.Skips = False,
+    watch: o.Watch = False,
+    exit_code: o.ExitCodeOption = False,
 ) -> None:
     """Show progress, failures and what could not be copied."""
-    from migrator.commands.status import status_command
+    from migrator.commands.status import StatusQuery, status_command
 
-    status_command(run, failed=failed, skips=skips, common=context.obj)
+    wanted = _wanted(projects, exclude_projects, None, None, None, None)
+    query = StatusQuery(run, wanted, failed, skips, short, watch, exit_code)
+    raise typer.Exit(status_command(query, context.obj))
+
+
+@app.command(cls=ReadableCommand)
+def runs(
+    context: typer.Context,
+    projects: o.Projects = "",
+    exclude_projects: o.ExcludeProjects = "",
+    run_id: o.RunIds = None,
+    name: o.Names = None,
+    group: o.RunGroups = None,
+    sweep: o.Sweeps = None,
+    status: o.StatusOption = None,
+    state: o.States = None,
+    tag: o.Tags = None,
+    sort: o.Sort = "",
+    reverse: o.Reverse = False,
+    limit: o.ListLimit = None,
+    csv: o.Csv = False,
+) -> None:
+    """List the runs of the state database."""
+    from migrator.commands.runs import RunsQuery, runs_command
+
+    query = RunsQuery(
+        wanted=_wanted(projects, exclude_projects, run_id, name, group, sweep),
+        statuses=s.comma_separated(",".join(status or ())),
+        states=s.comma_separated(",".join(state or ())),
+        tags=tuple(tag or ()),
+        sort=sort,
+        reverse=reverse,
+        limit=limit,
+        csv=csv,
+    )
+    runs_command(query, context.obj)
 
 
 @app.command("retry-failed", cls=ReadableCommand)

@@ -36,6 +36,7 @@ class ExitCode(IntEnum):
     SOME_FAILED = 3  #: finished, but some runs failed (or, with --strict, something was skipped)
     CREDENTIALS = 4  #: credentials or permission
     TRY_LATER = 5  #: stopped on a condition that may pass: service down, throttled out
+    UNFINISHED = 6  #: `status --exit-code`: runs are pending or running
     STATE = 7  #: state database missing, unreachable, locked, read-only, full, too new or damaged
     INTERRUPTED = 130  #: Ctrl-C
     TERMINATED = 143  #: SIGTERM, SIGHUP

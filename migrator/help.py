@@ -50,7 +50,7 @@ EXAMPLES = {
         migrate status vision/4kd2h1x9
     """,
     "runs": """
-        migrate runs --status failed,pending --sort size
+        migrate runs --status failed,pending --sort rows --reverse
         migrate runs --projects vision --csv > runs.csv
     """,
     "verify": """

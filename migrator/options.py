@@ -243,10 +243,45 @@ Skips = Annotated[bool, option("--skips", group=SHOWN, help="List what was skipp
 DemoDir = Annotated[
     Path | None, option("--dir", metavar="DIR", group=WHERE, help="Where to make it. Default: a temporary directory.")
 ]
+Short = Annotated[bool, option("--short", group=SHOWN, help="Only the next step, and the job in a few lines.")]
+Watch = Annotated[bool, option("--watch", group=SHOWN, help="Show it again and again until nothing is left to do.")]
+ExitCodeOption = Annotated[
+    bool,
+    option(
+        "--exit-code",
+        group=SHOWN,
+        help="Exit with 0 if all is done, 3 if runs failed, 6 if there is more to do. Otherwise always with 0.",
+    ),
+]
 Run = Annotated[
     str,
     typer.Argument(metavar="RUN", help="A run: its id, project/id or entity/project/id.", show_default=False),
 ]
+
+StatusOption = Annotated[
+    list[str] | None,
+    option(
+        "--status",
+        metavar="STATUS",
+        group=WHAT,
+        help="Only runs that are pending, running, done, failed or skipped. Repeatable, or comma-separated.",
+    ),
+]
+Sort = Annotated[
+    str,
+    option(
+        "--sort",
+        metavar="COLUMN",
+        group=SHOWN,
+        help="Sort by run, name, state, status, created, rows, values, size, started or finished. Default: as listed.",
+    ),
+]
+Reverse = Annotated[bool, option("--reverse", "-r", group=SHOWN, help="Sort from the largest or latest down.")]
+ListLimit = Annotated[
+    int | None,
+    option("--limit", metavar="N", group=SHOWN, min=1, help="Show at most N runs. Default: 200 in a table, else all."),
+]
+Csv = Annotated[bool, option("--csv", group=SHOWN, help="Print CSV, with all columns.")]
 
 # ---------------------------------------------------------------- of every command
 

@@ -33,7 +33,7 @@ def chosen(store: Store, wanted: Wanted) -> Selection:
     found = store.find(wanted)
     for field, values in found.unmatched.items():
         option, _ = OPTIONS[field]
-        raise UserError(nothing_has(option, values, store.reports.values(field, COMPARED), _elsewhere(field)))
+        raise UserError(nothing_has(option, values, store.listing.values(field, COMPARED), _elsewhere(field)))
     if found.selection.runs == () or found.selection.projects == ():
         raise UserError("no run matches all of these options together: `migrate runs` lists what there is")
     return found.selection

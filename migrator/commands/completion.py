@@ -27,7 +27,7 @@ def projects(context: typer.Context, begun: str) -> list[str]:
 
 
 def run_ids(context: typer.Context, begun: str) -> list[str]:
-    return _offered(context, lambda store: store.reports.values("run_ids", OFFERED, begun))
+    return _offered(context, lambda store: store.listing.values("run_ids", OFFERED, begun))
 
 
 def _offered(context: typer.Context, names: Callable[[Store], list[str]]) -> list[str]:

@@ -104,7 +104,7 @@ def mapping_text(name: str, value: object) -> str:
 
 def _known(store: Store, phase: Phase) -> _Known:
     copies = store.setting(COPIES) or ""
-    known = _Known(mapping=store.reports.last_mapping() or {})
+    known = _Known(mapping=store.listing.last_mapping() or {})
     if copies.startswith("offline:"):
         known = replace(known, mode="offline", offline_dir=Path(copies.removeprefix("offline:")))
     elif copies:

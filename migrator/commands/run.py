@@ -213,13 +213,13 @@ def check_mapping(store: Store, only: Selection, given: Mapping[str, object]) ->
     wanted = MappingOptions.from_json(given).as_json()
     differ = {
         ref: [name for name in given if mapping.get(name) != wanted[name]]
-        for ref, mapping in store.reports.mappings(only)
+        for ref, mapping in store.listing.mappings(only)
         if any(mapping.get(name) != wanted[name] for name in given)
     }
     if not differ:
         return
     ref, names = next(iter(differ.items()))
-    mapping = next(stored for other, stored in store.reports.mappings(only) if other == ref)
+    mapping = next(stored for other, stored in store.listing.mappings(only) if other == ref)
     began = " ".join(mapping_text(name, mapping.get(name)) for name in names)
     now = " ".join(mapping_text(name, wanted[name]) for name in names)
     raise UserError(

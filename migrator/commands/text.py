@@ -124,12 +124,6 @@ def message_text(text: str | None) -> str:
     return words if len(words) <= MESSAGE_CHARS else f"{words[:MESSAGE_CHARS]}..."
 
 
-def age_text(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"
-
-
 def without_secrets(text: str) -> str:
     """An error message without keys and signed addresses, which vendors may have put there."""
     for pattern, replacement in _SECRETS:

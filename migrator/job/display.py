@@ -4,56 +4,75 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from migrations_db.report_types import Progress
+from migrations_db.report_types import Progress, RunningRun
 from migrations_db.states import RunStatus
+from migrator.figures import age_text, amount
+from migrator.job.pace import Pace, Speed
 from migrator.visible import tell, visible
 
 LINE_EVERY_S = 30.0
+NAMED = 2  # runs in progress that are named: those that take longest
+SLOW_S = 60.0  # a run that takes longer is named in the lines of a log
+NAME_CHARS = 24
 
 
 class Bars:
-    """One bar for runs, one for points, with rate and time left."""
+    """A bar for runs and one for values, each with its figures, and a line for the runs that take longest."""
 
     def __init__(self) -> None:
-        self._runs: Any = None
-        self._points: Any = None
+        self._bars: list[Any] = []
+        self._pace = Pace()
 
     def update(self, progress: Progress) -> None:
+        if not self._bars:
+            shape = "{desc} {percentage:3.0f}% |{bar:20}| {postfix}"
+            self._bars = [
+                tqdm(total=1, desc=desc, bar_format=shape, dynamic_ncols=True, position=position)
+                for position, desc in enumerate(("runs  ", "values"))
+            ]
+            self._bars.append(tqdm(total=0, bar_format="{desc}", dynamic_ncols=True, position=len(self._bars)))
+        runs, values, now = self._bars
         done, failed = progress.runs[RunStatus.DONE], progress.runs[RunStatus.FAILED]
-        if self._runs is None:
-            self._runs = tqdm(total=0, initial=done + failed, desc="runs  ", unit="run", dynamic_ncols=True, position=0)
-            self._points = tqdm(
-                total=0,
-                initial=progress.points_read,
-                desc="points",
-                unit="pt",
-                unit_scale=True,
-                dynamic_ncols=True,
-                position=1,
-            )
-        _move(self._runs, done + failed, progress.runs_total)
-        _move(self._points, progress.points_read, max(progress.points_expected, progress.points_read))
-        now = [f"{visible(run.ref.rsplit('/', 1)[-1][:20])} ({run.part or 'start'})" for run in progress.running[:2]]
-        more = len(progress.running) - len(now)
-        self._runs.set_postfix_str(
-            ", ".join([*([f"{failed} failed"] if failed else []), *now, *([f"+{more}"] if more > 0 else [])])
-        )
+        ended = f"{done:,} of {progress.runs_total:,}" + (f", {failed:,} failed" if failed else "")
+        _move(runs, done + failed, progress.runs_total, ended)
+        expected = max(progress.points_expected, progress.points_read)
+        _move(values, progress.points_read, expected, speed_text(progress, self._pace.note(progress, time.monotonic())))
+        now.set_description_str(running_text(progress.running))
 
     def say(self, message: str) -> None:
         tqdm.write(visible(message, lines=True), file=sys.stderr)
 
     def close(self) -> None:
-        for bar in (self._points, self._runs):
-            if bar is not None:
-                bar.close()
+        for bar in reversed(self._bars):
+            bar.close()
 
 
-def _move(bar: Any, value: int, total: int) -> None:
-    bar.total = total
+def speed_text(progress: Progress, speed: Speed) -> str:
+    """ "1.2M, 12.3k/s, 3 min left": values, and bytes where they count."""
+    size = f", {amount(speed.size_bytes)}B/s" if speed.size_bytes >= 1e6 else ""
+    left = "estimating" if speed.left_s is None else f"{age_text(speed.left_s)} left"
+    return f"{amount(progress.points_read)}, {amount(speed.values)}/s{size}, {left}"
+
+
+def running_text(running: Sequence[RunningRun]) -> str:
+    """The runs that take longest, with their part and time."""
+    slowest = sorted(running, key=lambda run: -run.elapsed_s)
+    named = [
+        f"{visible(run.ref.rpartition('/')[2][:NAME_CHARS])} {run.part or 'start'} {age_text(run.elapsed_s)}"
+        for run in slowest[:NAMED]
+    ]
+    more = len(slowest) - len(named)
+    return "now    " + ", ".join([*named, *([f"+{more}"] if more > 0 else [])]) if named else ""
+
+
+def _move(bar: Any, value: int, total: int, text: str) -> None:
+    bar.total = max(total, 1)
+    bar.set_postfix_str(text, refresh=False)
     bar.update(value - bar.n)
     bar.refresh()
 
@@ -63,16 +82,23 @@ class Lines:
 
     def __init__(self, every_s: float = LINE_EVERY_S) -> None:
         self._every_s = every_s
-        self._next_at = time.monotonic() + every_s
+        self._began_at = time.monotonic()
+        self._next_at = self._began_at + every_s
+        self._pace = Pace()
 
     def update(self, progress: Progress) -> None:
-        if time.monotonic() < self._next_at:
+        now = time.monotonic()
+        speed = self._pace.note(progress, now)
+        if now < self._next_at:
             return
-        self._next_at = time.monotonic() + self._every_s
+        self._next_at = now + self._every_s
         runs = progress.runs
+        left = "time left: estimating" if speed.left_s is None else f"{age_text(speed.left_s)} left"
+        slow = [run for run in progress.running if run.elapsed_s >= SLOW_S]
         self.say(
             f"{runs[RunStatus.DONE]} of {progress.runs_total} runs done, {runs[RunStatus.RUNNING]} running, "
-            f"{runs[RunStatus.FAILED]} failed; {progress.points_written:,} points written"
+            f"{runs[RunStatus.FAILED]} failed; {progress.points_written:,} values written, {amount(speed.values)}/s; "
+            f"{age_text(now - self._began_at)} so far, {left}" + (f"; {running_text(slow)}" if slow else "")
         )
 
     def say(self, message: str) -> None:

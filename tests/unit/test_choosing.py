@@ -185,7 +185,7 @@ def test_a_run_keeps_the_mapping_options_that_its_copy_began_with(store: Store) 
         assert claim is not None
         assert claim.mapping == first
         store.release(claim)
-    assert store.reports.last_mapping() == first
+    assert store.listing.last_mapping() == first
     everything = chosen(store, Wanted())
     check_mapping(store, everything, {"metrics_namespace": "m"})
     check_mapping(store, everything, {})

@@ -9,48 +9,109 @@ run           as text: one run
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from rich.console import Console
 
 from migrations_db import open_store
+from migrations_db.report_types import Overview, RunDetail
 from migrations_db.selecting import Wanted
 from migrations_db.states import RunStatus
+from migrations_db.store import Store
+from migrations_db.types import Selection
 from migrator.commands.choosing import chosen
-from migrator.commands.status.conclusions import bound_to, find_run
+from migrator.commands.status.conclusions import Bound, bound_to, conclusion, find_run
 from migrator.commands.status.documents import failed_json, overview_json, run_json
-from migrator.commands.status.overview import print_failed, print_overview, print_skips
+from migrator.commands.status.overview import print_failed, print_overview, print_short, print_skips
 from migrator.commands.status.run import print_run
 from migrator.commands.text import counted
-from migrator.errors import ErrorClass
+from migrator.errors import ErrorClass, ExitCode, UserError
+from migrator.job.pace import Pace
 from migrator.parts import STANDARD_PARTS
 from migrator.settings import Globals
 
+WATCH_S = 2.0  # between two looks of `--watch` on a terminal
+WATCH_LINE_S = 30.0  # elsewhere
 
-def status_command(run: str, *, failed: bool, skips: bool, common: Globals) -> None:
-    """The state of the whole job, or of one run."""
-    console = Console()
+
+@dataclass(frozen=True, slots=True)
+class StatusQuery:
+    """What to show: one `run` in full, else the whole job or its `failed` runs or `skips`, of the runs `wanted`."""
+
+    run: str = ""
+    wanted: Wanted = field(default_factory=Wanted)
+    failed: bool = False
+    skips: bool = False
+    short: bool = False
+    watch: bool = False
+    exit_code: bool = False
+
+
+def status_command(query: StatusQuery, common: Globals) -> ExitCode:
+    """Show it; with `exit_code` the answer says whether all is done (0), runs failed (3) or there is more to do (6)."""
+    if query.watch and (query.run or query.failed or query.skips or common.json):
+        raise UserError("--watch shows the whole job, alone or with --short")
     with open_store(common.db, create=False) as store:
         bound = bound_to(store)
-        if run:
-            detail = find_run(store, run)
-            ledger = store.reports.ledger(detail.run)
-            if common.json:
-                print(json.dumps(run_json(detail, ledger, bound.workspace)))
-            else:
-                print_run(console, detail, ledger, bound)
-        elif failed:
-            runs = store.reports.runs(RunStatus.FAILED)
-            if common.json:
-                print(json.dumps(failed_json(runs)))
-            else:
-                print_failed(console, runs)
-        elif common.json:
-            print(json.dumps(overview_json(store.reports.overview(STANDARD_PARTS), bound.workspace)))
-        elif skips:
-            print_skips(console, store.reports.overview(STANDARD_PARTS))
+        if query.run:
+            _show_run(store, find_run(store, query.run), bound, common)
+            return ExitCode.OK
+        only = chosen(store, query.wanted)
+        if query.watch:
+            overview = _watch(store, only, query, bound)
         else:
-            print_overview(console, store.reports.overview(STANDARD_PARTS), bound)
+            overview = store.reports.overview(only, STANDARD_PARTS)
+            _show(store, overview, only, query, bound, common)
+    return conclusion(overview) if query.exit_code else ExitCode.OK
+
+
+def _show_run(store: Store, detail: RunDetail, bound: Bound, common: Globals) -> None:
+    ledger = store.reports.ledger(detail.run)
+    if common.json:
+        print(json.dumps(run_json(detail, ledger, bound.workspace)))
+    else:
+        print_run(Console(), detail, ledger, bound)
+
+
+def _show(store: Store, overview: Overview, only: Selection, query: StatusQuery, bound: Bound, common: Globals) -> None:
+    console = Console()
+    if query.failed:
+        runs = store.reports.runs(RunStatus.FAILED, only)
+        if common.json:
+            print(json.dumps(failed_json(runs)))
+        else:
+            print_failed(console, runs)
+    elif common.json:
+        print(json.dumps(overview_json(overview, bound.workspace)))
+    elif query.skips:
+        print_skips(console, overview)
+    elif query.short:
+        print_short(console, overview, bound)
+    else:
+        print_overview(console, overview, bound)
+
+
+def _watch(store: Store, only: Selection, query: StatusQuery, bound: Bound) -> Overview:
+    """Show it again and again until nothing is left to do, or Ctrl-C."""
+    console = Console()
+    pace = Pace()
+    while True:
+        overview = store.reports.overview(only, STANDARD_PARTS)
+        speed = pace.note(overview.progress, time.monotonic()) if overview.progress else None
+        if console.is_terminal:
+            console.clear()
+        if query.short or not console.is_terminal:
+            print_short(console, overview, bound, speed)
+        else:
+            print_overview(console, overview, bound, speed)
+        if conclusion(overview) is not ExitCode.UNFINISHED:
+            return overview
+        try:
+            time.sleep(WATCH_S if console.is_terminal else WATCH_LINE_S)
+        except KeyboardInterrupt:  # how a person ends it
+            return overview
 
 
 def retry_failed_command(classes: Sequence[ErrorClass], wanted: Wanted, common: Globals) -> None:

@@ -10,8 +10,9 @@ from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Project
 from migrator.commands.text import counted, left_out_text
-from migrator.errors import ADVICE, ErrorClass, UserError
+from migrator.errors import ADVICE, ErrorClass, ExitCode, UserError
 from migrator.job.address import COPIES, UPLOADS
+from migrator.job.pace import Speed, time_left_s
 from migrator.parts import OPTIONAL_PARTS, PARTS
 from migrator.records import Kind
 
@@ -90,6 +91,27 @@ def skips_and_notes(overview: Overview) -> tuple[list[LedgerGroup], list[LedgerG
     """(what was not written, what was written, but changed), most frequent first."""
     skips = [group for group in overview.ledger if group.kind == Kind.SKIPPED]
     return skips, [group for group in overview.ledger if group.kind != Kind.SKIPPED]
+
+
+def conclusion(overview: Overview) -> ExitCode:
+    """Whether the job is done (OK), has more to do (UNFINISHED), or has failed runs and nothing else to do."""
+    if overview.runs[RunStatus.PENDING] + overview.runs[RunStatus.RUNNING]:
+        return ExitCode.UNFINISHED
+    return ExitCode.SOME_FAILED if overview.runs[RunStatus.FAILED] else ExitCode.OK
+
+
+def is_running(overview: Overview) -> bool:
+    """Whether a worker has given a sign of life of late."""
+    return any(worker.heartbeat_age_s < ALIVE_S for worker in overview.workers)
+
+
+def average_speed(overview: Overview) -> Speed | None:
+    """Since the command that runs has started; None: nothing copies now."""
+    job, progress = overview.job, overview.progress
+    if job is None or progress is None or job.command != "run" or job.elapsed_s <= 0 or not is_running(overview):
+        return None
+    values, size = job.values_read / job.elapsed_s, job.size_bytes / job.elapsed_s
+    return Speed(values, size, time_left_s(progress, values, size))
 
 
 def next_step(overview: Overview, bound: Bound) -> str:

@@ -12,7 +12,14 @@ from typing import Any
 
 from migrations_db.report_types import Example, LedgerGroup, LedgerRow, Overview, RunDetail, RunSummary
 from migrations_db.states import RunStatus
-from migrator.commands.status.conclusions import advice, destination_of, part_sums, skips_and_notes
+from migrator.commands.status.conclusions import (
+    advice,
+    average_speed,
+    destination_of,
+    is_running,
+    part_sums,
+    skips_and_notes,
+)
 from migrator.commands.text import without_secrets
 from migrator.records import Kind
 
@@ -75,6 +82,8 @@ def overview_json(overview: Overview, workspace: str | None) -> dict[str, Any]:
             }
             for worker in overview.workers
         ],
+        "in_hand": [worker.ref for worker in overview.workers if worker.ref],
+        "job": _job(overview),
         "pauses": [
             {
                 "service": pause.service,
@@ -83,6 +92,24 @@ def overview_json(overview: Overview, workspace: str | None) -> dict[str, Any]:
             }
             for pause in overview.pauses
         ],
+    }
+
+
+def _job(overview: Overview) -> dict[str, Any] | None:
+    """The command that runs, or the last one; speed and time left are null unless it copies now."""
+    job, speed = overview.job, average_speed(overview)
+    if job is None:
+        return None
+    return {
+        "command": job.command,
+        "running": is_running(overview),
+        "started_at": job.started_at.isoformat(),
+        "ended_at": job.ended_at and job.ended_at.isoformat(),
+        "exit_code": job.exit_code,
+        "elapsed_s": round(job.elapsed_s, 1),
+        "values_per_s": speed and round(speed.values, 1),
+        "bytes_per_s": speed and round(speed.size_bytes, 1),
+        "seconds_left": None if speed is None or speed.left_s is None else round(speed.left_s, 1),
     }
 
 

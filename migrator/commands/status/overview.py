@@ -16,7 +16,9 @@ from migrator.commands.status.conclusions import (
     NOT_BOUND,
     Bound,
     advice,
+    average_speed,
     destination_of,
+    is_running,
     next_step,
     part_sums,
     skips_and_notes,
@@ -24,7 +26,6 @@ from migrator.commands.status.conclusions import (
 from migrator.commands.text import (
     STATUS_STYLES,
     add_row,
-    age_text,
     counted,
     heading,
     message_text,
@@ -34,20 +35,35 @@ from migrator.commands.text import (
     say,
     what_text,
 )
+from migrator.figures import age_text, amount
+from migrator.job.pace import Speed
 from migrator.parts import OPTIONAL_PARTS
 
 TOP_GROUPS = 8  # skips and notes shown without --skips
 TOP_WORKERS = 8  # runs in progress shown by name
 
 
-def print_overview(console: Console, overview: Overview, bound: Bound = NOT_BOUND) -> None:
-    """`migrate status`. `bound`: where the runs go."""
+def print_short(console: Console, overview: Overview, bound: Bound = NOT_BOUND, speed: Speed | None = None) -> None:
+    """`migrate status --short`: what to do next, and the job in a few lines."""
+    say(console, f"Next: {next_step(overview, bound)}", "bold")
+    _print_runs(console, overview)
+    _print_workers(console, overview, named=3)
+    _print_job(console, overview, speed)
+    for group in overview.failures:
+        say(console, f"{counted(group.count, 'run')} failed as {group.error_class}: `migrate status --failed`")
+    if skipped := sum(part.skipped for part in overview.parts):
+        say(console, f"{counted(skipped, 'value')} skipped: `migrate status --skips`")
+
+
+def print_overview(console: Console, overview: Overview, bound: Bound = NOT_BOUND, speed: Speed | None = None) -> None:
+    """`migrate status`. `bound`: where the runs go. `speed`: of the last minute, if known."""
     total = sum(overview.runs.values())
     if not total:
         say(console, "The state database holds no runs yet.")
     else:
         _print_runs(console, overview)
         _print_workers(console, overview)
+        _print_job(console, overview, speed)
         _print_projects(console, overview, bound.workspace)
         _print_parts(console, overview)
         _print_failures(console, overview)
@@ -107,17 +123,35 @@ def _print_runs(console: Console, overview: Overview) -> None:
         say(console, f"Of these in upload (`migrate sync`): {states}")
 
 
-def _print_workers(console: Console, overview: Overview) -> None:
+def _print_job(console: Console, overview: Overview, speed: Speed | None) -> None:
+    """When the job began, how fast it is, and how long it will take; of the last one, how long it took."""
+    job = overview.job
+    if job is None:
+        return
+    began = f"`migrate {job.command}` began {job.started_at:%Y-%m-%d %H:%M} UTC"
+    if not is_running(overview):
+        if job.ended_at:
+            say(console, f"{began}, took {age_text(job.elapsed_s)} and ended with exit code {job.exit_code}.")
+        return
+    speed = speed or average_speed(overview)
+    told = f"{began}, {age_text(job.elapsed_s)} ago"
+    if speed:
+        left = "estimating the time left" if speed.left_s is None else f"about {age_text(speed.left_s)} left"
+        told += f": {amount(speed.values)} values/s, {amount(speed.size_bytes)}B/s, {left}"
+    say(console, f"{told}.")
+
+
+def _print_workers(console: Console, overview: Overview, named: int = TOP_WORKERS) -> None:
     workers = {worker.id: worker for worker in overview.workers}
     alive = [worker for worker in workers.values() if worker.heartbeat_age_s < ALIVE_S]
     if alive:
         age = age_text(min(worker.heartbeat_age_s for worker in alive))
         say(console, f"Running: {counted(len(alive), 'worker')}, last sign of life {age} ago")
         busy = [worker for worker in overview.workers if worker.run is not None and worker.heartbeat_age_s < ALIVE_S]
-        for worker in busy[:TOP_WORKERS]:
+        for worker in busy[:named]:
             say(console, _worker_line(worker), indent=2)
-        if len(busy) > TOP_WORKERS:
-            say(console, f"... and {counted(len(busy) - TOP_WORKERS, 'run')} more", indent=2)
+        if len(busy) > named:
+            say(console, f"... and {counted(len(busy) - named, 'run')} more", indent=2)
     elif silent := [worker.heartbeat_age_s for worker in workers.values()]:
         say(
             console,

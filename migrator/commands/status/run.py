@@ -17,7 +17,6 @@ from migrations_db.states import Phase, RunStatus
 from migrator.commands.status.conclusions import NOT_BOUND, Bound, advice, destination_of
 from migrator.commands.text import (
     add_row,
-    age_text,
     heading,
     message_text,
     new_table,
@@ -27,6 +26,7 @@ from migrator.commands.text import (
     shortened,
     what_text,
 )
+from migrator.figures import age_text
 from migrator.parts import PARTS
 from migrator.records import Kind
 

@@ -1,0 +1,139 @@
+"""Which runs there are, for people who choose among them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+
+from migrations_db.claiming import in_selection
+from migrations_db.database import Database
+from migrations_db.models import Project, Run
+from migrations_db.rows import ref, run_query
+from migrations_db.states import Phase, RunStatus
+from migrations_db.types import EVERYTHING, Selection
+
+PAGE_ROWS = 1_000  # ours: rows held in memory when a list streams
+
+#: what runs can be sorted by
+SORTS: Mapping[str, Sequence[Any]] = {
+    "run": (Project.entity, Project.name, Run.run_id),
+    "name": (Run.name,),
+    "state": (Run.source_state,),
+    "status": (Run.phase, Run.status),
+    "created": (Run.created_at,),
+    "rows": (Run.history_rows,),
+    "values": (Run.points_read,),
+    "size": (Run.size_bytes,),
+    "started": (Run.started_at,),
+    "finished": (Run.finished_at,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRun:
+    """A run as a list shows it. `state` is the source's word, `status` ours; `values` are read and written ones."""
+
+    ref: str
+    name: str
+    state: str
+    phase: Phase
+    status: RunStatus
+    reason: str | None
+    error_class: str | None
+    created_at: datetime | None
+    history_rows: int | None
+    values_read: int
+    values_written: int
+    size_bytes: int
+    group: str | None
+    sweep: str | None
+    tags: Sequence[str]
+    destination: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class Listing:
+    """`store.listing`. Readers never block writers."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def runs(
+        self,
+        only: Selection = EVERYTHING,
+        statuses: Collection[RunStatus] = (),
+        states: Collection[str] = (),
+        sort: str = "",
+        *,
+        descending: bool = False,
+    ) -> Iterator[ListedRun]:
+        """Runs by one of `SORTS`, else in the order of the inventory, one by one; unknown values come last."""
+        query = run_query().where(*in_selection(Run, only))
+        if statuses:
+            query = query.where(Run.status.in_(list(statuses)))
+        if states:
+            query = query.where(Run.source_state.in_(list(states)))
+        for column in SORTS[sort] if sort else ():
+            query = query.order_by(column.desc().nulls_last() if descending else column.asc().nulls_last())
+        query = query.order_by(Run.id)
+        with self._database.browse() as connection:
+            for row in connection.execution_options(yield_per=PAGE_ROWS).execute(query):
+                yield ListedRun(
+                    ref=ref(row),
+                    name=row.name,
+                    state=row.source_state,
+                    phase=row.phase,
+                    status=row.status,
+                    reason=row.reason,
+                    error_class=row.error_class,
+                    created_at=row.created_at,
+                    history_rows=row.history_rows,
+                    values_read=row.points_read,
+                    values_written=row.points_written,
+                    size_bytes=row.size_bytes,
+                    group=row.run_group,
+                    sweep=row.sweep,
+                    tags=row.tags or (),
+                    destination=row.destination_name,
+                    started_at=row.started_at,
+                    finished_at=row.finished_at,
+                )
+
+    def values(self, field: str, limit: int, begin: str = "") -> list[str]:
+        """What runs have in a field of `selecting.Wanted`, each once, at most `limit` of them that `begin` so."""
+        columns = {
+            "run_ids": Run.run_id,
+            "names": Run.name,
+            "groups": Run.run_group,
+            "sweeps": Run.sweep,
+            "states": Run.source_state,
+        }
+        with self._database.read() as connection:
+            if field.endswith("projects"):
+                query = select(Project.entity, Project.name).order_by(Project.entity, Project.name)
+                return [f"{row.entity}/{row.name}" for row in connection.execute(query.limit(limit))]
+            column = columns[field]
+            begins = column.startswith(begin, autoescape=True)
+            values = select(column).where(column.is_not(None), begins).distinct().order_by(column).limit(limit)
+            return [str(value) for value in connection.execute(values).scalars()]
+
+    def last_mapping(self) -> Mapping[str, Any] | None:
+        """The mapping options of the run whose copy began last; None: none has begun."""
+        query = select(Run.mapping).where(Run.mapping.is_not(None)).order_by(Run.started_at.desc(), Run.id.desc())
+        with self._database.read() as connection:
+            mapping: Mapping[str, Any] | None = connection.execute(query.limit(1)).scalar()
+        return mapping
+
+    def mappings(self, only: Selection = EVERYTHING) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Runs that are to be copied on, and the mapping options that their copy began with: (ref, options)."""
+        waits = Run.status.in_([RunStatus.PENDING, RunStatus.RUNNING])
+        conditions = [waits, Run.phase == Phase.COPY, Run.mapping.is_not(None), *in_selection(Run, only)]
+        with self._database.browse() as connection:
+            query = run_query().where(*conditions).order_by(Run.id)
+            for row in connection.execution_options(yield_per=PAGE_ROWS).execute(query):
+                yield ref(row), row.mapping

@@ -1,0 +1,66 @@
+"""How fast a job goes, and how long it will still take."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from migrations_db.report_types import Progress
+from migrations_db.states import RunStatus
+
+WINDOW_S = 60.0  # the speed is that of the last minute
+STEADY_S = 15.0  # observed for less, a speed says nothing about the time left
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Per second, over the last minute. `left_s` is None while it cannot be told."""
+
+    values: float
+    size_bytes: float
+    left_s: float | None
+
+
+class Pace:
+    """Follows the figures of a job; `at_s` is any steady clock."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int, int]] = deque()
+
+    def note(self, progress: Progress, at_s: float) -> Speed:
+        """The speed now."""
+        self._seen.append((at_s, progress.points_read, progress.size_bytes))
+        while len(self._seen) > 2 and self._seen[1][0] <= at_s - WINDOW_S:
+            self._seen.popleft()
+        began_s, values, size_bytes = self._seen[0]
+        elapsed_s = at_s - began_s
+        if elapsed_s <= 0:
+            return Speed(0.0, 0.0, None)
+        speed = Speed(
+            max(0.0, (progress.points_read - values) / elapsed_s),
+            max(0.0, (progress.size_bytes - size_bytes) / elapsed_s),
+            None,
+        )
+        left_s = time_left_s(progress, speed.values, speed.size_bytes) if elapsed_s >= STEADY_S else None
+        return Speed(speed.values, speed.size_bytes, left_s)
+
+
+def time_left_s(progress: Progress, values_per_s: float, bytes_per_s: float) -> float | None:
+    """From what is left to copy: values and bytes go their own ways, so the slower of the two counts.
+
+    None while there is no speed, or while the sizes of what is left are a mere guess because no run has ended yet.
+    """
+    waiting = progress.runs[RunStatus.PENDING] + progress.runs[RunStatus.RUNNING]
+    if not waiting:
+        return 0.0
+    if not progress.is_measured:
+        return None
+    values_left = max(0, progress.points_expected - progress.points_read)
+    bytes_left = max(0, progress.bytes_expected - progress.size_bytes)
+    times = []
+    for left, per_s in ((values_left, values_per_s), (bytes_left, bytes_per_s)):
+        if left:
+            if per_s <= 0:
+                return None
+            times.append(left / per_s)
+    return max(times, default=0.0)
