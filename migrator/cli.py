@@ -128,6 +128,7 @@ def run(
     stall_timeout: o.StallTimeout = 600.0,
     give_up_after: o.GiveUpAfter = 900.0,
     strict: o.Strict = False,
+    notify: o.Notify = "",
     work_dir: o.WorkDir = None,
 ) -> None:
     """Copy all pending runs to Neptune. Interrupted: the same command goes on."""
@@ -165,6 +166,7 @@ def run(
         exclude=tuple(exclude or ()),
         visibility=_visibility(visibility),
         strict=strict,
+        notify=notify,
         safe_client=safe_client,
         no_follow_links=no_follow_links,
     )
@@ -188,6 +190,7 @@ def sync(
     stall_timeout: o.StallTimeout = 600.0,
     give_up_after: o.GiveUpAfter = 900.0,
     strict: o.Strict = False,
+    notify: o.Notify = "",
     work_dir: o.WorkDir = None,
 ) -> None:
     """Upload offline files to Neptune. Interrupted: the same command goes on."""
@@ -208,6 +211,7 @@ def sync(
         wanted=_wanted(projects, exclude_projects, run_id, name, group, sweep),
         visibility=_visibility(visibility),
         strict=strict,
+        notify=notify,
     )
     raise typer.Exit(run_command(settings, context.obj))
 

@@ -232,6 +232,17 @@ GiveUpAfter = Annotated[
 ]
 Strict = Annotated[bool, option("--strict", group=TROUBLE, help="End with exit code 3 when any value was skipped.")]
 
+Notify = Annotated[
+    str,
+    option(
+        "--notify",
+        metavar="COMMAND",
+        group=TROUBLE,
+        help="Run COMMAND in a shell when the job ends, when runs fail, and when a service is down for long. It reads "
+        "what happened as JSON from its standard input.",
+    ),
+]
+
 # ---------------------------------------------------------------- other
 
 WorkDir = Annotated[

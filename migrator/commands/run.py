@@ -6,14 +6,16 @@ import json
 import os
 import shlex
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
 
-from migrations_db import open_store
+from migrations_db import StateError, open_store
 from migrations_db.report_types import Progress, RunSummary
 from migrations_db.selecting import Wanted
 from migrations_db.states import Phase, RunStatus
@@ -24,10 +26,12 @@ from migrator.commands.remembered import mapping_text
 from migrator.commands.text import add_row, counted, left_out_text, new_table, say
 from migrator.destinations.base import UPLOADED
 from migrator.errors import ErrorClass, ExitCode, UserError
+from migrator.figures import age_text, amount
 from migrator.job.address import COPIES, UPLOADS, Binding, directory_of, is_same_directory, offline_address
 from migrator.job.display import display_for
 from migrator.job.job import Job, neptune_api_token
 from migrator.job.log import log_path, start_log
+from migrator.job.notify import Notifying, notify
 from migrator.job.scratch import scratch_directory
 from migrator.job.supervisor import Display, Supervision, Supervisor
 from migrator.parts import OPTIONAL_PARTS, PARTS, STANDARD_PARTS
@@ -58,6 +62,7 @@ class RunSettings:
     strict: bool = False
     safe_client: bool = False
     no_follow_links: bool = False
+    notify: str = ""  # a command that is told how the job goes; empty: none
 
     @property
     def asked(self) -> Sequence[str]:
@@ -74,6 +79,9 @@ class RunResult:
     skipped_values: int
     left_out: Mapping[str, int]  # by part, how many runs are done without it
     uncopied: int = 0  # runs that an upload had to leave, because they have yet to be copied
+    elapsed_s: float = 0.0
+    values: int = 0  # written by this command
+    size_bytes: int = 0  # written by this command
 
 
 def selected_parts(include: Sequence[str], exclude: Sequence[str]) -> list[str]:
@@ -125,8 +133,11 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
         )
         if settings.safe_client:
             job = replace(job, safe_client=True, lanes=SAFE_LANES)
-        display = display_for(quiet=common.quiet)
+        display: Display = display_for(quiet=common.quiet)
+        if settings.notify:
+            display = Notifying(display, partial(notify, settings.notify), store, job.awaited)
         exit_code = ExitCode.UNEXPECTED
+        began_at, before = time.monotonic(), store.reports.progress(settings.phase, only)
         try:
             exit_code = _finish(job, settings, store, display)
             progress = store.reports.progress(settings.phase, only)
@@ -137,7 +148,16 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
             display.close()
             store.end_invocation(invocation_id, exit_code)
         uncopied = waiting(store, Phase.COPY, only) if settings.phase is Phase.UPLOAD else 0
-        return RunResult(exit_code, progress, skipped, store.reports.left_out(STANDARD_PARTS, only), uncopied)
+        return RunResult(
+            exit_code,
+            progress,
+            skipped,
+            store.reports.left_out(STANDARD_PARTS, only),
+            uncopied,
+            time.monotonic() - began_at,
+            max(0, progress.points_written - before.points_written),
+            max(0, progress.size_bytes - before.size_bytes),
+        )
 
 
 def _finish(job: Job, settings: RunSettings, store: Store, display: Display) -> ExitCode:
@@ -265,7 +285,14 @@ def waiting(store: Store, phase: Phase, only: Selection) -> int:
 
 def run_command(settings: RunSettings, common: Globals) -> ExitCode:
     """Do the job and say how it ended."""
-    result = run_job(settings, common)
+    try:
+        result = run_job(settings, common)
+    except StateError as error:
+        if settings.notify:
+            notify(settings.notify, "end", exit_code=int(ExitCode.STATE), error=str(error))
+        raise
+    if settings.notify and (problem := notify(settings.notify, "end", **_as_json(result))):
+        tell(problem)
     if common.json:
         print(json.dumps(_as_json(result)))
     elif not common.quiet:
@@ -287,6 +314,9 @@ def _as_json(result: RunResult) -> dict[str, object]:
         "skipped": result.skipped_values,
         "left_out": dict(result.left_out),
         "bytes": progress.size_bytes,
+        "elapsed_s": round(result.elapsed_s, 1),
+        "written_now": result.values,
+        "bytes_now": result.size_bytes,
     }
 
 
@@ -295,12 +325,17 @@ def _summary(settings: RunSettings, result: RunResult) -> str:
     if not result.progress.runs_total and not result.uncopied:
         return "There is nothing to do: `migrate inventory` lists runs, `migrate status` shows them."
     text = [f"{runs[RunStatus.DONE]} of {result.progress.runs_total} runs are done."]
+    if result.values:
+        size, per_s = amount(result.size_bytes), amount(result.values / max(result.elapsed_s, 0.1))
+        took = age_text(result.elapsed_s)
+        text.append(f"Written in {took}: {counted(result.values, 'value')}, {size}B; {per_s} values/s.")
     if settings.phase is Phase.COPY and settings.mode == "offline" and runs[RunStatus.DONE]:
         text.append(f"They are in {settings.offline_dir}; `migrate sync` uploads them to Neptune.")
     if runs[RunStatus.FAILED]:
         text.append(f"{runs[RunStatus.FAILED]} failed: `migrate status --failed` says why.")
     if result.skipped_values:
-        text.append(f"{result.skipped_values:,} values could not be copied: `migrate status --skips` lists them.")
+        skipped = counted(result.skipped_values, "value")
+        text.append(f"{skipped} could not be copied (skipped): `migrate status --skips` lists them.")
     if told := left_out_text(result.left_out):
         text.append(f"{told}.")
     if result.uncopied:
