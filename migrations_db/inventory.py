@@ -18,7 +18,7 @@ from migrations_db.types import Counts, ProjectRow, RunRow
 from migrations_db.types import Project as ProjectData
 
 GONE_REASON = "gone from the source"
-EXCLUDED_REASON = "left out by the filters of `inventory --only`"
+EXCLUDED_REASON = "does not pass the filters of `inventory --only`"
 
 
 class Inventory:

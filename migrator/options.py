@@ -275,7 +275,7 @@ StatusOption = Annotated[
         "--status",
         metavar="STATUS",
         group=WHAT,
-        help="Only runs that are pending, running, done, failed or skipped. Repeatable, or comma-separated.",
+        help="Only runs that are pending, running, done, failed or 'left out'. Repeatable, or comma-separated.",
     ),
 ]
 Sort = Annotated[

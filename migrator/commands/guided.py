@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
 from migrations_db.selecting import Wanted
@@ -20,8 +22,7 @@ def guide(common: s.Globals) -> ExitCode:
     """Ask what the ancestor script asked; blank answers are the defaults."""
     typer.echo("Moves your W&B runs to Neptune. Blank answers take the default. Ctrl-C stops at any time;")
     typer.echo("everything is kept in a state database, and the same command goes on.\n")
-    entity = _ask("W&B entity (blank: your account's default)")
-    projects = s.comma_separated(_ask("W&B projects, comma-separated (blank: all)"))
+    projects = _list_runs(common)
     mode: s.Mode = "online" if s.token_is_set() else "offline"
     if mode == "offline":
         typer.echo(f"NEPTUNE_API_TOKEN is not set: runs go to Neptune offline files in {s.OFFLINE_DIR}/")
@@ -30,14 +31,6 @@ def guide(common: s.Globals) -> ExitCode:
     answer = _ask(f"Workers (blank: automatic, {automatic})")
     while answer and not (answer.isdigit() and int(answer) > 0):
         answer = _ask("Workers: a number from 1 on, or blank")
-
-    typer.echo("\nListing the runs:")
-    inventory_command(
-        Scope(entity or None, projects, whole=not projects),
-        (),
-        s.work_directory(None),
-        s.Globals(common.db, quiet=True),
-    )
     settings = RunSettings(
         phase=Phase.COPY,
         mode=mode,
@@ -54,6 +47,24 @@ def guide(common: s.Globals) -> ExitCode:
         typer.echo("Nothing was copied. `migrate run` does it later.")
         return ExitCode.OK
     return run_command(settings, common)
+
+
+def _list_runs(common: s.Globals) -> tuple[str, ...]:
+    """Ask which runs, until the source has them, and list them; returns the projects (none: all)."""
+    while True:
+        entity = _ask("W&B entity, or a local directory with W&B runs (blank: your account's default)")
+        local = (Path(entity).expanduser(),) if entity and ("/" in entity or Path(entity).is_dir()) else ()
+        projects = s.comma_separated(_ask("W&B projects, comma-separated (blank: all)"))
+        scope = Scope(None if local else entity or None, projects, whole=not (projects or local))
+        typer.echo("\nListing the runs:")
+        try:
+            inventory_command(scope, local, s.work_directory(None), s.Globals(common.db, quiet=True))
+        except UserError as error:
+            if error.exit_code is not ExitCode.USAGE:
+                raise
+            tell(f"{error}\n")
+        else:
+            return projects
 
 
 def _workspace(mode: s.Mode) -> str:

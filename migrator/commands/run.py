@@ -36,7 +36,7 @@ from migrator.job.scratch import scratch_directory
 from migrator.job.supervisor import Display, Supervision, Supervisor
 from migrator.parts import OPTIONAL_PARTS, PARTS, STANDARD_PARTS
 from migrator.parts.base import MappingOptions
-from migrator.settings import Globals, Mode, lease_s, tool_version
+from migrator.settings import OFFLINE_WORKSPACE, Globals, Mode, lease_s, tool_version
 from migrator.visible import tell
 
 SAFE_LANES = 2  # of a worker with the safe client: each has a process of its own, which keeps a core busy
@@ -341,7 +341,9 @@ def _summary(settings: RunSettings, result: RunResult) -> str:
     if result.uncopied:
         text.append(f"{result.uncopied} must be copied first: `migrate run`, then `migrate sync` again.")
     if runs[RunStatus.PENDING]:
-        text.append(f"{runs[RunStatus.PENDING]} are pending: run the same command again.")
+        correct = result.exit_code in (ExitCode.USAGE, ExitCode.CREDENTIALS)
+        what_next = "correct the setting above, then run the command again" if correct else "run the same command again"
+        text.append(f"{runs[RunStatus.PENDING]} are pending: {what_next}.")
     return "\n".join(text)
 
 
@@ -363,7 +365,10 @@ def dry_run_command(settings: RunSettings, common: Globals) -> ExitCode:
     console = Console()
     table = new_table(console, "W&B project", "Neptune project", ">runs")
     for source, entry in plan.items():
-        add_row(table, source, str(entry["destination"]), str(entry["runs"]))
+        destination = str(entry["destination"])
+        if settings.mode == "offline":  # the real workspace is known when it is uploaded
+            destination = destination.removeprefix(f"{OFFLINE_WORKSPACE}/")
+        add_row(table, source, destination, str(entry["runs"]))
     if plan:
         console.print(table)
         where = f"offline files in {settings.offline_dir}" if settings.mode == "offline" else "Neptune"

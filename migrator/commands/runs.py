@@ -19,7 +19,7 @@ from migrations_db.selecting import Wanted
 from migrations_db.states import RunStatus
 from migrations_db.store import Store
 from migrator.commands.choosing import chosen, did_you_mean, nothing_has
-from migrator.commands.text import add_row, counted, new_table, print_table, say
+from migrator.commands.text import add_row, counted, new_table, print_table, say, status_word
 from migrator.errors import UserError
 from migrator.settings import Globals
 
@@ -57,9 +57,11 @@ def runs_command(query: RunsQuery, common: Globals) -> None:
 
 
 def _status(word: str) -> RunStatus:
-    words = {status.value: status for status in RunStatus} | {"left out": RunStatus.SKIPPED}
+    words = {status.value: status for status in RunStatus} | {status_word(status): status for status in RunStatus}
     if word not in words:
-        raise UserError(f"--status {word}{did_you_mean([word], words)}: there are {', '.join(RunStatus)}")
+        raise UserError(
+            f"--status {word}{did_you_mean([word], words)}: there are {', '.join(map(status_word, RunStatus))}"
+        )
     return words[word]
 
 
@@ -95,10 +97,8 @@ def _print_runs(found: Iterator[ListedRun], limit: int) -> None:
 
 def status_text(run: ListedRun) -> str:
     """Where a run stands, in the words of `migrate status`."""
-    if run.status is RunStatus.SKIPPED:
-        return "left out"
     why = f": {run.error_class}" if run.status is RunStatus.FAILED and run.error_class else ""
-    return f"{run.status}{why}" + (" (upload)" if run.phase == "upload" else "")
+    return f"{status_word(run.status)}{why}" + (" (upload)" if run.phase == "upload" else "")
 
 
 def _as_json(run: ListedRun) -> dict[str, Any]:

@@ -29,6 +29,12 @@ STATUS_STYLES = {
     RunStatus.SKIPPED: "yellow",
 }
 
+
+def status_word(status: RunStatus) -> str:
+    """As people read it: runs are left out, values are skipped."""
+    return "left out" if status is RunStatus.SKIPPED else status.value
+
+
 #: by the code that the ledger has for what was not written; README has the same table
 SKIPS_MEAN = {
     "wandb_object": "an object: wandb/raw/summary.json has it, and the history if logged",

@@ -141,7 +141,7 @@ class Supervisor:
                 if fatal.exit_code is ExitCode.STATE:  # what the state database says of the runs may not be true
                     self._terminate()
                     raise StateError(fatal.message)
-                self._display.say(fatal.message or "")
+                self._display.say(f"Error: {fatal.message}")
                 self._terminate()
                 return fatal.exit_code
             if not self._children or all(child.ended for child in self._children):

@@ -314,11 +314,11 @@ def test_the_overview_says_it_all_at_80_columns(filled: Filled) -> None:
     text = text_of(overview=filled.store.reports.overview(), bound=Bound("acme"))
     lines = [line.rstrip() for line in text.splitlines()]
     assert max(map(len, lines)) <= 80
-    assert lines[0] == "7 runs: 1 pending, 1 running, 1 done, 3 failed, 1 skipped"
+    assert lines[0] == "7 runs: 1 pending, 1 running, 1 done, 3 failed, 1 left out"
     assert lines[1].startswith("Running: 1 worker, last sign of life ")
     assert lines[2] == "  team/vision/busy  history"
     words = [" ".join(line.split()) for line in lines]
-    assert "source destination pending running done failed skipped" in words
+    assert "source destination pending running done failed left out" in words
     assert "team/vision → acme/vision 1 1 1 2 0" in words
     assert "team/my_[red]text → acme/my--red-text 0 0 0 1 1" in words
     assert "history 1,010 998 12 2.5 MB" in words
@@ -328,7 +328,7 @@ def test_the_overview_says_it_all_at_80_columns(filled: Filled) -> None:
     assert "12 1 history missing_file: the source names it, but does not have it" in words
     assert "team/vision/good: media/[red]a.png" in words
     assert "2 1 history renamed: first level is reserved" in words
-    assert "1 run skipped: excluded by the filter of the last inventory; for example" in " ".join(words)
+    assert "1 run left out: does not pass the filters of `inventory --only`; for example" in " ".join(words)
     assert "reports, workspaces, custom panels" in text
     assert lines[-1] == "Next: nothing to do: it is running."
 

@@ -33,6 +33,7 @@ from migrator.commands.text import (
     path_text,
     print_table,
     say,
+    status_word,
     what_text,
 )
 from migrator.figures import age_text, amount
@@ -115,11 +116,11 @@ def _print_runs(console: Console, overview: Overview) -> None:
     shown = [status for status in RunStatus if overview.runs[status]]
     for i, status in enumerate(shown):
         line.append(", " if i else "", "not bold")
-        line.append(f"{overview.runs[status]:,} {status.value}", STATUS_STYLES[status])
+        line.append(f"{overview.runs[status]:,} {status_word(status)}", STATUS_STYLES[status])
     console.print(line)
     uploads = overview.phases[Phase.UPLOAD]
     if sum(uploads.values()):
-        states = ", ".join(f"{count:,} {status.value}" for status, count in uploads.items() if count)
+        states = ", ".join(f"{count:,} {status_word(status)}" for status, count in uploads.items() if count)
         say(console, f"Of these in upload (`migrate sync`): {states}")
 
 
@@ -174,7 +175,7 @@ def _worker_line(worker: WorkerRow) -> str:
 def _print_projects(console: Console, overview: Overview, workspace: str | None) -> None:
     heading(console, "Projects")
     statuses = [status for status in RunStatus if overview.runs[status]]
-    table = new_table(console, "source", "destination", *(f">{status.value}" for status in statuses))
+    table = new_table(console, "source", "destination", *(f">{status_word(status)}" for status in statuses))
     for counts in overview.projects:
         destination = destination_of(counts.project, workspace) or "not decided"
         add_row(table, counts.project.source, f"→ {destination}", *(f"{counts.runs[status]:,}" for status in statuses))
@@ -226,4 +227,4 @@ def _print_reasons(console: Console, overview: Overview) -> None:
         heading(console, "Runs with a remark")
     for group in overview.reasons:
         example = f"for example {group.example_ref}"
-        say(console, f"{counted(group.count, 'run')} {group.status.value}: {group.reason}; {example}", indent=2)
+        say(console, f"{counted(group.count, 'run')} {status_word(group.status)}: {group.reason}; {example}", indent=2)

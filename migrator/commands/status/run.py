@@ -24,6 +24,7 @@ from migrator.commands.text import (
     print_table,
     say,
     shortened,
+    status_word,
     what_text,
 )
 from migrator.figures import age_text
@@ -73,7 +74,8 @@ def _print_attempts(console: Console, detail: RunDetail) -> None:
 
 def _facts(detail: RunDetail, workspace: str | None, width: int) -> Iterator[tuple[str, str]]:
     yield "name", shortened(detail.name, width)
-    yield "state", f"{detail.status.value} ({detail.phase.value})" + (f": {detail.reason}" if detail.reason else "")
+    reason = f": {detail.reason}" if detail.reason else ""
+    yield "state", f"{status_word(detail.status)} ({detail.phase.value}){reason}"
     if detail.error_message:
         yield "error", f"{detail.error_class}: {message_text(detail.error_message)}"
         yield "advice", advice(detail.error_class)
