@@ -307,7 +307,7 @@ def verify(
     files: o.Files = "size",
     workers: o.Readers = 4,
 ) -> None:
-    """Read copied runs back and compare them with what was sent. Interrupted: the same command goes on."""
+    """Read copied runs back and compare. Interrupted: the same command goes on."""
     from migrator.commands.verify import VerifySettings, how_of, share_of, verify_command
 
     settings = VerifySettings(

@@ -56,6 +56,7 @@ class ErrorClass(StrEnum):
     BAD_DATA = "bad_data"  #: the source's data cannot be read or does not add up
     REJECTED_BY_NEPTUNE = "rejected_by_neptune"  #: Neptune refused the run itself
     DISK_FULL = "disk_full"  #: no space for scratch, offline files or the state database
+    DIFFERS = "differs"  #: done, but `migrate verify` did not find what was sent
     UNKNOWN = "unknown"  #: anything else: a bug to report
 
 
@@ -71,6 +72,7 @@ ADVICE = {
     ErrorClass.BAD_DATA: "The source's data does not add up. `migrate status RUN` shows what was read.",
     ErrorClass.REJECTED_BY_NEPTUNE: "Neptune refused it. `migrate status RUN` shows the reason.",
     ErrorClass.DISK_FULL: "Free some space (or use --work-dir), then `migrate retry-failed --class disk_full`.",
+    ErrorClass.DIFFERS: "`migrate retry-failed --class differs`, then `migrate run` sends the run again.",
     ErrorClass.UNKNOWN: "Please report this with the file from migration-logs/.",
 }
 

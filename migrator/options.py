@@ -311,7 +311,7 @@ Level = Annotated[
         "--level",
         metavar="LEVEL",
         group=HOW,
-        help="counts (no points are read), digests (all points) or values (the source, too). Default: digests.",
+        help="counts, or digests: all points are read. Default: digests.",
     ),
 ]
 Files = Annotated[

@@ -181,10 +181,14 @@ def binding_of(settings: RunSettings) -> Binding:
     """The destination that the database must belong to."""
     if settings.mode == "offline":
         return Binding(COPIES, offline_address(settings.offline_dir))
+    return neptune_binding(COPIES if settings.phase is Phase.COPY else UPLOADS, settings.workspace)
+
+
+def neptune_binding(setting: str, workspace: str) -> Binding:
+    """A workspace of the Neptune that the token is for."""
     from migrator.destinations.neptune.token import address_of
 
-    setting = COPIES if settings.phase is Phase.COPY else UPLOADS
-    return Binding(setting, f"{address_of(neptune_api_token())} workspace {settings.workspace}")
+    return Binding(setting, f"{address_of(neptune_api_token())} workspace {workspace}")
 
 
 def check_offline(store: Store, settings: RunSettings) -> None:

@@ -22,12 +22,12 @@ from migrations_db.report_types import FindingRow, VerdictCounts
 from migrations_db.states import Verdict
 from migrations_db.store import Store
 from migrations_db.types import Selection
-from migrator.commands.status.conclusions import bound_to
+from migrator.commands.run import neptune_binding
+from migrator.commands.status.conclusions import bound_to, verdicts_text
 from migrator.commands.text import counted, message_text, say
 from migrator.copying.verify import Files, How, Level
 from migrator.errors import ExitCode, UserError
-from migrator.job.address import COPIES, UPLOADS, Binding
-from migrator.job.job import neptune_api_token
+from migrator.job.address import COPIES, UPLOADS
 from migrator.job.log import log_path, start_log
 from migrator.job.verifier import Compared, Scope, Verifier
 from migrator.settings import OFFLINE_WORKSPACE, Globals, tool_version
@@ -108,10 +108,7 @@ def _check_binding(store: Store, workspace: str | None, *, offline: bool) -> Non
     """The token must be one for the server that the runs went to."""
     if workspace is None:
         raise UserError("nothing has been copied yet: `migrate run` first")
-    from migrator.destinations.neptune.token import address_of
-
-    address = f"{address_of(neptune_api_token())} workspace {workspace}"
-    Binding(UPLOADS if offline else COPIES, address).check(store)
+    neptune_binding(UPLOADS if offline else COPIES, workspace).check(store)
 
 
 class _Lines:
@@ -175,11 +172,6 @@ def _print(how: How, counts: VerdictCounts, compared: Compared, findings: Iterat
     say(console, verdicts_text(counts) + ".")
     if counts.differs:
         say(console, "Next: `migrate retry-failed --class differs`, then `migrate run` sends what differs again.")
-
-
-def verdicts_text(counts: VerdictCounts) -> str:
-    """ "10 verified, 1 differs, 0 not verified" """
-    return f"{counts.verified:,} verified, {counts.differs:,} differ, {counts.not_verified:,} not verified"
 
 
 def how_of(level: str, files: str) -> How:

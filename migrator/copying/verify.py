@@ -57,7 +57,6 @@ class Level(StrEnum):
 
     COUNTS = "counts"  #: attributes, numbers of points, first and last steps: no points are transferred
     DIGESTS = "digests"  #: all points, compared with what was kept of them
-    VALUES = "values"  #: as digests; then the source is read again, and the first points that differ are named
 
 
 class Files(StrEnum):

@@ -65,6 +65,15 @@ class Histogram(NamedTuple):
     values: tuple[float, ...]
 
 
+class _Rule(NamedTuple):
+    """How operations on some paths of some runs are answered, or a share of them."""
+
+    path: re.Pattern[str]
+    run: re.Pattern[str]
+    code: int
+    share: float
+
+
 class Fork(NamedTuple):
     """A fork point as the client asked for it; `step` None: the parent's last step."""
 
@@ -193,6 +202,7 @@ class Project:
     description: str = ""
     runs: dict[str, Run] = field(default_factory=dict)
     experiments: dict[str, str] = field(default_factory=dict)  # name -> run id of its head
+    created: int = 0  # runs so far, the deleted ones too
 
 
 class ProjectExists(Exception):
@@ -236,7 +246,7 @@ class NeptuneStore:
         self.submitted = self.points_offered = self.points_stored = 0
         self.duplicates_offered = 0  # points offered for a step that the series already had
         self.refused: Counter[str] = Counter()  # operations by the name of the code
-        self._rules: list[tuple[re.Pattern[str], int]] = []
+        self._rules: list[_Rule] = []
         self._clock, self._random = clock, random.Random(seed)
         self._requests: dict[str, _Submitted] = {}
         self._queue: deque[_Submitted] = deque()
@@ -308,12 +318,13 @@ class NeptuneStore:
         self.settle()
         return [run for project in self.projects.values() for run in project.runs.values()]
 
-    def refuse(self, path_regex: str, code: str = "OK") -> None:
+    def refuse(self, path_regex: str, code: str = "OK", *, run_regex: str = "", share: float = 1.0) -> None:
         """Answer operations on paths in which the regular expression is found with `code`, and store nothing.
 
-        "OK" accepts and loses. The creation of a run has the path "". The first rule that matches counts.
+        "OK" accepts and loses. The creation of a run has the path "". The first rule that matches counts; with
+        `share`, of the operations that it matches a random share is answered so.
         """
-        self._rules.append((re.compile(path_regex), IngestCode.Value(code)))
+        self._rules.append(_Rule(re.compile(path_regex), re.compile(run_regex), IngestCode.Value(code), share))
 
     def forget_rules(self) -> None:
         self._rules = []
@@ -356,7 +367,7 @@ class NeptuneStore:
 
     def _creation_code(self, project: Project, run_id: str, spec: pb.Run) -> int | None:
         """None: create the run."""
-        if (ruled := self._ruled("")) is not None:
+        if (ruled := self._ruled("", run_id)) is not None:
             return ruled
         if (
             not 1 <= len(run_id.encode()) <= RUN_ID_MAX_BYTES
@@ -372,7 +383,8 @@ class NeptuneStore:
 
     def _new_run(self, project: Project, run_id: str, spec: pb.Run) -> Run:
         """A run whose fork parent does not exist becomes a root (assumed: with a warning, not an error)."""
-        key, fork = f"{project.key}-{len(project.runs) + 1}", _fork(project, spec)
+        project.created += 1
+        key, fork = f"{project.key}-{project.created}", _fork(project, spec)
         run = project.runs[run_id] = Run(project.name, run_id, key, spec.family, fork, self.blobs)
         created_us = _microseconds(spec.creation_time) if spec.HasField("creation_time") else _now_us()
         run.attributes = {"sys/id": ("string", key), "sys/custom_run_id": ("string", run_id)}
@@ -475,7 +487,7 @@ class NeptuneStore:
 
     def _allowed(self, run: Run, path: str, type_: str | None) -> int | None:
         """None: go on. Else the code of the answer; OK here means to accept and store nothing."""
-        if (ruled := self._ruled(path)) is not None:
+        if (ruled := self._ruled(path, run.run_id)) is not None:
             return ruled
         if not path:
             return IngestCode.FIELD_PATH_EMPTY
@@ -491,8 +503,9 @@ class NeptuneStore:
             return IngestCode.FIELD_TYPE_CONFLICTING
         return None
 
-    def _ruled(self, path: str) -> int | None:
-        return next((code for pattern, code in self._rules if pattern.search(path)), None)
+    def _ruled(self, path: str, run_id: str) -> int | None:
+        rule = next((one for one in self._rules if one.path.search(path) and one.run.search(run_id)), None)
+        return rule.code if rule and (rule.share >= 1 or self._random.random() < rule.share) else None
 
     @staticmethod
     def _count(outcome: Outcome, path: str, code: int, text: str = "") -> None:

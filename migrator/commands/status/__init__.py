@@ -117,8 +117,13 @@ def _watch(store: Store, only: Selection, query: StatusQuery, bound: Bound) -> O
 def retry_failed_command(classes: Sequence[ErrorClass], wanted: Wanted, common: Globals) -> None:
     """Put failed runs back to pending and say how many."""
     with open_store(common.db, create=False) as store:
-        count = store.retry_failed(chosen(store, wanted), [str(word) for word in classes])
+        only = chosen(store, wanted)
+        failures = [str(word) for word in classes if word is not ErrorClass.DIFFERS]
+        count = store.verification.retry_differing(only) if ErrorClass.DIFFERS in classes else 0
+        if failures or not classes:
+            count += store.retry_failed(only, failures)
     if common.json:
         print(json.dumps({"schema_version": 1, "retried": count}))
     else:
-        print(f"{counted(count, 'failed run')} put back to pending" + (". Next: `migrate run`" if count else ""))
+        what = "run" if ErrorClass.DIFFERS in classes else "failed run"
+        print(f"{counted(count, what)} put back to pending" + (". Next: `migrate run`" if count else ""))

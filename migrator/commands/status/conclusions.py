@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from migrations_db.report_types import LedgerGroup, Overview, PartSums, RunDetail
+from migrations_db.report_types import LedgerGroup, Overview, PartSums, RunDetail, VerdictCounts
 from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Project
@@ -129,8 +129,15 @@ def next_step(overview: Overview, bound: Bound) -> str:
         return f"`migrate retry-failed` puts back {counted(failed, 'run')}, then `migrate run`."
     if failed := upload[RunStatus.FAILED]:
         return f"`migrate retry-failed` puts back {counted(failed, 'run')}, then `migrate sync`."
+    if differs := overview.verdicts.differs:
+        return f"`migrate retry-failed --class differs` puts back {counted(differs, 'run')}, then `migrate run`."
     if bound.offline and copy[RunStatus.DONE]:
         return f"`migrate sync` uploads {counted(copy[RunStatus.DONE], 'run')} to Neptune."
     if told := left_out_text(overview.left_out):
         return f"{told}."
     return "nothing left to do. `migrate inventory` looks for new runs."
+
+
+def verdicts_text(counts: VerdictCounts) -> str:
+    """ "10 verified, 1 differ, 0 not verified": of the runs that are done."""
+    return f"{counts.verified:,} verified, {counts.differs:,} differ, {counts.not_verified:,} not verified"

@@ -51,6 +51,7 @@ def overview_json(overview: Overview, workspace: str | None) -> dict[str, Any]:
             }
             for counts in overview.projects
         ],
+        "verification": asdict(overview.verdicts),
         "failures": [
             {
                 "class": group.error_class,

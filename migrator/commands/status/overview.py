@@ -22,6 +22,7 @@ from migrator.commands.status.conclusions import (
     next_step,
     part_sums,
     skips_and_notes,
+    verdicts_text,
 )
 from migrator.commands.text import (
     STATUS_STYLES,
@@ -118,6 +119,8 @@ def _print_runs(console: Console, overview: Overview) -> None:
         line.append(", " if i else "", "not bold")
         line.append(f"{overview.runs[status]:,} {status_word(status)}", STATUS_STYLES[status])
     console.print(line)
+    if overview.verdicts.verified or overview.verdicts.differs:
+        say(console, f"Read back (`migrate verify`): {verdicts_text(overview.verdicts)}")
     uploads = overview.phases[Phase.UPLOAD]
     if sum(uploads.values()):
         states = ", ".join(f"{count:,} {status_word(status)}" for status, count in uploads.items() if count)

@@ -48,6 +48,7 @@ def print_run(console: Console, detail: RunDetail, ledger: Iterable[LedgerRow], 
     if detail.attempts:
         _print_attempts(console, detail)
     _print_ledger(console, ledger)
+    _print_findings(console, detail)
     console.print()
     say(console, f"Next: {_next_for(detail, offline=bound.offline)}", "bold")
 
@@ -91,6 +92,9 @@ def _facts(detail: RunDetail, workspace: str | None, width: int) -> Iterator[tup
         yield "not before", _time(detail.not_before)
     if detail.finished_at:
         yield "ended", _time(detail.finished_at)
+    if detail.verdict:
+        word = detail.verdict.value.replace("_", " ")
+        yield "read back", f"{word} ({detail.verified_by}), {_time(detail.verified_at)}"
 
 
 def _print_ledger(console: Console, ledger: Iterable[LedgerRow]) -> None:
@@ -101,6 +105,17 @@ def _print_ledger(console: Console, ledger: Iterable[LedgerRow]) -> None:
             heading(console, title)
             _print_paths(console, shown)
     if len(rows) > LEDGER_LINES:
+        say(console, "... and more: `--json` has all of them", indent=2)
+
+
+def _print_findings(console: Console, detail: RunDetail) -> None:
+    if detail.findings:
+        heading(console, f"Not as it was sent ({detail.verified_by})")
+    for finding in detail.findings[:LEDGER_LINES]:
+        say(console, f"{finding.path or '(the run)'}: {finding.verdict.value.replace('_', ' ')}", indent=2)
+        say(console, f"sent  {message_text(finding.want)}", indent=4)
+        say(console, f"found {message_text(finding.got)}", indent=4)
+    if len(detail.findings) > LEDGER_LINES:
         say(console, "... and more: `--json` has all of them", indent=2)
 
 

@@ -1,0 +1,303 @@
+"""`migrate verify`: whatever is done to a copy is found, with its path, and nothing else is."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import UpdateRunSnapshot
+
+from tests.flow.conftest import Scene, SetScene
+from tests.servers.neptune_server import NeptuneServer
+from tests.servers.neptune_store import FileRef
+from tests.servers.neptune_store import Run as StoredRun
+from tests.servers.wandb_data import Run, sample_runs
+
+STEPS = 30
+PROJECT = "team/demo"
+SERIES_LOST = "^(train/loss|runtime/stdout|dist|image)$"
+
+
+def runs_of_all_kinds(names: list[str]) -> list[Run]:
+    """Runs with these ids that have values of every kind."""
+    runs = sample_runs(len(names), steps=STEPS, console=60)
+    for run, name in zip(runs, names, strict=True):
+        run.id, run.display_name = name, f"named {name}"
+        for step, row in enumerate(run.history):
+            image = f"media/images/image_{step}.png"
+            row |= {
+                "note": f"text {step}",
+                "dist": {"_type": "histogram", "values": [1, step, 3], "bins": [0.0, 0.5, 1.0, 2.0]},
+                "image": {"_type": "image-file", "path": image, "size": 9},
+            }
+            run.files[image] = b"pixels %02d" % step
+    return runs
+
+
+def findings(scene: Scene, *arguments: str, exit_code: int = 3) -> dict[str, set[str]]:
+    """The paths that differ, by run id; those that could not be verified have a "?" before."""
+    ended = scene.migrate.run("verify", "--json", *arguments)
+    assert ended.exit_code == exit_code, ended.stdout + ended.stderr
+    found: dict[str, set[str]] = {}
+    for one in ended.json["findings"]:
+        mark = "" if one["verdict"] == "differs" else "?"
+        found.setdefault(one["run"].rsplit("/", 1)[1], set()).add(mark + one["path"])
+    return found
+
+
+# ---------------------------------------------------------------- Neptune
+
+
+def _change_value(run: StoredRun) -> None:
+    run.series["val/loss"].values[17] += 1e-9
+
+
+def _change_text(run: StoredRun) -> None:
+    run.series["note"].values[3] = "another"
+
+
+def _change_histogram(run: StoredRun) -> None:
+    run.series["dist"].values[3] = run.series["dist"].values[2]
+
+
+def _change_time(run: StoredRun) -> None:
+    run.series["lr"].timestamps[5] += 250_000
+
+
+def _lose_point(run: StoredRun) -> None:
+    series = run.series["lr"]
+    for column in (series.steps, series.timestamps, series.values):
+        del column[9]
+
+
+def _change_config(run: StoredRun) -> None:
+    run.attributes["config/layers"] = ("int", 77)
+    run.attributes["config/lr"] = ("string", "0.1")
+    run.attributes["sys/creation_time"] = ("datetime", run.value("sys/creation_time") + 60_000_000)
+    run.attributes["sys/name"] = ("string", "another")
+
+
+def _take_tag(run: StoredRun) -> None:
+    run.attributes["sys/tags"] = ("stringSet", run.value("sys/tags") - {"baseline"})
+    del run.attributes["sys/group_tags"]
+
+
+def _lose_file(run: StoredRun) -> None:
+    ref: FileRef = run.value("files/output.log")
+    del run.blobs[run.project, ref.path]
+
+
+def _lose_image(run: StoredRun) -> None:
+    del run.blobs[run.project, run.series["image"].values[4].path]
+
+
+def _cut_file(run: StoredRun) -> None:
+    ref: FileRef = run.value("files/output.log")
+    run.blobs[run.project, ref.path] = run.blobs[run.project, ref.path][:-1]
+
+
+def _flip_bytes(run: StoredRun) -> None:
+    ref: FileRef = run.value("source_code/files/train.py")
+    run.blobs[run.project, ref.path] = run.blobs[run.project, ref.path][::-1]
+    image: FileRef = run.series["image"].values[4]
+    run.blobs[run.project, image.path] = run.blobs[run.project, image.path][::-1]
+
+
+def _write_more(run: StoredRun) -> None:
+    run.attributes["note/of/somebody"] = ("string", "reviewed")
+    run.attributes["sys/tags"] = ("stringSet", run.value("sys/tags") | {"theirs"})
+    run.series["their/metric"] = run.series["lr"]
+    run.series["lr"].offer(99_000_000, run.series["lr"].timestamps[-1], 0.5)
+
+
+def _delete(run: StoredRun) -> None:
+    """Done to the project."""
+
+
+#: what is done to a run, and the paths that differ then, at level digests with md5
+FAULTS: dict[str, tuple[Callable[[StoredRun], None], set[str]]] = {
+    "value": (_change_value, {"val/loss"}),
+    "text": (_change_text, {"note"}),
+    "histogram": (_change_histogram, {"dist"}),
+    "time": (_change_time, {"lr"}),
+    "point": (_lose_point, {"lr"}),
+    "config": (_change_config, {"config/layers", "config/lr", "sys/creation_time", "sys/name"}),
+    "tag": (_take_tag, {"sys/tags", "sys/group_tags"}),
+    "lost": (_lose_file, {"files/output.log"}),
+    "lost-image": (_lose_image, {"image at step 4"}),
+    "cut": (_cut_file, {"files/output.log"}),
+    "flipped": (_flip_bytes, {"source_code/files/train.py", "image"}),
+    "somebody": (_write_more, {"note/of/somebody", "sys/tags", "their/metric", "lr"}),
+    "deleted": (_delete, {""}),
+}
+#: what only level digests, only files, and only md5 can find
+POINTS, FILES, CONTENT = {"value", "text", "histogram", "time"}, {"lost", "lost-image", "cut"}, {"flipped"}
+CLEAN = ["clean-1", "clean-2"]
+DROPPED = {"drop-some": {"train/loss", "runtime/stdout", "dist"}, "drop-all": {"config/layers", "lr", "note"}}
+
+
+def damaged(server: NeptuneServer) -> None:
+    runs = server.store.projects[PROJECT].runs
+    for name, (damage, _) in FAULTS.items():
+        damage(runs[name])
+    del runs["deleted"]
+
+
+def test_every_fault_of_a_copy_in_neptune_is_found_and_nothing_else(set_scene: SetScene) -> None:
+    scene = set_scene(runs_of_all_kinds([*FAULTS, *CLEAN, *DROPPED]), seed=3)
+    store = scene.neptune.store
+    store.refuse("^(config/layers|lr|note)$", run_regex="^drop-all$")  # accepted, and not stored
+    store.refuse("^(train/loss|runtime/stdout|dist)$", run_regex="^drop-some$", share=0.4)
+    store.refuse("^grad_norm$", "FIELD_PATH_INVALID", run_regex="^clean-2$")  # refused, and so not expected
+    scene.migrate.succeed("inventory")
+    assert scene.migrate.succeed("run", "--json").json["runs"]["done"] == len(FAULTS) + 4
+    everything = {name: paths for name, (_, paths) in FAULTS.items()} | DROPPED
+    assert findings(scene, "--files", "md5") == DROPPED
+    damaged(scene.neptune)
+    assert findings(scene, "--again", "--files", "md5") == everything
+
+    by_size = {name: paths for name, paths in everything.items() if name not in CONTENT}
+    assert findings(scene, "--again") == by_size
+    counts = findings(scene, "--again", "--level", "counts")
+    assert {"train/loss"} <= counts.pop("drop-some") <= DROPPED["drop-some"]  # of text and histograms only the end
+    blind = POINTS | FILES | {"drop-some"}
+    assert counts == {name: paths for name, paths in by_size.items() if name not in blind}
+    check_report(scene)
+    check_repair(scene)
+
+
+def check_report(scene: Scene) -> None:
+    """After level counts: what `status` says of it all, and of one run."""
+    assert "10 verified, 7 differ, 0 not verified" in scene.migrate.succeed("status").stdout
+    told = scene.migrate.status("config")
+    assert (told["verdict"], told["verified_by"]) == ("differs", "counts")
+    [layers] = [one for one in told["findings"] if one["path"] == "config/layers"]
+    assert (layers["verdict"], layers["got"]) == ("differs", "int 77")
+    assert re.fullmatch(r"int \d", layers["want"])
+    assert "config/layers" in scene.migrate.succeed("status", "config").stdout
+
+
+def check_repair(scene: Scene) -> None:
+    """What differs is sent again; what Neptune lets nobody change is found once more."""
+    scene.neptune.store.forget_rules()
+    findings(scene, "--again", "--files", "md5")
+    retried = scene.migrate.succeed("retry-failed", "--class", "differs", "--json").json
+    assert retried["retried"] == len(FAULTS) + len(DROPPED)
+    assert scene.migrate.status()["runs"]["pending"] == retried["retried"]
+    scene.migrate.succeed("run")
+    left = findings(scene, "--files", "md5")
+    assert left == {
+        "value": {"val/loss"},
+        "text": {"note"},
+        "histogram": {"dist"},
+        "time": {"lr"},
+        "point": {"lr"},
+        "config": {"config/lr", "sys/creation_time", "sys/name"},
+        "somebody": {"note/of/somebody", "sys/tags", "their/metric", "lr"},
+        "drop-some": DROPPED["drop-some"],
+    }
+
+
+# ---------------------------------------------------------------- offline files
+
+
+def _log(directory: Path, run_id: str) -> Path:
+    return directory / "neptune-offline" / "demo" / run_id
+
+
+def _rewrite(log: Path, change: Callable[[UpdateRunSnapshot], bool]) -> None:
+    """Change the snapshots of an operation log; those for which `change` is false go."""
+    with closing(sqlite3.connect(log / "run_operations.sqlite3")) as database:
+        rows = database.execute("SELECT sequence_id, operation FROM run_operations WHERE operation_type = 0").fetchall()
+        for row, blob in rows:
+            snapshot = UpdateRunSnapshot.FromString(blob)
+            if change(snapshot):
+                values = (snapshot.SerializeToString(), row)
+                database.execute("UPDATE run_operations SET operation = ? WHERE sequence_id = ?", values)
+            else:
+                database.execute("DELETE FROM run_operations WHERE sequence_id = ?", (row,))
+        database.commit()
+
+
+def _keep(snapshot: UpdateRunSnapshot, path: str, change: Callable[[Any], None]) -> bool:
+    if path in snapshot.append:
+        change(snapshot.append[path])
+    return True
+
+
+def test_offline_files_are_verified_before_and_after_their_upload(set_scene: SetScene) -> None:
+    names = ["clean", "value", "flipped", "lost", "gone", "broken"]
+    scene = set_scene(runs_of_all_kinds(names))
+    token = scene.migrate.environment.pop("NEPTUNE_API_TOKEN")
+    scene.migrate.succeed("inventory")
+    scene.migrate.succeed("run", "--mode", "offline")
+    assert findings(scene, "--files", "md5", exit_code=0) == {}
+    assert scene.neptune.log.counts == {}
+
+    logs = {name: _log(scene.migrate.directory, name) for name in names}
+    whole = {name: shutil.copytree(log, scene.migrate.directory / "kept" / name) for name, log in logs.items()}
+    _rewrite(logs["value"], lambda s: _keep(s, "val/loss", lambda v: setattr(v, "float64", 0.0)))
+    [kept] = [path for path in logs["flipped"].iterdir() if path.read_bytes() == b"print(2)\n"]
+    kept.write_bytes(b"print(3)\n")
+    [kept] = [path for path in logs["lost"].iterdir() if path.read_bytes() == b"print(3)\n"]
+    kept.unlink()
+    shutil.rmtree(logs["gone"])
+    (logs["broken"] / "run_operations.sqlite3").write_bytes(b"not a database" * 1000)
+    code = "source_code/files/train.py"
+    found = {"value": {"val/loss"}, "flipped": {code}, "lost": {code}, "gone": {""}, "broken": {"?"}}
+    assert findings(scene, "--again", "--files", "md5") == found
+    for name, log in logs.items():
+        shutil.rmtree(log, ignore_errors=True)
+        shutil.copytree(whole[name], log)
+
+    scene.migrate.environment["NEPTUNE_API_TOKEN"] = token
+    scene.neptune.store.refuse("^(lr|config/lr)$", "FIELD_PATH_INVALID", run_regex="^clean$")
+    scene.migrate.succeed("sync")
+    assert findings(scene, "--files", "md5", exit_code=0) == {}
+    _change_value(scene.neptune.store.run(PROJECT, "value"))
+    assert findings(scene, "--again") == {"value": {"val/loss"}}
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_a_verification_goes_on_where_it_was_and_takes_samples(set_scene: SetScene) -> None:
+    scene = set_scene(sample_runs(10, steps=5))
+    scene.migrate.succeed("inventory")
+    ended = scene.migrate.run("verify")
+    assert (ended.exit_code, "migrate run" in ended.stderr) == (2, True)
+    scene.migrate.succeed("run")
+    sample = scene.migrate.succeed("verify", "--sample", "30%", "--seed", "7", "--json").json
+    assert sample["runs"] == {"verified": 3, "differs": 0, "not_verified": 0}
+    assert sample["compared"]["points"] == 3 * (5 * 5 + 20 * 2 + 10)
+    again = scene.migrate.succeed("verify", "--sample", "30%", "--seed", "7", "--json").json
+    assert again["compared"]["runs"] == 0
+    assert scene.migrate.status()["verification"] == {"verified": 3, "differs": 0, "not_verified": 7}
+    with closing(sqlite3.connect(scene.migrate.directory / "migration.db")) as database:  # as an old version left it
+        database.execute("UPDATE run SET mapping = NULL WHERE run_id = 'run00004'")
+        database.commit()
+    ended = scene.migrate.run("verify")
+    assert ended.exit_code == 3
+    assert "9 verified, 0 differ, 1 not verified" in ended.stdout
+    assert re.search(r"run00004.*not verified", ended.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--sample", "0%"], "--sample"),
+        (["--sample", "many"], "--sample"),
+        (["--level", "all"], "--level"),
+        (["--files", "sha1"], "--files"),
+    ],
+)
+def test_wrong_options_are_explained(set_scene: SetScene, arguments: list[str], says: str) -> None:
+    ended = set_scene().migrate.run("verify", *arguments)
+    assert ended.exit_code == 2
+    assert says in ended.stderr
