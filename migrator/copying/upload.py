@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from migrations_db.types import Claim, DigestRow, PartProgress, PartUpdate
-from migrator.copying.copy import RunTools
+from migrator.copying.copy import EPOCH, RunTools
 from migrator.copying.digests import Digests
 from migrator.copying.pipeline import Claims, RunControl, ledger_entries
 from migrator.destinations.base import UPLOADED, Destination, Refused
@@ -53,7 +53,7 @@ def upload_run(
             raise _missing(claim, log.path)
         saved = claims.parts(claim).get(PART, PartProgress())
         past, control = _past(saved), tools.control
-        source = Provenance(log.source_url() or "", log.created_at())
+        source = Provenance(log.source_url() or "", log.created_at() or EPOCH)
         with log, destination.resend(project, run_id, past, source, control.confirm) as out:
             upload = _Upload(claim, claims, saved, log, lost, out, past, control)
             try:

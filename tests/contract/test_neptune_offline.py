@@ -139,6 +139,21 @@ def test_a_finished_copy_of_another_source_run_is_left_as_it_is(offline: Offline
     assert {path.name: path.read_bytes() for path in directory_of(offline).iterdir()} == before
 
 
+def test_a_file_that_names_no_source_is_known_by_its_time_of_creation(offline: OfflineDestination) -> None:
+    """As `--exclude attributes` leaves it."""
+    with offline.open_run(target(), None) as run:
+        run.write([point(1)])
+        saved(run)
+    ours = replace(target(), source_url="https://wandb.test/one/demo/runs/r1")
+    with pytest.raises(Rejected, match="created at 2024-05-01"):
+        offline.open_run(replace(ours, created_at=NOW), None)
+    with offline.open_run(ours, None) as run:
+        run.write([point(2)])
+        saved(run)
+        run.finish()
+    assert steps(directory_of(offline)) == [2]
+
+
 def test_a_copy_of_the_same_source_run_may_be_made_again(offline: OfflineDestination) -> None:
     for step in (1, 2):
         write_copy(offline, "https://wandb.test/one/demo/runs/r1", step)

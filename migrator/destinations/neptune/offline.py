@@ -25,6 +25,7 @@ from migrator.destinations.base import UPLOADED, Confirm, Refused, RunTarget, un
 from migrator.destinations.neptune.connection import check_version
 from migrator.destinations.neptune.offline_log import LOG_NAME, OfflineLog, disk_errors
 from migrator.destinations.neptune.offline_places import beside, finish_swap, run_directory, swap
+from migrator.destinations.neptune.provenance import SAME_TIME
 from migrator.destinations.neptune.wire import OperationBuilder, Upload, create_operation
 from migrator.destinations.neptune.wire_columns import Operation
 from migrator.errors import ErrorClass, Rejected, Vanished
@@ -84,17 +85,20 @@ def _check_source(directory: Path, target: RunTarget) -> None:
     """Raise `Rejected` if the directory holds a copy of another source run, which stays as it is.
 
     A copy of the same source run may be replaced, whichever state database it was made with: the source is the same.
-    A file that does not name its source ended before its first attributes, and may be replaced, too.
+    A file that does not name its source (an attempt that ended early, or --exclude attributes) is a copy of the same
+    run if that was created at the same time.
     """
     if not target.source_url or not (directory / LOG_NAME).exists():
         return
     with OfflineLog(directory) as log:
-        there = log.source_url()
-    if there not in (None, target.source_url):
+        there, created_at = log.source_url(), log.created_at()
+    if there is None and (created_at is None or abs(created_at - target.created_at) <= SAME_TIME):
+        return
+    if there != target.source_url:
         raise Rejected(
             ErrorClass.BAD_DATA,
-            f"{directory} holds a copy of another run, {there}, and was left as it is. Use another --offline-dir, "
-            "or another project: `migrate inventory --project-map OLD=NEW`.",
+            f"{directory} holds a copy of another run, {there or f'created at {created_at}'}, and was left as it is. "
+            "Use another --offline-dir, or another project: `migrate inventory --project-map OLD=NEW`.",
         )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from errno import EACCES, EPERM, EROFS
 from hashlib import file_digest
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import Run as CreateRun
 from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import UpdateRunSnapshot
@@ -31,6 +31,8 @@ SOURCE_URL = "migration/source_url"
 ROWS_AT_A_TIME = 5_000  # held in memory when everything is read
 REQUEST_VALUES = 100_000  # one request lies between two checkpoints of an upload: so much may be sent twice
 SNAPSHOT_OVERHEAD_BYTES = 8  # of a snapshot inside a request, at most
+
+T = TypeVar("T")
 
 
 class LoggedOperation(NamedTuple):
@@ -86,27 +88,20 @@ class OfflineLog:
 
     def source_url(self) -> str | None:
         """Which source run the file is a copy of; None: it was not written far enough to tell."""
+        return self._first(OperationType.UPDATE_SNAPSHOT, _source_url)
+
+    def created_at(self) -> datetime | None:
+        """When the run was created, as its creation in the file says; None: it was not written so far."""
+        return self._first(OperationType.CREATE_RUN, _creation_time)
+
+    def _first(self, kind: OperationType, answer: Callable[[bytes], T | None]) -> T | None:
+        """The first answer that an operation of this kind gives; None: none does, or not even the table was made."""
         with self._transaction() as connection:
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'run_operations'").fetchone():
                 return None
-            for (blob,) in connection.execute(
-                "SELECT operation FROM run_operations WHERE operation_type = ? ORDER BY sequence_id",
-                (OperationType.UPDATE_SNAPSHOT,),
-            ):
-                assigned = UpdateRunSnapshot.FromString(blob).assign
-                if SOURCE_URL in assigned:
-                    return str(assigned[SOURCE_URL].string)
-        return None
-
-    def created_at(self) -> datetime:
-        """When the run was created, as its creation in the file says."""
-        with self._transaction() as connection:
-            found = connection.execute(
-                "SELECT operation FROM run_operations WHERE operation_type = ? ORDER BY sequence_id LIMIT 1",
-                (OperationType.CREATE_RUN,),
-            ).fetchone()
-        created: datetime = CreateRun.FromString(found[0] if found else b"").creation_time.ToDatetime(UTC)
-        return created
+            query = "SELECT operation FROM run_operations WHERE operation_type = ? ORDER BY sequence_id"
+            answers = (answer(blob) for (blob,) in connection.execute(query, (kind,)))
+            return next((found for found in answers if found is not None), None)
 
     def append(self, operations: Sequence[Operation], uploads: Sequence[Upload] = ()) -> None:
         """Add operations, and files to upload, which lie in the directory; all or nothing, durably."""
@@ -264,6 +259,16 @@ class OfflineLog:
 
     def __exit__(self, *exc: object) -> None:
         self._repository.close(cleanup_files=False)
+
+
+def _source_url(snapshot: bytes) -> str | None:
+    assigned = UpdateRunSnapshot.FromString(snapshot).assign
+    return str(assigned[SOURCE_URL].string) if SOURCE_URL in assigned else None
+
+
+def _creation_time(creation: bytes) -> datetime | None:
+    created: datetime = CreateRun.FromString(creation).creation_time.ToDatetime(UTC)
+    return created
 
 
 def _rows(operation: Operation) -> Iterator[tuple[OperationType, bytes]]:
