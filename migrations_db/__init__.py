@@ -9,6 +9,7 @@ In reading order:
     inventory.py     what an inventory writes          `store.inventory`
     workers.py       heartbeats and recovery           `store.workers`
     reports.py       read-only questions               `store.reports`
+    jobs.py          the command that runs now, for reports
     listing.py       which runs there are              `store.listing`
     verification.py  digests and verdicts              `store.verification`
     models.py        tables;  columns.py  their types, and the database's clock in both dialects

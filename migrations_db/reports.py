@@ -9,12 +9,12 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, and_, cast, func, 
 from migrations_db.claiming import in_selection, lacks, one_of
 from migrations_db.columns import seconds_until
 from migrations_db.database import Database
-from migrations_db.models import Attempt, Invocation, Ledger, Part, Project, Run, Service, Worker
+from migrations_db.jobs import last_job
+from migrations_db.models import Attempt, Ledger, Part, Project, Run, Service, Worker
 from migrations_db.report_types import (
     AttemptRow,
     Example,
     FailureGroup,
-    JobRow,
     LedgerGroup,
     LedgerRow,
     Overview,
@@ -64,7 +64,7 @@ class Reports:
                 verdicts=count_verdicts(connection, only),
                 left_out=_left_out(connection, wanted_parts, only),
                 progress=_progress(counted, [], Phase.UPLOAD if uploads else Phase.COPY),
-                job=_job(connection),
+                job=last_job(connection),
             )
 
     def progress(self, phase: Phase, only: Selection = EVERYTHING) -> Progress:
@@ -175,10 +175,11 @@ def _copy_progress(counted: Sequence[AnyRow], running: Sequence[RunningRun]) -> 
     wanted = [row for row in counted if row.status is not RunStatus.SKIPPED]
     ended = [row for row in wanted if _has_ended(row)]
     others = [row for row in wanted if not _has_ended(row)]
-    hinted, count = sum(row.size_hint for row in ended), sum(row.runs for row in ended)
+    whole = [row for row in ended if row.status is not RunStatus.FAILED]
+    hinted, count = sum(row.size_hint for row in whole), sum(row.runs for row in whole)
     is_measured = count >= MEASURED_RUNS
-    per_hint = sum(row.points_read for row in ended) / hinted if is_measured and hinted else 1.0
-    bytes_each = sum(row.size_bytes for row in ended) / count if is_measured else 0.0
+    per_hint = sum(row.points_read for row in whole) / hinted if is_measured and hinted else 1.0
+    bytes_each = sum(row.size_bytes for row in whole) / count if is_measured else 0.0
     return Progress(
         runs=runs,
         points_read=sum(row.points_read for row in wanted),
@@ -350,26 +351,6 @@ def _workers(connection: Connection) -> list[WorkerRow]:
         )
         for row in connection.execute(query)
     ]
-
-
-def _job(connection: Connection) -> JobRow | None:
-    alive = (
-        select(func.min(Invocation.id))
-        .join(Worker, Worker.invocation_id == Invocation.id)
-        .where(Worker.stopped_at.is_(None), Invocation.ended_at.is_(None))
-    )
-    last = select(func.max(Invocation.id)).where(Invocation.command.in_(["run", "sync"]))
-    number = func.coalesce(alive.scalar_subquery(), last.scalar_subquery())
-    columns = (Invocation.command, Invocation.started_at, Invocation.ended_at, Invocation.exit_code)
-    ages = (seconds_until(Invocation.started_at).label("began"), seconds_until(Invocation.ended_at).label("ended"))
-    row = connection.execute(select(*columns, *ages).where(Invocation.id == number)).one_or_none()
-    if row is None:
-        return None
-    sums = [cast(func.coalesce(func.sum(column), 0), BigInteger) for column in (Run.points_read, Run.size_bytes)]
-    began_since = select(*sums).where(Run.started_at >= row.started_at)
-    values_read, size_bytes = map(int, connection.execute(began_since).one())
-    elapsed_s = max(0.0, (row.ended or 0.0) - row.began)
-    return JobRow(row.command, row.started_at, row.ended_at, row.exit_code, elapsed_s, values_read, size_bytes)
 
 
 def _pauses(connection: Connection) -> list[Pause]:

@@ -69,7 +69,7 @@ def remembered(phase: Phase, asked: Asked, common: Globals) -> Settled:
     mode = asked.mode or known.mode or usual
     taken = [f"--mode {mode}"] if not asked.mode and mode != usual else []
     name = asked.workspace or default_workspace("online") or ""
-    if not name and known.workspace:
+    if not name and known.workspace and mode == "online":
         name = known.workspace
         taken.append(f"--neptune-workspace {name}")
     directory = asked.offline_dir or known.offline_dir or OFFLINE_DIR
@@ -109,6 +109,6 @@ def _known(store: Store, phase: Phase) -> _Known:
         known = replace(known, mode="offline", offline_dir=Path(copies.removeprefix("offline:")))
     elif copies:
         known = replace(known, mode="online")
-    bound = (store.setting(UPLOADS) or "") if phase is Phase.UPLOAD else copies
+    bound = (store.setting(UPLOADS) if phase is Phase.UPLOAD else None) or copies
     found = re.search(r" workspace (\S+)$", bound)
     return replace(known, workspace=found[1]) if found else known

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
+from rich.filesize import decimal
 
 from migrations_db import StateError, open_store
 from migrations_db.report_types import Progress, RunSummary
@@ -330,9 +331,9 @@ def _summary(settings: RunSettings, result: RunResult) -> str:
         return "There is nothing to do: `migrate inventory` lists runs, `migrate status` shows them."
     text = [f"{runs[RunStatus.DONE]} of {result.progress.runs_total} runs are done."]
     if result.values:
-        size, per_s = amount(result.size_bytes), amount(result.values / max(result.elapsed_s, 0.1))
-        took = age_text(result.elapsed_s)
-        text.append(f"Written in {took}: {counted(result.values, 'value')}, {size}B; {per_s} values/s.")
+        values, per_s = counted(result.values, "value"), amount(result.values / max(result.elapsed_s, 0.1))
+        took, size = age_text(result.elapsed_s), decimal(result.size_bytes)
+        text.append(f"Written in {took}: {values}, {size}; {per_s} values/s.")
     if settings.phase is Phase.COPY and settings.mode == "offline" and runs[RunStatus.DONE]:
         text.append(f"They are in {settings.offline_dir}; `migrate sync` uploads them to Neptune.")
     if runs[RunStatus.FAILED]:

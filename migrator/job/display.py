@@ -30,9 +30,9 @@ class Bars:
 
     def update(self, progress: Progress) -> None:
         if not self._bars:
-            shape = "{desc} {percentage:3.0f}% |{bar:20}| {postfix}"
+            shape = "{desc} {percentage:3.0f}% |{bar:20}| {unit}"
             self._bars = [
-                tqdm(total=1, desc=desc, bar_format=shape, dynamic_ncols=True, position=position)
+                tqdm(total=1, desc=desc, unit="", bar_format=shape, dynamic_ncols=True, position=position)
                 for position, desc in enumerate(("runs  ", "values"))
             ]
             self._bars.append(tqdm(total=0, bar_format="{desc}", dynamic_ncols=True, position=len(self._bars)))
@@ -72,7 +72,7 @@ def running_text(running: Sequence[RunningRun]) -> str:
 
 def _move(bar: Any, value: int, total: int, text: str) -> None:
     bar.total = max(total, 1)
-    bar.set_postfix_str(text, refresh=False)
+    bar.unit = text  # a postfix would begin with a comma
     bar.update(value - bar.n)
     bar.refresh()
 

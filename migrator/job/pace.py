@@ -63,4 +63,4 @@ def time_left_s(progress: Progress, values_per_s: float, bytes_per_s: float) -> 
             if per_s <= 0:
                 return None
             times.append(left / per_s)
-    return max(times, default=0.0)
+    return max(times, default=None)  # None: more than was expected

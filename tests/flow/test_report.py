@@ -34,12 +34,13 @@ from migrator.commands.status import (
     print_failed,
     print_overview,
     print_run,
+    print_short,
     print_skips,
     run_json,
 )
-from migrator.commands.status.conclusions import ALIVE_S, NOT_BOUND, Bound, next_step
+from migrator.commands.status.conclusions import ALIVE_S, NOT_BOUND, Bound, conclusion, next_step
 from migrator.commands.text import without_secrets
-from migrator.errors import ADVICE, ErrorClass, UserError
+from migrator.errors import ADVICE, ErrorClass, ExitCode, UserError
 from migrator.parts import PARTS
 
 WORKER = "host:17:abc"
@@ -205,14 +206,33 @@ def test_the_overview_document_has_the_documented_shape(filled: Filled) -> None:
         "reasons": [
             {
                 "status": "skipped",
-                "reason": "excluded by the filter of the last inventory",
+                "reason": "does not pass the filters of `inventory --only`",
                 "count": 1,
                 "example": {"run": "team/my_[red]text/good"},
             }
         ],
+        "in_hand": ["team/vision/busy"],
+        "job": None,
         "pauses": [],
         "left_out": {},
     }
+
+
+def test_the_job_is_told_with_its_time_and_speed_and_in_short_with_the_next_step_first(filled: Filled) -> None:
+    number = filled.store.begin_invocation("run", "host", 18, "1.0")
+    filled.store.workers.register(WorkerInfo(WORKER, "host", 17, 1.0, number))
+    overview = filled.store.reports.overview()
+    job = overview_json(overview, None)["job"]
+    assert (job["command"], job["running"], job["ended_at"]) == ("run", True, None)
+    assert job["values_per_s"] >= 0
+    lines = printed(print_short, overview).splitlines()
+    assert lines[0] == "Next: nothing to do: it is running."
+    assert any("`migrate run` began" in line for line in lines)
+    assert "12 values skipped: `migrate status --skips`" in lines
+    assert max(map(len, lines)) <= 80
+    vision = overview_json(filled.store.reports.overview(filled.store.select(["vision"])), None)
+    assert (vision["runs"]["total"], [one["source"] for one in vision["projects"]]) == (5, ["team/vision"])
+    assert conclusion(overview) is ExitCode.UNFINISHED
 
 
 def test_an_unknown_workspace_leaves_the_name_alone(filled: Filled) -> None:
@@ -519,4 +539,4 @@ def test_the_next_command_follows_from_the_states(store: Store) -> None:
 
 def test_a_pause_without_end_does_not_break_the_text(filled: Filled) -> None:
     overview = replace(filled.store.reports.overview(), pauses=[Pause("neptune", 1e6, "")])
-    assert "neptune asks to wait 277.8 h more: no message" in text_of(overview=overview)
+    assert "neptune asks to wait 11.6 days more: no message" in text_of(overview=overview)

@@ -141,7 +141,7 @@ def _print_job(console: Console, overview: Overview, speed: Speed | None) -> Non
     told = f"{began}, {age_text(job.elapsed_s)} ago"
     if speed:
         left = "estimating the time left" if speed.left_s is None else f"about {age_text(speed.left_s)} left"
-        told += f": {amount(speed.values)} values/s, {amount(speed.size_bytes)}B/s, {left}"
+        told += f": {amount(speed.values)} values/s, {decimal(round(speed.size_bytes))}/s, {left}"
     say(console, f"{told}.")
 
 
