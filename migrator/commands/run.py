@@ -168,7 +168,7 @@ def _finish(job: Job, settings: RunSettings, store: Store, display: Display) -> 
         if again:
             display.say(f"{counted(again, 'run')} done without {' and '.join(settings.asked)}: copied further")
         for name in store.fail_fork_cycles(settings.phase, job.only, ErrorClass.BAD_DATA):
-            display.say(f"{name} cannot be copied: it waits for a fork of its own")
+            display.say(f"{name} cannot be copied: it and its parent are forks of each other")
         left = waiting(store, settings.phase, job.only)
         if not left:
             return ExitCode.OK
