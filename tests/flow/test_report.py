@@ -167,6 +167,7 @@ def test_the_overview_document_has_the_documented_shape(filled: Filled) -> None:
                 "runs": {"pending": 1, "running": 1, "done": 1, "failed": 2, "skipped": 0},
             },
         ],
+        "verification": {"verified": 0, "differs": 0, "not_verified": 1},
         "failures": [
             {
                 "class": "unavailable",
