@@ -17,8 +17,8 @@ from pathlib import Path
 
 from migrations_db.states import PartStatus
 from migrations_db.types import Claim, PartProgress
-from migrator.copying.digests import Digests
 from migrator.copying.pipeline import Claims, Pipeline, RunControl
+from migrator.copying.run_digests import Digests
 from migrator.destinations.base import Destination, RunTarget
 from migrator.errors import RunError
 from migrator.naming import Renamed, clean_text, neptune_run_id, neptune_run_name

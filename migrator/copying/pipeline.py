@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from migrations_db.types import Claim, DigestRow, LedgerEntry, PartProgress, PartUpdate
-from migrator.copying.digests import Digests, Measured, measure
+from migrator.copying.run_digests import Digests, Measured, measure
 from migrator.destinations.base import Barrier, DestinationRun, Refused
 from migrator.errors import MigratorError, RunError
 from migrator.records import AddTags, Assign, AssignFile, Batch, Columns, Entry, Kind, LocalFile, Points, Record

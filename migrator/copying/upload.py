@@ -22,8 +22,8 @@ from urllib.parse import quote
 
 from migrations_db.types import Claim, DigestRow, PartProgress, PartUpdate
 from migrator.copying.copy import EPOCH, RunTools
-from migrator.copying.digests import Digests
 from migrator.copying.pipeline import Claims, RunControl, ledger_entries
+from migrator.copying.run_digests import Digests
 from migrator.destinations.base import UPLOADED, Destination, Refused
 from migrator.destinations.neptune.answers import CREATED, EXISTED, Past
 from migrator.destinations.neptune.offline_log import OfflineLog

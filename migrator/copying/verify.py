@@ -9,7 +9,6 @@ A path is right, or a finding: it differs, or cannot be verified. What is right 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,10 +32,10 @@ from migrator.copying.digests import (
     of_value,
     series_digest,
 )
+from migrator.copying.verify_words import fork_told, points_told, told, type_told, value_told
 from migrator.destinations.base import (
     ReadBack,
     ReadFile,
-    ReadOther,
     ReadRun,
     ReadSeries,
     ReadValue,
@@ -49,7 +48,6 @@ from migrator.records import Fork
 FORK = "sys/forking"  # the path by which the fork point is told
 SYSTEM = "sys/"  # Neptune's own attributes below it are compared if we sent them, and ignored if not
 OURS_IN_SYSTEM = frozenset({"sys/tags", "sys/group_tags", "sys/description"})
-SHOWN_CHARS = 80  # of a value in a finding
 
 
 class Level(StrEnum):
@@ -183,7 +181,7 @@ class _Check:
             case ValueDigest(), bool() | int() | float() | str() | frozenset():
                 self.result.values += 1
                 if not _same_but_uncertain(want, got_digest := of_value(got)):
-                    self._changed(path, want.uncertain, told(want), _value_told(got, got_digest))
+                    self._changed(path, want.uncertain, told(want), value_told(got, got_digest))
             case ValueDigest(type="datetime"), datetime():
                 self.result.values += 1
                 got_digest = of_value(got)
@@ -222,9 +220,9 @@ class _Check:
         want = self.result.expected.fork
         if not run.tells_fork:
             if want:
-                self.result.cannot(FORK, _fork_told(want), "Neptune does not give fork points back")
+                self.result.cannot(FORK, fork_told(want), "Neptune does not give fork points back")
         elif want != run.fork:
-            self.result.differs(FORK, _fork_told(want), _fork_told(run.fork))
+            self.result.differs(FORK, fork_told(want), fork_told(run.fork))
 
 
 # ---------------------------------------------------------------- series
@@ -295,7 +293,7 @@ def _compare_ends(by_key: Mapping[str, _Check], wanted: Sequence[SeriesRef], pro
         if kind == FLOATS and head is None:
             check.result.differs(ref.path, told(want, kind), "no points")
         elif (count, first, last) != (want.count, want.first, want.last):
-            check.result.differs(ref.path, told(want, kind), _points_told(count, first, last))
+            check.result.differs(ref.path, told(want, kind), points_told(count, first, last))
         elif kind == FLOATS and not (want.nan or want.infinite) and _extremes_differ(want, series):
             check.result.differs(ref.path, f"{want.low} to {want.high}", f"{series.low} to {series.high}")
         elif head is not None and head.points is None:
@@ -307,7 +305,7 @@ def _extremes_differ(want: SeriesDigest, got: ReadSeries) -> bool:
 
 
 def _compare_digests(result: Result, path: str, kind: str, want: SeriesDigest, got: SeriesDigest) -> None:
-    said = [_points_told(got.count, got.first, got.last)]
+    said = [points_told(got.count, got.first, got.last)]
     if want.refused and want.count - want.refused <= got.count <= want.count:
         if (got.hash1, got.hash2) != (want.hash1, want.hash2):
             why = f"{said[0]}; Neptune refused some, and did not tell which"
@@ -378,61 +376,6 @@ def _compare_contents(
         steps, hashes = np.array([s for s, _ in found], np.int64), np.array([h for _, h in found], np.uint64)
         if series_digest(steps, steps, hashes, hashes).content != want.content:
             check.result.differs(path, f"{want.count:,} files", "the content of one or more of the files is another")
-
-
-# ---------------------------------------------------------------- in words
-
-
-def told(digest: AnyDigest, kind: str = "") -> str:
-    """A digest as people read it."""
-    match digest:
-        case ValueDigest("datetime", text):
-            return f"time {int(text) / 1e6:.3f} s since 1970"
-        case ValueDigest("stringSet", text):
-            return _short(", ".join(json.loads(text)) or "no tags")
-        case ValueDigest("string", text):
-            return f"text #{text}"
-        case ValueDigest(type_, text):
-            return f"{type_} {text}"
-        case FileDigest(size_bytes, md5):
-            return f"{size_bytes:,} bytes, md5 {md5}"
-        case SeriesDigest():
-            return f"{kind}: {_points_told(digest.count, digest.first, digest.last)}"
-
-
-def type_told(value: ReadValue | None) -> str:
-    """What was read, by its type."""
-    match value:
-        case None:
-            return "missing"
-        case ReadSeries():
-            return f"a series of {value.kind}"
-        case ReadFile():
-            return f"a file of {value.size_bytes:,} bytes"
-        case ReadOther():
-            return f"something of type {value.type}"
-    return _value_told(value, of_value(value))
-
-
-def _value_told(value: ReadValue, digest: ValueDigest) -> str:
-    return (
-        f"text {_short(json.dumps(value, ensure_ascii=False))}, #{digest.text}"
-        if isinstance(value, str)
-        else told(digest)
-    )
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."
-
-
-def _points_told(count: int, first: int, last: int) -> str:
-    points = f"{count:,} point" if count == 1 else f"{count:,} points"
-    return points if not count else f"{points}, steps {first / 1e6:.15g} to {last / 1e6:.15g}"
-
-
-def _fork_told(fork: Fork | None) -> str:
-    return f"fork of {fork.run_id} at step {fork.step:g}" if fork else "no fork"
 
 
 def _same_but_uncertain(want: ValueDigest, got: ValueDigest) -> bool:

@@ -13,16 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrator.copying.digests import (
-    FLOATS,
-    TABLE_VALUES,
-    Digests,
-    SeriesDigest,
-    decode,
-    encode,
-    measure,
-    series_digest,
-)
+from migrator.copying.digests import FLOATS, SeriesDigest, decode, encode, series_digest
+from migrator.copying.run_digests import TABLE_VALUES, Digests, measure
 from migrator.destinations.base import Refused
 from migrator.records import AddTags, Assign, AssignFile, Histogram, LocalFile, Points, Record
 
