@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, literal, or_, select, update
 
 from migrations_db.claiming import in_selection, one_of
 from migrations_db.columns import now_plus
@@ -168,9 +168,10 @@ def _free(*columns: Any, only: Selection) -> Any:
     alive = exists().where(
         Worker.id == Run.verifier, Worker.stopped_at.is_(None), Worker.heartbeat_at > now_plus(-SILENT_S)
     )
+    done = literal(RunStatus.DONE, Run.status.type, literal_execute=True)  # the partial index wants to see it
     return (
         select(*columns)
-        .where(Run.status == RunStatus.DONE, Run.verdict.is_(None), *in_selection(Run, only))
+        .where(Run.status == done, Run.verdict.is_(None), *in_selection(Run, only))
         .where(or_(Run.verifier.is_(None), ~alive))
         .order_by(Run.project_id, Run.phase, Run.id)
     )
