@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from itertools import cycle
@@ -146,6 +146,7 @@ def batches(
     slow: Iterable[bool] = (False,),
     page_rows: int = 100,
     columns: bool = False,
+    keys: Collection[str] = (),
 ) -> Iterator[Batch]:
     """The batches of one part of a run, from `cursor` on."""
     source = MemorySource({"project": [data]}, page_rows=page_rows, columns=columns)
@@ -153,7 +154,9 @@ def batches(
         tempfile.TemporaryDirectory() as scratch,
         source.open_run(RunRef("team", "project", data.run_id), Path(scratch)) as run,
     ):
-        context = Context(options, data.created_at, data.fingerprint(), Path(scratch), Inline(), Ticks(slow), "1.0")
+        context = Context(
+            options, data.created_at, data.fingerprint(), Path(scratch), Inline(), Ticks(slow), "1.0", keys=keys
+        )
         context = replace(context, fork_step=data.fork.step if data.fork else None)
         yield from PARTS[part](run, cursor or {}, context)
 

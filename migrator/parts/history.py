@@ -26,6 +26,7 @@ from migrator.parts.base import (
 from migrator.parts.files import file_path
 from migrator.parts.histograms import histogram_of
 from migrator.parts.layout import Layout
+from migrator.parts.tables import media_in_cells
 from migrator.records import (
     AssignFile,
     Batch,
@@ -42,6 +43,7 @@ from migrator.records import (
 from migrator.sources.base import OffersColumns, SourceRun, Withheld
 from migrator.values import Leaf, SeriesKey, SeriesKind, leaves
 
+WHOLE_TABLE = "--include artifacts copies the whole table"
 INHERITED = "a row that the run has from the one that it was forked from: it is there"
 MISSING_MAX = 1000  # names of missing files that are remembered: a run that still runs uploads its last ones late
 
@@ -157,6 +159,8 @@ class _Converter:
                 values[path] = file
                 pending.size_bytes += file.size_bytes
                 self.ledger.linked(file)
+                if name.endswith(".table.json") and (kinds := media_in_cells(file.path)):
+                    self.ledger.add(Kind.CONVERTED, path, f"cells with media say only {', '.join(kinds)}: {WHOLE_TABLE}")
             else:
                 del values[path]
                 pending.written -= 1

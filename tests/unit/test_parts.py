@@ -876,3 +876,35 @@ class TestOthers:
             files = [record.file for record in batch.records if isinstance(record, AssignFile)]
             assert [file.name for file in files] == [f"raw-{part}.json"]
             assert files[0].path.parent != tmp_path
+
+
+@pytest.mark.parametrize(
+    ("table", "kinds"),
+    [
+        ({"columns": ["a", "Image"], "data": [[1, "Image"], ["Html", "Image"]]}, "Image, Html"),
+        ({"columns": ["Image", "label"], "data": [[1, "an Image"]]}, None),
+        ({"columns": ["a"], "data": "Image"}, None),
+        (["Image"], None),
+        ("Image", None),
+    ],
+)
+def test_a_table_whose_cells_hold_media_is_noted(table: Any, kinds: str | None) -> None:
+    name = "media/table/t.table.json"
+    value = {"_type": "table-file", "path": name}
+    data = MemoryData("r", history=[HistoryRow(0, 1.0, {"t": value})], files={name: json.dumps(table).encode()})
+    noted = f"cells with media say only {kinds}: --include artifacts copies the whole table"
+    assert convert("history", data).ledger == ({("converted", "t", noted): 1} if kinds else {})
+
+
+@pytest.mark.parametrize("part", ["console", "history", "config", "summary", "attributes"])
+def test_text_with_a_key_of_ours_is_a_skip_and_all_else_is_written(part: str) -> None:
+    document = {"a": 1, "b": "my KEY", "c": {"d": "KEY"}}
+    lines = [ConsoleLine(number, 1.0, "stdout", text) for number, text in enumerate(["one", "is KEY", "two"])]
+    rows = [HistoryRow(step, 1.0, {"t": text, "n": step}) for step, text in enumerate(["one", "KEY", "two"])]
+    data = MemoryData(
+        "r", history=rows, console=lines, config=document, summary=document, notes="KEY", tags=["KEY", "b"]
+    )
+    outcome = convert(part, data, keys=["KEY"])
+    skipped = {"console": 1, "history": 1, "config": 3, "summary": 3, "attributes": 3}[part]
+    assert (outcome.skipped, {reason for _, _, reason in outcome.ledger}) == (skipped, {"contains_key"})
+    assert "KEY" not in repr(outcome.records)
