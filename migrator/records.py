@@ -57,6 +57,32 @@ class RunListing:
     sweep: str | None = None
 
 
+UNKNOWN_ENTITY = "local"  #: the entity of local runs of which nobody knows it
+
+
+class Cause(StrEnum):
+    """Why something that looks like a run, or a part of one, is not copied whole."""
+
+    LFS_POINTER = "lfs_pointer"  #: the log is a Git LFS pointer
+    CRLF = "crlf"  #: line ends in the log were converted
+    EMPTY_LOG = "empty_log"  #: the log holds nothing
+    NO_RUN = "no_run"  #: the log does not say which run it is of
+    NOT_A_LOG = "not_a_log"  #: the file is something else
+    UNREADABLE = "unreadable"  #: it may not or cannot be read
+    INCOMPLETE = "incomplete"  #: parts of the log are damaged
+    NO_HISTORY = "no_history"  #: a run directory without a log
+    NO_LOG = "no_log"  #: a run directory without a log and without files
+    LINK = "link"  #: a linked directory
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Something that a listing found and that is not copied, or only in part; `path` may say more behind the path."""
+
+    cause: Cause
+    path: str
+
+
 @dataclass(frozen=True, slots=True)
 class RunRef:
     """Enough to open a run at its source."""
@@ -166,12 +192,22 @@ class ConsoleLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file of the run or of an artifact. Sums are hex, None when the source does not tell."""
+    """A file of the run or of an artifact. Sums are hex, None when the source does not tell.
+
+    `changed_at`: the time of its last change, where there are no sums; as text, only to compare.
+    """
 
     name: str
     size_bytes: int
     md5: str | None = None
     xxh128: str | None = None
+    changed_at: str | None = None
+
+    @property
+    def version(self) -> str:
+        """Another one when the content has changed, as far as the source can tell."""
+        changed_at = "" if self.changed_at is None else f" of {self.changed_at}"
+        return self.md5 or f"{self.size_bytes} bytes{changed_at}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ Keys and tokens are not in here: every process reads them from its environment.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from migrations_db.states import Phase
 from migrations_db.types import EVERYTHING, Selection
@@ -79,11 +80,19 @@ def build_api_source(scratch: Path) -> Source:
     return WandbApiSource(os.environ.get("WANDB_BASE_URL") or None, wandb_api_key(), scratch)
 
 
-def build_local_source(paths: Sequence[Path], *, follow_links: bool = True) -> Source:
-    """Local W&B run directories below `paths` (none: runs are opened by their stored locations)."""
+def build_local_source(
+    paths: Sequence[Path],
+    *,
+    follow_links: bool = True,
+    known: Mapping[tuple[str, str, str], Sequence[str]] = MappingProxyType({}),
+) -> Source:
+    """Local W&B run directories below `paths` (none: runs are opened by their stored locations).
+
+    `known`: where the runs lie that earlier inventories found.
+    """
     from migrator.sources.wandb_local.listing import LocalSource
 
-    return LocalSource(paths, follow_links=follow_links, keys=own_keys())
+    return LocalSource(paths, follow_links=follow_links, keys=own_keys(), known=known)
 
 
 def build_destination(job: Job, uploads: Executor, now: Callable[[], datetime]) -> Destination:

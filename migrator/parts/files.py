@@ -46,7 +46,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     if cursor.get("listed", context.fingerprint) != context.fingerprint:
         known = {name: version or _AGAIN for name, version in known.items()}
         outcomes = [known]
-        kept = [file for file in files if known.get(file.name) == _version(file)]
+        kept = [file for file in files if known.get(file.name) == file.version]
         for file in kept:
             ledger.renamed(file.name, targets[file.name])
         yield Batch(
@@ -57,10 +57,10 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
             size_bytes=sum(file.size_bytes for file in kept),
             fresh=True,
         )
-    for group in _groups(file for file in files if known.get(file.name, _AGAIN) not in (None, _version(file))):
+    for group in _groups(file for file in files if known.get(file.name, _AGAIN) not in (None, file.version)):
         batch = _copy(group, run, context, targets, ledger)
         copied = {record.file.name for record in batch.records if isinstance(record, AssignFile)}
-        outcomes.append({file.name: _version(file) if file.name in copied else None for file in group})
+        outcomes.append({file.name: file.version if file.name in copied else None for file in group})
         batch.cursor = reached()
         yield batch
     last = Batch(cursor=reached(), done=True)
@@ -114,10 +114,6 @@ def _copy(
         batch.written += 1
     batch.ledger = ledger.take()
     return batch
-
-
-def _version(file: SourceFile) -> str:
-    return file.md5 or f"{file.size_bytes} bytes"
 
 
 def _groups(files: Iterable[SourceFile]) -> Iterator[list[SourceFile]]:

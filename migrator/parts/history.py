@@ -160,7 +160,9 @@ class _Converter:
                 pending.size_bytes += file.size_bytes
                 self.ledger.linked(file)
                 if name.endswith(".table.json") and (kinds := media_in_cells(file.path)):
-                    self.ledger.add(Kind.CONVERTED, path, f"cells with media say only {', '.join(kinds)}: {WHOLE_TABLE}")
+                    self.ledger.add(
+                        Kind.CONVERTED, path, f"cells with media say only {', '.join(kinds)}: {WHOLE_TABLE}"
+                    )
             else:
                 del values[path]
                 pending.written -= 1

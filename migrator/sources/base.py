@@ -21,6 +21,7 @@ from migrator.records import (
     Entry,
     HistoryColumns,
     HistoryRow,
+    LeftOut,
     LocalFile,
     RunAttributes,
     RunListing,
@@ -96,6 +97,11 @@ class Source(Protocol):
     @property
     def problems(self) -> Sequence[str]:
         """What the listing had to leave out so far, or found damaged: a line each, for people."""
+        ...
+
+    @property
+    def left_out(self) -> Sequence[LeftOut]:
+        """What the listing found so far and no run holds, or not whole."""
         ...
 
     def projects(self, entity: str | None) -> Iterator[SourceProject]:

@@ -21,6 +21,7 @@ from migrator.records import (
     Fork,
     HistoryColumns,
     HistoryRow,
+    LeftOut,
     LocalFile,
     RunAttributes,
     RunListing,
@@ -80,6 +81,7 @@ class MemorySource:
 
     service = "memory"
     problems: Sequence[str] = ()
+    left_out: Sequence[LeftOut] = ()
 
     def __init__(
         self,
@@ -92,7 +94,7 @@ class MemorySource:
         self.entity = entity
         self.data = projects
         self._page_rows = page_rows
-        self.left_out: dict[str, str] = {}  # by project: what `missing` says
+        self.shortages: dict[str, str] = {}  # by project: what `missing` says
         self._run = ColumnarMemoryRun if columns else MemoryRun
 
     def projects(self, entity: str | None) -> Iterator[SourceProject]:
@@ -123,7 +125,7 @@ class MemorySource:
                 yield listing
 
     def missing(self, project: SourceProject) -> str | None:
-        return self.left_out.get(project.name)
+        return self.shortages.get(project.name)
 
     def open_run(self, ref: RunRef, scratch: Path) -> MemoryRun:
         for data in self.data.get(ref.project, ()):

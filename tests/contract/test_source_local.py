@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from migrator.errors import UserError
-from migrator.records import Fork, SourceProject
+from migrator.records import Cause, Fork, SourceProject
 from migrator.sources.base import RunFilter, Source, SourceRun
 from migrator.sources.wandb_local.listing import LocalSource
 from migrator.values import SeriesKey, SeriesKind
@@ -83,11 +83,10 @@ def test_projects_are_sorted_and_counted(made: Path) -> None:
     projects = list(source.projects(None))
     assert [(p.entity, p.name) for p in projects] == [
         ("local", "uncategorized"),
-        ("local", "vision"),
         ("team", "vision"),
     ]
     assert {p.url for p in projects} == {made.as_uri()}
-    assert [source.count_runs(p) for p in projects] == [1, len(RUNS) - 2, 1]
+    assert [source.count_runs(p) for p in projects] == [1, len(RUNS) - 1]
     assert [p.entity for p in source.projects("team")] == ["team"]
     with pytest.raises(UserError, match="Entities there: local, team"):
         list(source.projects("nobody"))
@@ -95,7 +94,7 @@ def test_projects_are_sorted_and_counted(made: Path) -> None:
 
 def test_runs_are_listed_oldest_first_and_filtered(made: Path) -> None:
     source = LocalSource([made])
-    vision = SourceProject("local", "vision", "")
+    vision = SourceProject("team", "vision", "")
     listed = list(source.runs(vision, ALL))
     created = [listing.created_at for listing in listed if listing.created_at]
     assert len(created) == len(listed)
@@ -338,7 +337,7 @@ def test_a_killed_run_gives_what_is_whole(made: Path) -> None:
     rows = rows_of(crashed)
     assert [(row.step, public(row.values)) for row in rows] == list(KILLED.rows[: len(rows)])
     assert crashed.survey().rows == len(rows) == listings(later)["killed"].history_rows
-    assert soon.problems == []
+    assert soon.left_out == []
     assert not lost(running)
 
 
@@ -352,20 +351,21 @@ def test_a_torn_copy_gives_the_first_rows_and_says_what_is_lost(made: Path, tmp_
     for size in range(len(whole), 0, -331):
         log.write_bytes(whole[:size])
         local = LocalSource([tmp_path], now=lambda: datetime.now(UTC) + timedelta(hours=1))
-        if not listings(local):
-            assert "holds no run" in local.problems[0]
+        listed = listings(local)["everything"]
+        if local.left_out and local.left_out[0].cause is Cause.NO_RUN:
+            assert listed.history_rows == 0
             break
         run = opened(local, "everything")
         found = rows_of(run)
         assert same([list(row) for row in found], [list(row) for row in rows[: len(found)]])
         assert run.attributes().wandb["state"] == ("finished" if size == len(whole) else "crashed")
-        assert bool(local.problems) == bool(lost(run))
+        assert [one.cause for one in local.left_out] == [Cause.INCOMPLETE] * bool(lost(run))
         assert run.survey().rows == len(found)
         seen.add(len(found))
     assert seen == set(range(len(rows) + 1))
 
 
-def test_the_fingerprint_changes_with_the_log_and_with_nothing_else(made: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_changes_with_the_log_and_the_files_and_with_nothing_else(made: Path, tmp_path: Path) -> None:
     source = next((made / "wandb").glob("*-gaps"))
     place = Path(shutil.copytree(source, tmp_path / "wandb" / source.name, symlinks=True))
     shutil.copystat(source / "run-gaps.wandb", place / "run-gaps.wandb")
@@ -375,10 +375,12 @@ def test_the_fingerprint_changes_with_the_log_and_with_nothing_else(made: Path, 
 
     before = fingerprint(tmp_path)
     assert before == fingerprint(made) == fingerprint(place)
-    (place / "files" / "more.txt").write_text("more")
+    (place / "beside.txt").write_text("more")
     assert fingerprint(tmp_path) == before
+    (place / "files" / "more.txt").write_text("more")
+    with_more = fingerprint(tmp_path)
     with open(place / "run-gaps.wandb", "ab") as file:
         file.write(bytes(9))
     grown = fingerprint(tmp_path)
     (place / "run-gaps.wandb.syncstate").write_text('{"starting_step": 3}')
-    assert len({before, grown, fingerprint(tmp_path)}) == 3
+    assert len({before, with_more, grown, fingerprint(tmp_path)}) == 4

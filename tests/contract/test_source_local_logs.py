@@ -22,7 +22,7 @@ import pytest
 from migrator.errors import ErrorClass, Rejected, UserError
 from migrator.limits import STRING_MAX_BYTES
 from migrator.parts.base import bounded_text
-from migrator.records import Fork, HistoryRow, RunRef, SourceProject
+from migrator.records import Cause, Fork, HistoryRow, RunRef, SourceProject
 from migrator.sources.base import Withheld
 from migrator.sources.paging import PAGE_BYTES, pages
 from migrator.sources.wandb_local.listing import LocalSource
@@ -234,10 +234,10 @@ def test_a_run_keeps_its_first_entity_and_project(directories: Directories) -> N
     directories.add(start(0), row(0), start(0, entity="team", project="q", tags=["late"]))
     directories.add(start(1, resume=True), row(1))
     [project] = LocalSource([directories.root]).projects(None)
-    assert (project.entity, project.name) == ("local", "p")
+    assert (project.entity, project.name) == ("team", "p")
     assert directories.steps() == [0, 1]
     assert directories.run().attributes().tags == ("late",)
-    assert directories.run().attributes().wandb["entity"] == "local"
+    assert directories.run().attributes().wandb["entity"] == "team"
 
 
 def test_rows_that_a_rewind_undid_are_left_out(directories: Directories) -> None:
@@ -556,14 +556,14 @@ def test_custom_axes_preemption_and_links_are_attributes(directories: Directorie
 
 def test_a_directory_without_runs_is_named_with_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "run-notes").mkdir()
-    with pytest.raises(UserError, match=r"offline-run-\*/run-\*\.wandb") as caught:
+    with pytest.raises(UserError, match=r"no \.wandb file and no run-\*") as caught:
         list(LocalSource([tmp_path]).projects(None))
     assert str(tmp_path) in str(caught.value)
     with pytest.raises(UserError, match="does not exist"):
         LocalSource([tmp_path / "no"]).count_runs(SourceProject("local", "p", ""))
 
 
-def test_an_unreadable_log_is_a_problem_and_the_others_are_listed(directories: Directories) -> None:
+def test_an_unreadable_log_is_left_out_and_the_others_are_listed(directories: Directories) -> None:
     directories.add(start(), row(0), record(**EXIT))
     foreign = directories.add(run_id="foreign")
     (foreign / "run-foreign.wandb").write_bytes(b"PK something else")
@@ -572,11 +572,11 @@ def test_an_unreadable_log_is_a_problem_and_the_others_are_listed(directories: D
     (directories.root / "wandb" / "offline-run-20260101_000000-dangling").symlink_to("nowhere")
     source = LocalSource([directories.root])
     assert listings(source).keys() == {"r"}
-    nothing, foreign_problem, empty_problem = source.problems
-    assert "run-20260101_000000-nothing" in nothing
-    assert str(foreign) in foreign_problem
-    assert "is no W&B log" in foreign_problem
-    assert str(empty) in empty_problem
+    assert {(one.cause, one.path) for one in source.left_out} == {
+        (Cause.NO_LOG, str(directories.root / "wandb" / "run-20260101_000000-nothing")),
+        (Cause.NOT_A_LOG, str(foreign / "run-foreign.wandb")),
+        (Cause.EMPTY_LOG, str(empty / "run-empty.wandb")),
+    }
 
 
 def test_logs_are_read_once_for_all_listings(directories: Directories) -> None:

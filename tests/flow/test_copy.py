@@ -523,10 +523,10 @@ def test_a_run_that_a_listing_may_have_left_out_is_not_gone() -> None:
     with Migration([MemoryData("r"), MemoryData("other")]) as migration:
         migration.refresh()
         left_out = migration.data.pop(0)
-        migration.source.left_out[migration.project] = "the source counts 2 runs, gives 1"
+        migration.source.shortages[migration.project] = "the source counts 2 runs, gives 1"
         migration.refresh()
         assert migration.detail().status is RunStatus.PENDING
-        migration.source.left_out.clear()
+        migration.source.shortages.clear()
         migration.refresh()
         assert migration.detail().status is RunStatus.SKIPPED
         migration.data.append(left_out)

@@ -43,7 +43,7 @@ class OfflineRun:
 
     run_id: str
     project: str = PROJECT
-    entity: str = "local"
+    entity: str = "team"  # as one of them says; the others of its project belong to it, too
     state: str = "finished"
     config: Row = field(default_factory=dict)
     summary: Row = field(default_factory=dict)
@@ -138,7 +138,7 @@ FORKED = OfflineRun("forked", rows=[(2, {"a": 1})], summary={"a": 1})
 GAPS = OfflineRun(
     "gaps", entity="team", rows=[(s, {"a": s}) for s in (0, 5, 10**9, 10**9 + 1)], summary={"a": 10**9 + 1}
 )
-EMPTY = OfflineRun("empty", project="uncategorized")
+EMPTY = OfflineRun("empty", project="uncategorized", entity="local")
 ARTIFACTS = OfflineRun("artifacts")
 KILLED = OfflineRun("killed", state="running", rows=[(i, {"a": i}) for i in range(KILLED_ROWS)])
 
@@ -236,7 +236,12 @@ class StartLog:
         self._record = Record
         self._records: list[bytes] = []
         self._ended = False
-        run = {"run_id": run_id, "project": "p", "telemetry": {"feature": {"offline": offline, "shared_mode": shared}}}
+        run = {
+            "run_id": run_id,
+            "entity": "team",
+            "project": "p",
+            "telemetry": {"feature": {"offline": offline, "shared_mode": shared}},
+        }
         if branch:
             run["branch_point"] = {"run": branch[0], "value": branch[1], "metric": "_step"}
         if config:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, UserError
-from migrator.records import RunListing, RunRef, SourceProject
+from migrator.records import LeftOut, RunListing, RunRef, SourceProject
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import Json, fork_of, nodes, number, parse_time, run_of
@@ -48,6 +48,7 @@ class WandbApiSource:
     """Implements `Source` for api.wandb.ai or a server of one's own. May be used by several threads."""
 
     service = "wandb"
+    left_out: Sequence[LeftOut] = ()
 
     def __init__(self, base_url: str | None, api_key: str | None, scratch: Path, timeout_s: int | None = None) -> None:
         """Log in. None: WANDB_BASE_URL (else W&B's own service); WANDB_API_KEY, else ~/.netrc;

@@ -2,40 +2,66 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from migrator.records import SourceFile
 
 
-def run_files(directories: Sequence[Path]) -> dict[str, tuple[Path, int]]:
-    """Paths and sizes of a run's files by name, sorted; of one name, that of the latest directory that has it.
+class FoundFile(NamedTuple):
+    """A file where it lies; links followed, as far as they lead to a regular file."""
+
+    path: Path
+    size_bytes: int = 0
+    mtime_ns: int = 0
+
+    def known_as(self, name: str) -> SourceFile:
+        return SourceFile(name, self.size_bytes, changed_at=f"{self.mtime_ns} ns")
+
+
+def run_files(directories: Sequence[Path]) -> dict[str, FoundFile]:
+    """A run's files by name, sorted; of one name, that of the latest directory that has it.
 
     Files that were given to `run.save()` are symlinks to their place. All links are listed, those to directories and
     `files` itself, too, but not walked: `local_file` decides which of them is read.
     """
-    found: dict[str, tuple[Path, int]] = {}
-    for directory in directories:
-        root = directory / "files"
+    return files_in([directory / "files" for directory in directories])
+
+
+def files_in(roots: Sequence[Path]) -> dict[str, FoundFile]:
+    """As `run_files`, of the directories that hold the files themselves."""
+    found: dict[str, FoundFile] = {}
+    for root in roots:
         if root.is_symlink():
-            found["files"] = (root, 0)
+            found["files"] = FoundFile(root)
             continue
         for folder, folders, names in os.walk(root):
             links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
             for name in (*names, *links):
                 path = Path(folder, name)
-                size_bytes, known = _size_bytes(path), path.relative_to(root).as_posix()
-                if size_bytes is not None:
-                    found[known] = (path, size_bytes)
+                file, known = _regular(path), path.relative_to(root).as_posix()
+                if file is not None:
+                    found[known] = file
                 elif path.is_symlink():
-                    found.setdefault(known, (path, 0))
+                    found.setdefault(known, FoundFile(path))
     return dict(sorted(found.items()))
 
 
-def _size_bytes(path: Path) -> int | None:
-    """The size of a regular file, links followed; None for anything else."""
+def _regular(path: Path) -> FoundFile | None:
+    """A regular file, links followed; None for anything else."""
     try:
         status = path.stat()
     except OSError:  # a dangling link, or removed meanwhile
         return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+    return FoundFile(path, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def files_digest(directories: Sequence[Path]) -> str:
+    """Another one when a file has come, gone or changed."""
+    content = [[name, file.size_bytes, file.mtime_ns] for name, file in run_files(directories).items()]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

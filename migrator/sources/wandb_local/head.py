@@ -45,8 +45,8 @@ class RunHead:
         started = run.start_time if run.HasField("start_time") else None
         return cls(
             run_id=run.run_id,
-            entity=run.entity or "local",
-            project=run.project or "uncategorized",
+            entity=run.entity,
+            project=run.project,
             name=run.display_name,
             notes=run.notes,
             tags=tuple(run.tags),
@@ -76,7 +76,7 @@ def latest(run: Any, before: Any) -> Any:
     server's.
     """
     if before is not None:
-        run.entity, run.project = before.entity, before.project
+        run.entity, run.project = before.entity or run.entity, before.project or run.project
         if before.HasField("start_time"):
             run.start_time.CopyFrom(before.start_time)
     return run

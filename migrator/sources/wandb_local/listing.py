@@ -1,30 +1,30 @@
-"""The source of local W&B run directories: `wandb/run-*/` and `wandb/offline-run-*/` (layout of wandb 0.31).
-
-Finding and listing are here; `run` reads one run.
-"""
+"""The source of local W&B run directories: listing. `finding` finds them, `run` and `bare` read one run."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
+from types import MappingProxyType
 
 from migrator.errors import Rejected, Retryable, UserError
-from migrator.records import RunListing, RunRef, SourceProject
+from migrator.records import UNKNOWN_ENTITY, Cause, LeftOut, RunListing, RunRef, SourceProject
 from migrator.sources.base import RunFilter
+from migrator.sources.wandb_local.bare import BareHead, BareRun, bare_listing, directory_of
+from migrator.sources.wandb_local.files import files_digest
+from migrator.sources.wandb_local.finding import DATED, files_of, find, has_converted_line_ends, what_is_wrong
 from migrator.sources.wandb_local.glance import LogGlance, glance, last_sign, starting_step
-from migrator.sources.wandb_local.run import LocalRun, location_of, run_state
+from migrator.sources.wandb_local.identity import UNKNOWN_PROJECT, Identity, identified
+from migrator.sources.wandb_local.run import LocalRun, location_of, log_of, run_state
 from migrator.sources.wandb_local.starts import inherited_starts, parent_has_changed, run_of
 
-LOG_PATTERN = "run-*.wandb"
-RUN_DIRECTORY = re.compile(r"(offline-)?run-")
-DATED_RUN_DIRECTORY = re.compile(r"(offline-)?run-\d{8}_\d{6}-")
+RunKey = tuple[str, str, str]  # entity, project, run id
+LATEST = datetime.max.replace(tzinfo=UTC)
+NOTHING: Mapping[RunKey, Sequence[str]] = MappingProxyType({})
 
 
 def utc_now() -> datetime:
@@ -34,11 +34,12 @@ def utc_now() -> datetime:
 class LocalSource:
     """A `Source` over directories: a run directory (or its log), a `wandb` directory, or any directory above such.
 
-    The first listing reads every log once and is kept: a new instance sees what has changed since. `problems` then
-    says of each log (path and cause) that was left out or could be read in part only.
+    The first listing reads every log once and is kept: a new instance sees what has changed since. `left_out` then
+    says of each log or directory, with its cause, that was left out or could be read in part only.
     """
 
     service = "local"
+    problems: Sequence[str] = ()
 
     def __init__(
         self,
@@ -47,12 +48,15 @@ class LocalSource:
         *,
         follow_links: bool = True,
         keys: Set[bytes] = frozenset(),
+        known: Mapping[RunKey, Sequence[str]] = NOTHING,
     ) -> None:
-        self.problems: list[str] = []
+        """`known`: where the runs lie that earlier inventories found."""
+        self.left_out: list[LeftOut] = []
         self._paths = [Path(path).absolute() for path in paths]
         self._now = now
         self._follow_links = follow_links
         self._keys = keys
+        self._known = known
         self._lock = Lock()
         self._listed: dict[tuple[str, str], list[RunListing]] | None = None
 
@@ -76,7 +80,9 @@ class LocalSource:
         """None: a listing is whole."""
         return None
 
-    def open_run(self, ref: RunRef, scratch: Path) -> LocalRun:
+    def open_run(self, ref: RunRef, scratch: Path) -> LocalRun | BareRun:
+        if ref.location and all(map(is_bare, ref.location)):
+            return BareRun(ref, keys=self._keys)
         return LocalRun(ref, self._now, follow_links=self._follow_links, keys=self._keys)
 
     def ping(self) -> None:
@@ -95,32 +101,79 @@ class LocalSource:
             return self._listed
 
     def _list(self) -> dict[tuple[str, str], list[RunListing]]:
-        logs = find_logs(self._paths, self.problems)
-        if not logs:
+        found = find(self._paths)
+        self.left_out += found.left_out
+        logs = [log for path in found.logs.values() if (log := self._glance(path, found.bare))]
+        bare = sorted(map(BareHead.of, found.bare), key=lambda head: (head.started_at or LATEST, head.root))
+        if not (logs or bare or self.left_out):
             raise UserError(
-                f"No W&B runs in {self._places()}: there is no run-*/{LOG_PATTERN} and no offline-run-*/{LOG_PATTERN} "
-                "in it or below it. Give --local the directory that holds `wandb/` (WANDB_DIR of the training)."
+                f"No W&B runs in {self._places()}: there is no .wandb file and no run-* or dryrun-* directory in it or "
+                "below it. Give --local the directory that holds `wandb/` (WANDB_DIR of the training)."
             )
         logs_of: defaultdict[tuple[str, str], dict[str, list[LogGlance]]] = defaultdict(dict)
-        for path in logs:
-            if log := self._glance(path):
-                logs_of[log.head.entity, log.head.project].setdefault(log.head.run_id, []).append(log)
-        projects = {name: [listing_of(run_id, runs, self._now()) for run_id in runs] for name, runs in logs_of.items()}
-        latest = datetime.max.replace(tzinfo=UTC)
+        bare_of: defaultdict[tuple[str, str], dict[str, list[BareHead]]] = defaultdict(dict)
+        both: list[LogGlance | BareHead] = [*logs, *bare]
+        for (entity, project, run_id), one in zip(run_keys(both), both, strict=True):
+            if isinstance(one, LogGlance):
+                logs_of[entity, project].setdefault(run_id, []).append(one)
+            else:
+                bare_of[entity, project].setdefault(run_id, []).append(one)
+        self._add_known(logs_of)
+        projects: defaultdict[tuple[str, str], list[RunListing]] = defaultdict(list)
+        for key, runs in logs_of.items():
+            projects[key] += [listing_of(run_id, runs, self._now()) for run_id in runs]
+        for key, directories in bare_of.items():
+            for run_id, heads in directories.items():
+                has_log = run_id in logs_of[key]
+                projects[key] += [] if has_log else [bare_listing(heads)]
+                self._tell_bare(heads, has_log=has_log)
         for listings in projects.values():
-            listings.sort(key=lambda listing: (listing.created_at or latest, listing.run_id))
-        return projects
+            listings.sort(key=lambda listing: (listing.created_at or LATEST, listing.run_id))
+        return {key: listings for key, listings in projects.items() if listings}
 
-    def _glance(self, path: Path) -> LogGlance | None:
-        try:
-            log = glance(path)
-        except (Rejected, Retryable) as error:
-            self.problems.append(f"left out: {error}")
-            return None
-        if log is None:
-            self.problems.append(f"left out: {path} holds no run, its process died before it wrote anything")
-        elif log.tail.bytes_lost and self._has_ended(log):
-            self.problems.append(f"incomplete: {path}: {log.tail}")
+    def _add_known(self, logs_of: Mapping[tuple[str, str], dict[str, list[LogGlance]]]) -> None:
+        """Logs of these runs that an earlier inventory found elsewhere: they are the runs' as much as before."""
+        for (entity, project), runs in logs_of.items():
+            for run_id, logs in runs.items():
+                seen = {log.log.resolve() for log in logs}
+                for place in self._known.get((entity, project, run_id), ()):
+                    try:
+                        path = log_of(Path(place), run_id)
+                    except Rejected:
+                        continue  # gone
+                    log = self._glance(path, []) if path.resolve() not in seen else None
+                    if log is not None and log.head.run_id == run_id:  # a fork may have logs of its parent
+                        logs.append(log)
+
+    def _tell_bare(self, heads: Sequence[BareHead], *, has_log: bool) -> None:
+        """Directories without a log are told, but for those of old SDKs, which have all that there was."""
+        with_log = {str(Path(one.path).parent) for one in self.left_out}  # told as what is wrong with the log
+        for head in heads:
+            directory = str(directory_of(head.root))
+            if directory not in with_log and (has_log or not head.has_history):
+                self.left_out.append(LeftOut(Cause.NO_HISTORY, directory))
+
+    def _glance(self, path: Path, bare: list[Path]) -> LogGlance | None:
+        """None: nothing can be read of it, and `left_out` says so. Files beside an empty log are added to `bare`."""
+        cause = what_is_wrong(path)
+        log = None
+        if cause is None:
+            try:
+                log = glance(path)
+            except (Rejected, Retryable):
+                cause = Cause.UNREADABLE
+        if cause is None and (log is None or log.tail.bytes_lost):
+            if has_converted_line_ends(path):
+                log, cause = None, Cause.CRLF
+            elif log is None:
+                cause = Cause.NO_RUN
+            elif self._has_ended(log):
+                self.left_out.append(LeftOut(Cause.INCOMPLETE, f"{path}: {log.tail}"))
+        if cause is not None:
+            self.left_out.append(LeftOut(cause, str(path)))
+        if cause in (Cause.EMPTY_LOG, Cause.NO_RUN) and DATED.fullmatch(path.parent.name):
+            files = files_of(path.parent)
+            bare += [files] if files is not None and files not in bare else []
         return log
 
     def _has_ended(self, log: LogGlance) -> bool:
@@ -129,40 +182,26 @@ class LocalSource:
         return run_state(log.exit_code, sign, self._now()) != "running"
 
 
-# ---------------------------------------------------------------- finding
-
-
-def find_logs(paths: Sequence[Path], problems: list[str]) -> list[Path]:
-    """The logs at `paths` or in run directories below them, once each. Symlinks (latest-run) are not followed."""
-    found: dict[Path, Path] = {}
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"{path} does not exist. Give --local a directory with W&B runs.")
-        if path.is_symlink():  # latest-run: soon it will be another
-            path = path.resolve()
-        inside = [path] if path.is_file() else sorted(path.glob(LOG_PATTERN))
-        for log in inside or _logs_below(path, problems):
-            found.setdefault(log.resolve(), log)
-    return list(found.values())
-
-
-def _logs_below(path: Path, problems: list[str]) -> Iterator[Path]:
-    def unreadable(error: OSError) -> None:
-        problems.append(f"left out: {error.filename}: {error.strerror}")
-
-    for folder, folders, files in os.walk(path, onerror=unreadable):
-        place = Path(folder)
-        if RUN_DIRECTORY.match(place.name):
-            logs = sorted(name for name in files if name.startswith("run-") and name.endswith(".wandb"))
-            yield from (place / name for name in logs)
-            if not logs and DATED_RUN_DIRECTORY.match(place.name):
-                problems.append(f"left out: {place} holds no {LOG_PATTERN}")
-            if logs or DATED_RUN_DIRECTORY.match(place.name):
-                folders.clear()
-        folders.sort()
-
-
 # ---------------------------------------------------------------- listing
+
+
+def run_keys(found: Sequence[LogGlance | BareHead]) -> list[RunKey]:
+    """Which run each log or directory belongs to."""
+    identities = [
+        Identity(one.log.parent, one.head.run_id, one.head.started_ns, one.head.entity, one.head.project)
+        if isinstance(one, LogGlance)
+        else Identity(directory_of(one.root), one.run_id, one.started_at)
+        for one in found
+    ]
+    return [
+        (one.entity or UNKNOWN_ENTITY, one.project or UNKNOWN_PROJECT, one.run_id) for one in identified(identities)
+    ]
+
+
+def is_bare(place: str) -> bool:
+    """Whether a place of a run's location is a directory without a log, as `find` gives it."""
+    path = Path(place)
+    return path.is_dir() and (path.name == "files" or not any(path.glob("*.wandb")))
 
 
 def listing_of(run_id: str, logs_of: dict[str, list[LogGlance]], now: datetime) -> RunListing:
@@ -193,8 +232,9 @@ def listing_of(run_id: str, logs_of: dict[str, list[LogGlance]], now: datetime) 
 
 
 def _fingerprint(logs: Sequence[LogGlance], state: str) -> str:
-    """Changes with the logs, with the steps that an upload decided, and with the state, which also time changes."""
+    """Changes with the logs, the steps that an upload decided, the files beside, and the state, which time changes."""
     content = [
         (f"{log.log.parent.name}/{log.log.name}", log.size_bytes, log.mtime_ns, starting_step(log.log)) for log in logs
     ]
-    return hashlib.sha256(json.dumps([state, content]).encode()).hexdigest()
+    files = files_digest(list(dict.fromkeys(log.log.parent for log in logs)))
+    return hashlib.sha256(json.dumps([state, content, files]).encode()).hexdigest()

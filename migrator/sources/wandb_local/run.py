@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from migrator.errors import ErrorClass, Rejected
 from migrator.records import (
+    UNKNOWN_ENTITY,
     Artifact,
     ConsoleLine,
     Document,
@@ -30,7 +31,7 @@ from migrator.sources.base import Survey
 from migrator.sources.paging import pages
 from migrator.sources.wandb_local.access import console_files, local_file, staging_directories
 from migrator.sources.wandb_local.artifacts import LoggedArtifact, ManifestEntry, read_artifact, staged_file
-from migrator.sources.wandb_local.files import run_files
+from migrator.sources.wandb_local.files import FoundFile, run_files
 from migrator.sources.wandb_local.glance import LogGlance, first_head, glance, last_sign
 from migrator.sources.wandb_local.head import RunHead
 from migrator.sources.wandb_local.rows import console_lines, history_rows, output_file_lines, system_rows
@@ -53,7 +54,7 @@ def log_of(place: Path, run_id: str) -> Path:
     named = place / f"run-{run_id}.wandb"
     if named.is_file():
         return named
-    others = list(place.glob("run-*.wandb"))
+    others = list(place.glob("*.wandb"))
     if len(others) != 1:
         raise Rejected(ErrorClass.NOT_FOUND, f"{named} is gone")
     return others[0]
@@ -74,6 +75,7 @@ def run_state(exit_code: int | None, last_sign: datetime, now: datetime) -> str:
     return "crashed" if now - last_sign >= QUIET_AFTER else "running"
 
 
+NO_ENTITY = f"nobody says which entity the run belongs to: called '{UNKNOWN_ENTITY}'"
 INHERITED = "the run that it was forked from has other rows now: those of then are copied into this one"
 #: the SDK gives the artifacts of an online run to W&B alone; offline they are in the log
 ONLINE_ARTIFACTS = "the directory of an online run does not have them"
@@ -101,9 +103,9 @@ class LocalRun:
         values: dict[str, Scalar | None] = {
             "id": head.run_id,
             "name": head.name,
-            "path": f"{head.entity}/{head.project}/{head.run_id}",
-            "entity": head.entity,
-            "project": head.project,
+            "path": str(self._ref),
+            "entity": self._ref.entity,
+            "project": self._ref.project,
             "state": self._state,
             "created_at": head.started_at,
             "heartbeat_at": datetime.fromtimestamp(scan.last_time_s, UTC) if scan.last_time_s else self._written_at,
@@ -131,6 +133,8 @@ class LocalRun:
 
     def findings(self) -> Sequence[Entry]:
         found = [*self._scan.entries]
+        if self._ref.entity == UNKNOWN_ENTITY:
+            found.append(Entry(Kind.ESTIMATED, "entity", NO_ENTITY))
         if self._run:
             found += self._run.entries()
             for start in self._run.overwritten:
@@ -191,7 +195,7 @@ class LocalRun:
     # ------------------------------------------------------------ files
 
     def files(self) -> Sequence[SourceFile]:
-        return [SourceFile(name, size_bytes) for name, (_, size_bytes) in self._files.items()]
+        return [file.known_as(name) for name, file in self._files.items()]
 
     def file_count(self) -> int:
         return len(self._files)
@@ -200,9 +204,8 @@ class LocalRun:
         found = self._files.get(name) or self._inherited_media.get(name)
         if found is None:
             return None
-        path = found[0]
-        home = next((place for place in self._directories if path.is_relative_to(place)), path.parent)
-        return local_file(path, name, link_allowed=name in self._linked, keys=self._keys, home=home)
+        home = next((place for place in self._directories if found.path.is_relative_to(place)), found.path.parent)
+        return local_file(found.path, name, link_allowed=name in self._linked, keys=self._keys, home=home)
 
     def release(self, file: LocalFile) -> None:
         """Files stay where they are."""
@@ -296,7 +299,7 @@ class LocalRun:
         return [*dict.fromkeys(log.log.parent for log in self._scan.logs)]
 
     @cached_property
-    def _inherited_media(self) -> dict[str, tuple[Path, int]]:
+    def _inherited_media(self) -> dict[str, FoundFile]:
         if not self._scan.inherited:
             return {}
         media = {name for _, name in self._scan.media}
@@ -315,7 +318,7 @@ class LocalRun:
         return [*staging_directories(), *self._directories]
 
     @cached_property
-    def _files(self) -> dict[str, tuple[Path, int]]:
+    def _files(self) -> dict[str, FoundFile]:
         return run_files(self._directories)
 
     def __enter__(self) -> Self:
