@@ -5,16 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import Connection, Table, Update, and_, bindparam, case, exists, func, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import aliased
 
 from migrations_db.claiming import one_of
 from migrations_db.columns import safe
 from migrations_db.database import Database
-from migrations_db.models import Part, Project, Run
+from migrations_db.models import LeftOut, Part, Project, Run
 from migrations_db.rows import AnyRow, to_project
 from migrations_db.states import Phase, RunStatus, Unseen, listed
-from migrations_db.types import Counts, ProjectRow, RunRow
+from migrations_db.types import Counts, LeftOutRow, ProjectRow, RunRow
 from migrations_db.types import Project as ProjectData
 
 GONE_REASON = "gone from the source"
@@ -110,17 +124,55 @@ class Inventory:
         with self._database.read() as connection:
             return {row.project_id: row.runs for row in connection.execute(query)}
 
-    def finish_inventory(self, project_id: int, inventory_id: int, unseen: Unseen) -> int:
+    def run_ids(self, project_id: int) -> list[str]:
+        """The ids of all runs that are known of a project."""
+        with self._database.read() as connection:
+            return list(connection.execute(select(Run.run_id).where(Run.project_id == project_id)).scalars())
+
+    def locations(self, source_service: str) -> dict[tuple[str, str, str], list[str]]:
+        """Where the runs of a service lie on disk, by entity, project and run id."""
+        query = select(Project.entity, Project.name, Run.run_id, Run.location).join(
+            Project, Project.id == Run.project_id
+        )
+        found = query.where(Project.source_service == source_service, Run.location.is_not(None))
+        with self._database.read() as connection:
+            return {(row.entity, row.name, row.run_id): row.location for row in connection.execute(found)}
+
+    def save_left_out(
+        self, source_service: str, roots: Sequence[str], rows: Iterable[LeftOutRow], inventory_id: int
+    ) -> None:
+        """What an inventory of these directories left out, in place of what earlier ones left out below them."""
+        new = [
+            {"source_service": source_service, "cause": row.cause, "path": safe(row.path), "seen": inventory_id}
+            for row in rows
+        ]
+        known = select(LeftOut.id, LeftOut.path).where(LeftOut.source_service == source_service)
+        with self._database.write() as connection:
+            again = [row.id for row in connection.execute(known) if _is_below(row.path, roots)]
+            connection.execute(delete(LeftOut).where(one_of(LeftOut.id, again)))
+            if new:
+                connection.execute(insert(LeftOut), new)
+
+    def finish_inventory(
+        self, project_id: int, inventory_id: int, unseen: Unseen, roots: Sequence[str] | None = None
+    ) -> int:
         """Deal with runs that the inventory did not list; returns how many became skipped.
+
+        `roots`: the directories that the inventory looked at. Runs that lie elsewhere are left as they are (None: it
+        looked at everything).
 
         GONE: failed runs, and pending ones of which nothing was copied, are skipped; others stay, with a note in
         `reason` (running ones without).
         EXCLUDED: pending runs are skipped (a later listing brings them back, cursors kept).
         """
         not_listed = [Run.project_id == project_id, Run.seen < inventory_id]  # a later one may be listing
-        skippable = [*not_listed, Run.phase == Phase.COPY]
         skipped = {"status": RunStatus.SKIPPED, "not_before": None, "finished_at": None}
         with self._database.write() as connection:
+            if roots is not None:
+                places = connection.execute(select(Run.id, Run.location).where(*not_listed)).all()
+                looked_at = [run for run, place in places if place and all(_is_below(path, roots) for path in place)]
+                not_listed.append(one_of(Run.id, looked_at))
+            skippable = [*not_listed, Run.phase == Phase.COPY]
             if unseen is Unseen.EXCLUDED:
                 pending = update(Run).where(*not_listed, *_WAITS)
                 return connection.execute(pending.values(skipped | {"reason": EXCLUDED_REASON})).rowcount
@@ -159,6 +211,11 @@ class Inventory:
 
 #: of a run that waits to be copied
 _WAITS = (Run.phase == Phase.COPY, Run.status == RunStatus.PENDING)
+
+
+def _is_below(path: str, roots: Sequence[str]) -> bool:
+    """Whether a path is one of the directories, or lies in one."""
+    return any(path == root or path.startswith(f"{root.rstrip('/')}/") for root in roots)
 
 
 class Twin(NamedTuple):

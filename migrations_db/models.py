@@ -146,6 +146,25 @@ class Project(Base):
     __table_args__ = (UniqueConstraint("source_service", "entity", "name", name="project_source"),)
 
 
+class LeftOut(Base):
+    """Something that an inventory of local directories found, and that is not copied, or only in part."""
+
+    __tablename__ = "left_out"
+
+    #: number
+    id: Mapped[int] = mapped_column(RowNumber, primary_key=True)
+    #: "local"
+    source_service: Mapped[str]
+    #: why: a code, which `status` explains
+    cause: Mapped[str]
+    #: what: a directory, a log, a project
+    path: Mapped[str]
+    #: number of the inventory that found it
+    seen: Mapped[int]
+
+    __table_args__ = (Index("left_out_cause", "cause", "path"),)
+
+
 class Run(Base):
     """A run, and where it stands."""
 

@@ -89,6 +89,15 @@ class ReasonGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOutGroup:
+    """What inventories left out for one cause; `examples` are some of the paths, in their order."""
+
+    cause: str
+    count: int
+    examples: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerRow:
     """A worker that has not stopped, and one of its claims (None: idle)."""
 
@@ -135,6 +144,7 @@ class Overview:
     left_out: Mapping[str, int] = field(default_factory=dict)  #: by part, how many runs are done without it
     progress: Progress | None = None  #: of the phase that is under way
     job: JobRow | None = None  #: None: nothing was copied or uploaded so far
+    problems: Sequence[LeftOutGroup] = ()  #: what inventories left out, by cause, most frequent first
 
 
 @dataclass(frozen=True, slots=True)

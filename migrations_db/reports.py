@@ -10,13 +10,14 @@ from migrations_db.claiming import in_selection, lacks, one_of
 from migrations_db.columns import seconds_until
 from migrations_db.database import Database
 from migrations_db.jobs import last_job
-from migrations_db.models import Attempt, Ledger, Part, Project, Run, Service, Worker
+from migrations_db.models import Attempt, Ledger, LeftOut, Part, Project, Run, Service, Worker
 from migrations_db.report_types import (
     AttemptRow,
     Example,
     FailureGroup,
     LedgerGroup,
     LedgerRow,
+    LeftOutGroup,
     Overview,
     PartSums,
     Progress,
@@ -35,6 +36,7 @@ from migrations_db.verification import count_verdicts, read_findings
 
 PAGE_ROWS = 1_000  # ours: rows held in memory when a report streams
 MEASURED_RUNS = 3  # ours: from so many on, the sizes of runs that have ended say something about the others
+LEFT_OUT_EXAMPLES = 3  # paths told of each cause
 
 
 class Reports:
@@ -65,7 +67,13 @@ class Reports:
                 left_out=_left_out(connection, wanted_parts, only),
                 progress=_progress(counted, [], Phase.UPLOAD if uploads else Phase.COPY),
                 job=last_job(connection),
+                problems=_problems(connection),
             )
+
+    def problems(self) -> list[LeftOutGroup]:
+        """What inventories found and left out, whole or in part, by cause, most frequent first."""
+        with self._database.read() as connection:
+            return _problems(connection)
 
     def progress(self, phase: Phase, only: Selection = EVERYTHING) -> Progress:
         """Counters for the progress bars; cheap enough for twice a second."""
@@ -357,6 +365,16 @@ def _pauses(connection: Connection) -> list[Pause]:
     left = seconds_until(Service.not_before)
     query = select(Service.name, left, Service.reason).where(left > 0).order_by(Service.name)
     return [Pause(*row) for row in connection.execute(query)]
+
+
+def _problems(connection: Connection) -> list[LeftOutGroup]:
+    count = func.count()
+    groups = select(LeftOut.cause, count).group_by(LeftOut.cause).order_by(count.desc(), LeftOut.cause)
+    found = []
+    for cause, number in connection.execute(groups).all():
+        paths = select(LeftOut.path).where(LeftOut.cause == cause).order_by(LeftOut.path).limit(LEFT_OUT_EXAMPLES)
+        found.append(LeftOutGroup(cause, number, list(connection.execute(paths).scalars())))
+    return found
 
 
 def _named(connection: Connection, runs: Sequence[int]) -> dict[int, AnyRow]:

@@ -69,6 +69,14 @@ class RunRow:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOutRow:
+    """What an inventory found and left out, whole or in part. `cause`: any short word."""
+
+    cause: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """What an inventory page brought. `changed` are those that wait to be copied (again) because of it."""
 

@@ -94,9 +94,10 @@ def inventory(
             sweeps=tuple(sweep or ()),
         ),
         project_map=s.parse_project_map(project_map or ()),
-        whole=not (local or projects or exclude_projects),
+        whole=not (projects or exclude_projects),
         narrow=only,
         agreed=yes,
+        roots=s.roots_of(local) if local else None,
     )
     inventory_command(scope, tuple(local or ()), s.work_directory(work_dir), context.obj)
 

@@ -159,6 +159,11 @@ def parse_project_map(pairs: Sequence[str]) -> dict[str, str]:
     return result
 
 
+def roots_of(directories: Sequence[Path]) -> list[str]:
+    """The directories as runs below them are known: as they were given, and with links followed."""
+    return sorted({str(path) for one in directories for path in (one.absolute(), one.resolve())})
+
+
 def work_directory(chosen: Path | None) -> Path:
     """Where scratch directories are made."""
     return chosen if chosen is not None else Path(tempfile.gettempdir())

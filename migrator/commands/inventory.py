@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import socket
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
@@ -17,19 +16,21 @@ from typing import Any
 from rich.console import Console
 from tqdm import tqdm
 
-from migrations_db import open_store
+from migrations_db import StateMissing, open_store
+from migrations_db.report_types import LeftOutGroup
 from migrations_db.states import Unseen
 from migrations_db.store import Store
-from migrations_db.types import Counts, Project, ProjectRow, RunRow
-from migrator.commands.choosing import nothing_has
+from migrations_db.types import Counts, LeftOutRow, Project, RunRow
+from migrator.commands.left_out import grouped, left_out_json, print_left_out
+from migrator.commands.projects import save_projects
 from migrator.commands.scope import Scope, check_filters, find_projects
 from migrator.commands.text import add_row, confirmed, counted, new_table, print_table, say
 from migrator.errors import ExitCode, UserError
 from migrator.job.job import build_api_source, build_local_source
 from migrator.job.log import log_path, start_log
 from migrator.job.scratch import scratch_directory
-from migrator.naming import NOT_ALLOWED, Renamed, project_names
-from migrator.records import RunListing, SourceProject
+from migrator.naming import NOT_ALLOWED
+from migrator.records import UNKNOWN_ENTITY, RunListing, SourceProject
 from migrator.settings import Globals, tool_version
 from migrator.sources.base import RunFilter, Source
 from migrator.visible import tell, visible
@@ -60,11 +61,12 @@ def take_inventory(
 ) -> Iterator[ProjectResult]:
     """List all runs in scope of the projects that were found, one after the other, and save them page by page.
 
-    Runs that are in the database, but not listed, are gone; with `scope.whole` also those of projects not found.
+    Runs that are in the database, but not listed, are gone; with `scope.whole` also those of projects not found. Of
+    what the inventory did not look at, such as other directories than `scope.roots`, it says nothing.
 
     `tick(project, runs listed, runs in all or None)` follows the progress.
     """
-    saved = save_projects(store, source.service, found, scope.project_map)
+    saved = save_projects(store, source, found, scope.project_map)
     filtered = scope.only != RunFilter()
     for project, row in zip(found, saved, strict=True):
         total = None if filtered else source.count_runs(project)
@@ -81,65 +83,19 @@ def take_inventory(
         unseen = 0
         # Where the listing is not whole, nobody knows of a run that was not listed whether it is gone.
         if not filtered and source.missing(project) is None:
-            unseen = store.inventory.finish_inventory(row.id, inventory_id, Unseen.GONE)
+            unseen = store.inventory.finish_inventory(row.id, inventory_id, Unseen.GONE, scope.roots)
         yield ProjectResult(row, listed, counts, history_rows, states, unseen)
+    if scope.roots is not None:
+        rows = [LeftOutRow(one.cause, one.path) for one in source.left_out]
+        store.inventory.save_left_out(source.service, scope.roots, rows, inventory_id)
     if scope.whole and not filtered:
         entities, listed_ids = {project.entity for project in found}, {row.id for row in saved}
         for row in store.inventory.projects():
-            is_gone = row.source_service == source.service and row.entity in entities and row.id not in listed_ids
-            if is_gone and (unseen := store.inventory.finish_inventory(row.id, inventory_id, Unseen.GONE)):
+            looked_at = row.entity in entities or scope.roots is not None
+            if row.source_service != source.service or not looked_at or row.id in listed_ids:
+                continue
+            if unseen := store.inventory.finish_inventory(row.id, inventory_id, Unseen.GONE, scope.roots):
                 yield ProjectResult(row, 0, Counts(), 0, {}, unseen)
-
-
-def save_projects(
-    store: Store, service: str, found: Sequence[SourceProject], project_map: Mapping[str, str]
-) -> list[Project]:
-    """Store the projects with their Neptune names; names given earlier stay, and are taken for newcomers."""
-    known = store.inventory.projects()
-    owners: dict[str, tuple[str, str]] = {}  # the source (service and entity) that a plain project name stands for
-    for project in known:
-        owners.setdefault(project.name, (project.source_service, project.entity))
-
-    def key(source_service: str, entity: str, name: str) -> str:
-        """A project name, with its entity if another source has the same name."""
-        owner = owners.setdefault(name, (source_service, entity))
-        return name if owner == (source_service, entity) else f"{entity}/{name}"
-
-    fixed = {
-        key(project.source_service, project.entity, project.name): project.destination_name
-        for project in known
-        if project.destination_name
-    }
-    keys = [key(service, project.entity, project.name) for project in found]
-    names = project_names([*keys, *fixed], {**fixed, **project_map})
-    for name, chosen in project_map.items():
-        if name not in keys:
-            raise UserError(nothing_has("--project-map", [name], keys, "it takes W&B-project=neptune-project"))
-        clash = next((other for other, renamed in names.items() if renamed.name == chosen and other != name), None)
-        if clash:
-            raise UserError(f"--project-map sends '{name}' to '{chosen}', where project '{clash}' goes already")
-    _move(store, {key(one.source_service, one.entity, one.name): one for one in known}, names, project_map)
-    rows = [
-        ProjectRow(project.entity, project.name, service, project.url, *names[name])
-        for project, name in zip(found, keys, strict=True)
-    ]
-    ids = store.inventory.save_projects(rows)
-    by_id = {project.id: project for project in store.inventory.projects()}
-    return [by_id[project_id] for project_id in ids]
-
-
-def _move(store: Store, known: Mapping[str, Project], names: Mapping[str, Renamed], wanted: Collection[str]) -> None:
-    """Give projects of earlier inventories the names that are wanted now. `UserError` where runs are there already."""
-    moved = {known[key].id: names[key] for key in wanted if key in known}
-    fixed = store.inventory.set_destinations(moved)
-    for project in known.values():
-        if project.id in fixed:
-            raise UserError(
-                f"project {project.source} stays in '{project.destination_name}', where runs of it are already. To "
-                f"move it: `migrate forget --projects {shlex.quote(project.source)}`, then the same command again, and "
-                f"`migrate run` copies all of it to '{moved[project.id].name}' (what is in "
-                f"'{project.destination_name}' stays there)"
-            )
 
 
 def run_row(listing: RunListing) -> RunRow:
@@ -177,7 +133,8 @@ def inventory_command(scope: Scope, local: Sequence[Path], work_dir: Path, commo
         raise UserError("--only asks before it leaves runs out, and there is no terminal: add --yes if you agree")
     start_log(log_path("inventory"), common.verbose)
     with scratch_directory(work_dir) as scratch:
-        source = build_local_source(local) if local else build_api_source(scratch / "wandb")
+        known = _known_places(common.db) if local else {}
+        source = build_local_source(local, known=known) if local else build_api_source(scratch / "wandb")
         with ExitStack() as stack:
             stack.enter_context(closing(source))
             found = find_projects(source, scope)  # first: a wrong key or name must not leave an empty database behind
@@ -206,11 +163,18 @@ def inventory_command(scope: Scope, local: Sequence[Path], work_dir: Path, commo
                 f"{other.source} ({other.source_service}), would be copied twice, to {one.destination_name} and to "
                 f"{other.destination_name}. To copy them once, list only one of the two in this state database"
             )
+    problems = grouped(source.left_out)
     if common.json:
         projects = [_as_json(result) for result in results]
-        print(json.dumps({"schema_version": 1, "projects": projects, "left_out": left_out}))
+        document = {
+            "schema_version": 1,
+            "projects": projects,
+            "left_out": left_out,
+            "problems": left_out_json(problems),
+        }
+        print(json.dumps(document))
     else:
-        _print(results, left_out, quiet=common.quiet)
+        _print(results, left_out, problems, quiet=common.quiet)
 
 
 def narrow(store: Store, inventory_id: int, agreed: bool) -> int:
@@ -226,6 +190,21 @@ def narrow(store: Store, inventory_id: int, agreed: bool) -> int:
         tell("They stay pending.")
         return 0
     return sum(store.inventory.finish_inventory(project_id, inventory_id, Unseen.EXCLUDED) for project_id in waiting)
+
+
+def _known_places(db: str) -> Mapping[tuple[str, str, str], Sequence[str]]:
+    """Where the runs lie that earlier inventories of local directories have listed."""
+    try:
+        with open_store(db, create=False) as store:
+            return store.inventory.locations("local")
+    except StateMissing:
+        return {}
+
+
+def _entity_note(project: Project) -> str | None:
+    """What there is to say of the owner of a project; None: W&B has told it."""
+    is_unknown = project.source_service == "local" and project.entity == UNKNOWN_ENTITY
+    return f"no log says which entity it belongs to: called '{UNKNOWN_ENTITY}'" if is_unknown else None
 
 
 class _Bar:
@@ -253,6 +232,7 @@ def _as_json(result: ProjectResult) -> dict[str, Any]:
         "source": result.project.source,
         "destination": result.project.destination_name,
         "name_note": result.project.name_note,
+        "entity_note": _entity_note(result.project),
         "listed": result.listed,
         "new": result.counts.new,
         "changed": result.counts.changed,
@@ -263,7 +243,7 @@ def _as_json(result: ProjectResult) -> dict[str, Any]:
     }
 
 
-def _print(results: Sequence[ProjectResult], left_out: int, *, quiet: bool) -> None:
+def _print(results: Sequence[ProjectResult], left_out: int, problems: Sequence[LeftOutGroup], *, quiet: bool) -> None:
     console = Console()
     table = new_table(console, "W&B project", "Neptune project", ">runs", "states", ">rows", ">new", ">changed")
     for result in results:
@@ -283,11 +263,14 @@ def _print(results: Sequence[ProjectResult], left_out: int, *, quiet: bool) -> N
         if result.project.name_note and result.project.name_note != NOT_ALLOWED:
             name = f"{result.project.source} → {result.project.destination_name}"
             say(console, f"{name}: {result.project.name_note}")
+        if note := _entity_note(result.project):
+            say(console, f"{result.project.source}: {note}")
     unseen = sum(result.unseen for result in results)
     if unseen:
         say(console, f"{counted(unseen, 'run')} of earlier inventories gone from W&B: left out")
     if left_out:
         say(console, f"{counted(left_out, 'run')} of earlier inventories left out, as --only asks")
+    print_left_out(console, problems)
     if not quiet:
         total = sum(result.listed for result in results)
         found = f"{counted(total, 'run')} in {counted(len(results), 'project')}"

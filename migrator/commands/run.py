@@ -83,6 +83,7 @@ class RunResult:
     elapsed_s: float = 0.0
     values: int = 0  # written by this command
     size_bytes: int = 0  # written by this command
+    problems: int = 0  # what the inventory found, and no run has, or not whole
 
 
 def selected_parts(include: Sequence[str], exclude: Sequence[str]) -> list[str]:
@@ -143,7 +144,9 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
             exit_code = _finish(job, settings, store, display)
             progress = store.reports.progress(settings.phase, only)
             skipped = store.reports.skipped(only)
-            if exit_code is ExitCode.OK and (progress.runs[RunStatus.FAILED] or (settings.strict and skipped)):
+            problems = sum(group.count for group in store.reports.problems())
+            lossy = skipped or problems
+            if exit_code is ExitCode.OK and (progress.runs[RunStatus.FAILED] or (settings.strict and lossy)):
                 exit_code = ExitCode.SOME_FAILED
         finally:
             display.close()
@@ -158,6 +161,7 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
             time.monotonic() - began_at,
             max(0, progress.points_written - before.points_written),
             max(0, progress.size_bytes - before.size_bytes),
+            problems,
         )
 
 
@@ -322,6 +326,7 @@ def _as_json(result: RunResult) -> dict[str, object]:
         "elapsed_s": round(result.elapsed_s, 1),
         "written_now": result.values,
         "bytes_now": result.size_bytes,
+        "problems": result.problems,
     }
 
 
@@ -343,6 +348,10 @@ def _summary(settings: RunSettings, result: RunResult) -> str:
         text.append(f"{skipped} could not be copied (skipped): `migrate status --skips` lists them.")
     if told := left_out_text(result.left_out):
         text.append(f"{told}.")
+    if result.problems:
+        text.append(
+            f"The inventory left out {counted(result.problems, 'thing')}, whole or in part: `migrate status` lists them."
+        )
     if result.uncopied:
         text.append(f"{result.uncopied} must be copied first: `migrate run`, then `migrate sync` again.")
     if runs[RunStatus.PENDING]:

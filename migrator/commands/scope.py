@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from migrator.commands.choosing import OPTIONS, nothing_has
+from migrator.commands.left_out import grouped, left_out_lines
 from migrator.commands.text import counted
 from migrator.errors import UserError
 from migrator.records import RunListing, SourceProject
@@ -27,6 +28,7 @@ class Scope:
     only: RunFilter = field(default_factory=RunFilter)
     project_map: Mapping[str, str] = field(default_factory=dict)
     whole: bool = False  # the source tells all projects that the entity has, and all are in scope
+    roots: Sequence[str] | None = None  # the directories that are looked at, of local runs; None: not local
     narrow: bool = False
     agreed: bool = False
 
@@ -42,6 +44,9 @@ def matches(project: SourceProject, patterns: Sequence[str]) -> bool:
 def find_projects(source: Source, scope: Scope) -> list[SourceProject]:
     """The projects in scope. `UserError` when nothing matches, or one of the patterns does not."""
     there = list(source.projects(scope.entity))
+    if not there and source.left_out:
+        reasons = "\n".join(f"  {line}" for line in left_out_lines(grouped(source.left_out)))
+        raise UserError(f"nothing that could be copied was found:\n{reasons}")
     lists_all = "`migrate inventory` without --projects lists all"
     for option, patterns in (("--projects", scope.projects), ("--exclude-projects", scope.exclude_projects)):
         # a name that matches nothing is a typing error; better told than left out

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from migrator.errors import UserError
-from migrator.records import Cause
+from migrator.errors import Rejected, UserError
+from migrator.records import Cause, RunRef
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb_local.listing import LocalSource
 from tests.contract.local_source import listings, opened, rows_of
@@ -64,8 +64,8 @@ def test_a_log_itself_a_run_directory_and_a_link_to_one_are_taken(tmp_path: Path
     path = log(tmp_path, "dated001").exit().path
     link = tmp_path / "latest-run"
     link.symlink_to(path.parent)
-    for given in (path, path.parent, link):
-        assert run_ids(given) == {"dated001"}
+    for given in ([path], [path.parent], [link], [tmp_path, path.parent, link]):
+        assert run_ids(*given) == {"dated001"}
     with pytest.raises(UserError, match="does not exist"):
         run_ids(tmp_path / "no")
     with pytest.raises(UserError, match="WANDB_DIR of the training"):
@@ -178,6 +178,17 @@ def test_an_unknown_entity_is_a_note_of_the_run(tmp_path: Path) -> None:
     assert ["entity" in paths for paths in (noted["known001"], noted["unknown1"])] == [False, True]
 
 
+def test_a_run_that_was_listed_before_its_entity_was_known_stays_where_it_is(tmp_path: Path) -> None:
+    debug_log(log(tmp_path, "before01", project="x").exit(), "finishing run team/x/before01")
+    log(tmp_path, "behind01", 1, project="x").exit()
+    source = LocalSource([tmp_path], known={("local", "x", "before01"): ["/elsewhere"]})
+    found = {
+        f"{one.entity}/{one.name}": [run.run_id for run in source.runs(one, RunFilter())]
+        for one in source.projects(None)
+    }
+    assert found == {"local/x": ["before01"], "team/x": ["behind01"]}
+
+
 # ---------------------------------------------------------------- runs without a log
 
 
@@ -282,12 +293,15 @@ def test_files_without_a_log_are_a_run_without_history(tmp_path: Path) -> None:
         "wandb/run-20220416_000000-bare0003": Cause.NO_HISTORY,
     }
     assert len(rows_of(opened(source, "bare0003"))) == 1
-    assert whole.path.exists()
     run = opened(source, "bare0001")
     assert (run.config().values, run.summary().values, rows_of(run)) == ({"lr": 0.1}, {"a": 1}, [])
     assert run.attributes().wandb["state"] == "finished"
     assert {file.name for file in run.files()} == {"config.yaml", "wandb-summary.json", "output.log"}
     assert ("sampled", "history") in {(one.kind, one.path) for one in run.findings()}
+    location = listings(source)["bare0003"].location
+    whole.path.unlink()  # a run whose log is gone since is not copied as one that never had any
+    with pytest.raises(Rejected):
+        source.open_run(RunRef("team", "p", "bare0003", location), Path())
     before = listings(LocalSource([tmp_path]))["bare0001"].fingerprint
     put(tmp_path, f"{place}/files/output.log", "LINE\n")
     assert listings(LocalSource([tmp_path]))["bare0001"].fingerprint != before

@@ -63,6 +63,7 @@ from migrations_db.types import (
     Counts,
     Failure,
     LedgerEntry,
+    LeftOutRow,
     PartUpdate,
     ProjectRow,
     Retry,
@@ -291,6 +292,31 @@ def test_runs_that_a_filter_leaves_out_are_skipped_until_they_are_listed_again(s
     assert detail(store, "done").status is RunStatus.DONE
     assert store.inventory.save_runs(project_id, [row("out")], 3) == Counts(changed=1)
     assert (detail(store, "out").status, detail(store, "out").reason) == (RunStatus.PENDING, None)
+
+
+def test_an_inventory_of_some_directories_says_nothing_of_runs_elsewhere(store: Store) -> None:
+    places = {"a": ["/x/a"], "b": ["/y/b"], "both": ["/x/both", "/y/both"], "beside": ["/xy/beside"], "api": None}
+    project_id = add(store, *(row(run_id, location=place) for run_id, place in places.items()))
+    assert store.inventory.locations("wandb") == {
+        ("e", "p", run_id): place for run_id, place in places.items() if place
+    }
+    assert store.inventory.finish_inventory(project_id, 2, Unseen.EXCLUDED, ["/x"]) == 1
+    assert store.inventory.finish_inventory(project_id, 3, Unseen.GONE, ["/x", "/y/"]) == 2
+    gone = {run_id for run_id in places if detail(store, run_id).status is RunStatus.SKIPPED}
+    assert gone == {"a", "b", "both"}
+    assert sorted(store.inventory.run_ids(project_id)) == sorted(places)
+
+
+def test_what_an_inventory_left_out_is_kept_until_its_place_is_looked_at_again(store: Store) -> None:
+    many = [LeftOutRow("lfs_pointer", f"/x/{number}") for number in range(5)]
+    store.inventory.save_left_out("local", ["/x"], [*many, LeftOutRow("crlf", "/x/c\0\udcff")], 1)
+    store.inventory.save_left_out("local", ["/xy"], [LeftOutRow("crlf", "/xy/d")], 2)
+    groups = store.reports.problems()
+    assert store.reports.overview().problems == groups
+    assert [(group.cause, group.count) for group in groups] == [("lfs_pointer", 5), ("crlf", 2)]
+    assert groups[0].examples == ["/x/0", "/x/1", "/x/2"]
+    store.inventory.save_left_out("local", ["/x/"], [], 3)
+    assert [(group.cause, group.examples) for group in store.reports.problems()] == [("crlf", ["/xy/d"])]
 
 
 def test_another_projects_runs_are_not_touched_by_an_inventory(store: Store) -> None:

@@ -12,9 +12,11 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from migrator.cli import app
+from migrator.commands.left_out import LEFT_OUT_MEANS
 from migrator.commands.text import SKIPS_MEAN
 from migrator.errors import ErrorClass, ExitCode
 from migrator.parts import PARTS
+from migrator.records import Cause
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
@@ -66,6 +68,11 @@ def test_every_code_of_a_skip_is_explained_in_the_same_words_everywhere() -> Non
     codes = {word.value for call in skips for word in call.args if isinstance(word, ast.Constant)}
     of_sources = {"link", "contains_key", "unreadable", "overwritten", "outside"}
     assert codes | of_sources | {"refused", "damaged_file"} == SKIPS_MEAN.keys()
+
+
+def test_every_cause_of_something_left_out_is_in_the_readme_and_has_advice() -> None:
+    assert set(LEFT_OUT_MEANS) == set(Cause)
+    assert [cause for cause in Cause if f"`{cause}`" not in README] == []
 
 
 def test_every_error_class_has_advice() -> None:

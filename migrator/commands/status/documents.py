@@ -12,6 +12,7 @@ from typing import Any
 
 from migrations_db.report_types import Example, LedgerGroup, LedgerRow, Overview, RunDetail, RunSummary
 from migrations_db.states import RunStatus
+from migrator.commands.left_out import left_out_json
 from migrator.commands.status.conclusions import (
     advice,
     average_speed,
@@ -73,6 +74,7 @@ def overview_json(overview: Overview, workspace: str | None) -> dict[str, Any]:
             }
             for group in overview.reasons
         ],
+        "problems": left_out_json(overview.problems),
         "workers": [
             {
                 "id": worker.id,

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from migrations_db.report_types import LedgerGroup, Overview, RunSummary, WorkerRow
 from migrations_db.states import Phase, RunStatus
+from migrator.commands.left_out import print_left_out
 from migrator.commands.status.conclusions import (
     ALIVE_S,
     NEVER_COPIED,
@@ -73,6 +74,7 @@ def print_overview(console: Console, overview: Overview, bound: Bound = NOT_BOUN
         _print_groups(console, "Skipped values, by reason", skips, TOP_GROUPS)
         _print_groups(console, "Written, but changed", notes, TOP_GROUPS)
         _print_reasons(console, overview)
+    print_left_out(console, overview.problems)
     heading(console, "Never copied")
     optional = sorted(OPTIONAL_PARTS.difference(part.name for part in overview.parts))
     only = [f" {part.capitalize()} only with --include {part}." for part in optional]
@@ -87,6 +89,7 @@ def print_skips(console: Console, overview: Overview) -> None:
     _print_groups(console, "Skipped values, by reason", skips, None)
     _print_groups(console, "Written, but changed", notes, None)
     _print_reasons(console, overview)
+    print_left_out(console, overview.problems)
     if not overview.ledger:
         say(console, "Nothing was skipped or changed so far.")
     else:

@@ -52,6 +52,8 @@ def find(paths: Sequence[Path]) -> Found:
             _Walk(found, root, roots).walk()
         else:
             _add_log(found, root)
+    found.bare = [*{place.resolve(): place for place in found.bare}.values()]  # directories may overlap
+    found.left_out = [*dict.fromkeys(found.left_out)]
     return found
 
 

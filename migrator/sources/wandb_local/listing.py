@@ -16,7 +16,14 @@ from migrator.records import UNKNOWN_ENTITY, Cause, LeftOut, RunListing, RunRef,
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb_local.bare import BareHead, BareRun, bare_listing, directory_of
 from migrator.sources.wandb_local.files import files_digest
-from migrator.sources.wandb_local.finding import DATED, files_of, find, has_converted_line_ends, what_is_wrong
+from migrator.sources.wandb_local.finding import (
+    DATED,
+    OLD_FILES,
+    files_of,
+    find,
+    has_converted_line_ends,
+    what_is_wrong,
+)
 from migrator.sources.wandb_local.glance import LogGlance, glance, last_sign, starting_step
 from migrator.sources.wandb_local.identity import UNKNOWN_PROJECT, Identity, identified
 from migrator.sources.wandb_local.run import LocalRun, location_of, log_of, run_state
@@ -113,7 +120,8 @@ class LocalSource:
         logs_of: defaultdict[tuple[str, str], dict[str, list[LogGlance]]] = defaultdict(dict)
         bare_of: defaultdict[tuple[str, str], dict[str, list[BareHead]]] = defaultdict(dict)
         both: list[LogGlance | BareHead] = [*logs, *bare]
-        for (entity, project, run_id), one in zip(run_keys(both), both, strict=True):
+        for run_key, one in zip(run_keys(both), both, strict=True):
+            entity, project, run_id = self._as_known(run_key)
             if isinstance(one, LogGlance):
                 logs_of[entity, project].setdefault(run_id, []).append(one)
             else:
@@ -130,6 +138,11 @@ class LocalSource:
         for listings in projects.values():
             listings.sort(key=lambda listing: (listing.created_at or LATEST, listing.run_id))
         return {key: listings for key, listings in projects.items() if listings}
+
+    def _as_known(self, key: RunKey) -> RunKey:
+        """A run that was listed before its entity was known keeps its place, and is not copied a second time."""
+        before = (UNKNOWN_ENTITY, *key[1:])
+        return before if before in self._known and key not in self._known else key
 
     def _add_known(self, logs_of: Mapping[tuple[str, str], dict[str, list[LogGlance]]]) -> None:
         """Logs of these runs that an earlier inventory found elsewhere: they are the runs' as much as before."""
@@ -199,9 +212,10 @@ def run_keys(found: Sequence[LogGlance | BareHead]) -> list[RunKey]:
 
 
 def is_bare(place: str) -> bool:
-    """Whether a place of a run's location is a directory without a log, as `find` gives it."""
+    """Whether a place of a run's location is one of files without a log, as `find` gives it."""
     path = Path(place)
-    return path.is_dir() and (path.name == "files" or not any(path.glob("*.wandb")))
+    is_old = any((path / name).is_file() for name in OLD_FILES) and not any(path.glob("*.wandb"))
+    return path.is_dir() and (path.name == "files" or is_old)
 
 
 def listing_of(run_id: str, logs_of: dict[str, list[LogGlance]], now: datetime) -> RunListing:
