@@ -1,13 +1,14 @@
-"""Settings that commands share, from options and the environment. Keys are in job.py."""
+"""Settings that commands share, from options and the environment; the keys of both services among them."""
 
 from __future__ import annotations
 
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from migrator.errors import UserError
 
 Mode = Literal["online", "offline"]
 
+KEYS = WANDB_KEY, NEPTUNE_KEY = ("WANDB_API_KEY", "NEPTUNE_API_TOKEN")
 DEFAULT_DB = "migration.db"
 LOG_DIR = Path("migration-logs")
 OFFLINE_DIR = Path("neptune-offline")
@@ -54,8 +56,33 @@ def lease_s() -> float:
         raise UserError(f"MIGRATE_LEASE_S is a number of seconds, not '{text}'") from error
 
 
+def keys() -> dict[str, str]:
+    """The keys of both services by variable, those that are set.
+
+    The first question takes them out of the environment: no process that is started later inherits them, and workers
+    get them from their supervisor (see `hold`).
+    """
+    held = _held()
+    for name in KEYS:
+        if name in os.environ:
+            held.pop(name, None)
+            if value := os.environ.pop(name):
+                held[name] = value
+    return dict(held)
+
+
+def hold(given: Mapping[str, str]) -> None:
+    """Use these keys in this process."""
+    _held().update(given)
+
+
+@cache
+def _held() -> dict[str, str]:
+    return {}
+
+
 def token_is_set() -> bool:
-    return bool(os.environ.get("NEPTUNE_API_TOKEN"))
+    return NEPTUNE_KEY in keys()
 
 
 def default_workspace(mode: Mode) -> str | None:

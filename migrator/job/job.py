@@ -1,6 +1,6 @@
 """What a job is made of: settings that can be sent to worker processes, and the adapters built from them.
 
-Keys and tokens are not in here: every process reads them from its environment.
+Keys and tokens are not in here: a process has them from its environment, or from its supervisor.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from migrator.errors import RETRY_AFTER_MAX_S, ExitCode, UserError
 from migrator.job.address import Binding
 from migrator.job.log import own_keys
 from migrator.parts.base import MappingOptions
-from migrator.settings import LEASE_S, Mode
+from migrator.settings import LEASE_S, NEPTUNE_KEY, WANDB_KEY, Mode, keys
 from migrator.sources.base import Source
 
 
@@ -58,12 +58,12 @@ class Job:
 
 
 def wandb_api_key() -> str | None:
-    return os.environ.get("WANDB_API_KEY") or None
+    return keys().get(WANDB_KEY)
 
 
 def neptune_api_token() -> str:
     """The token, or a `UserError` that says how to get one."""
-    token = os.environ.get("NEPTUNE_API_TOKEN")
+    token = keys().get(NEPTUNE_KEY)
     if not token:
         raise UserError(
             "NEPTUNE_API_TOKEN is not set: copy your token from the user menu of your Neptune, "

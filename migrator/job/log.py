@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import stamina.instrumentation
 
+from migrator import settings
 from migrator.errors import ExitCode, UserError
 from migrator.settings import LOG_DIR
 
@@ -61,8 +62,7 @@ def without_keys(text: str) -> str:
 
 def own_keys() -> frozenset[bytes]:
     """The keys of this process in all the forms that `without_keys` hides, whole."""
-    keys = [key for _, key in _keys()]
-    forms = (form for key in keys if len(key) >= PIECE for form in _forms(key))
+    forms = (form for _, key in _keys() if len(key) >= PIECE for form in _forms(key))
     return frozenset(form.encode("utf-8", "surrogateescape") for form in forms)
 
 
@@ -82,7 +82,7 @@ def _keys() -> list[tuple[str, str]]:
 
 
 def _environment_keys() -> list[tuple[str, str]]:
-    return [(name, os.environ.get(name, "")) for name in ("WANDB_API_KEY", "NEPTUNE_API_TOKEN")]
+    return [*settings.keys().items()]
 
 
 def _netrc_keys() -> Iterator[str]:

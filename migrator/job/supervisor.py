@@ -35,6 +35,7 @@ from migrator.job.job import Job
 from migrator.job.processes import host_id, is_alive, worker_id_of
 from migrator.job.signals import TERMINAL, ending
 from migrator.job.worker import Ended, run_worker
+from migrator.settings import keys
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +225,7 @@ class Supervisor:
     def _spawn(self, number: int) -> _Child:
         ours, theirs = multiprocessing.Pipe(duplex=False)
         process = multiprocessing.get_context("spawn").Process(
-            target=run_worker, args=(self._job, number, os.getpid(), theirs), name=f"worker-{number}"
+            target=run_worker, args=(self._job, number, os.getpid(), theirs, keys()), name=f"worker-{number}"
         )
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the tracker does not ignore it by itself
         resource_tracker.ensure_running()  # else the first worker's start would: it unblocks SIGINT

@@ -19,7 +19,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -42,6 +42,7 @@ from migrator.job.outcomes import Outcomes, Pings
 from migrator.job.processes import host_id, started_s, worker_id_of
 from migrator.job.signals import TERMINAL
 from migrator.parts.base import MappingOptions
+from migrator.settings import hold
 from migrator.sources.base import Source
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,9 @@ class Ended:
     finished: bool = True  # False: stopped before nothing was left
 
 
-def run_worker(job: Job, number: int, supervisor_pid: int, pipe: Pipe) -> None:
-    """The main function of a worker process."""
+def run_worker(job: Job, number: int, supervisor_pid: int, pipe: Pipe, keys: Mapping[str, str]) -> None:
+    """The main function of a worker process. `keys` come by a pipe: its environment, which /proc shows, has none."""
+    hold(keys)
     for terminal in TERMINAL:  # they reach the whole group: the supervisor decides
         signal.signal(terminal, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL)  # they were blocked while this process started

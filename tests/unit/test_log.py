@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 from base64 import b64encode, urlsafe_b64encode
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from migrator.job.log import own_keys, without_keys
+from migrator.settings import hold
+from migrator.settings import keys as keys_held
 
 WANDB, INNER, NETRC = "0f1e2d3c4b5a69788796a5b4c3d2e1f0deadbeef", "inner/key+of=the?token", "netrc0123456789abcdef"
 TOKEN = b64encode(json.dumps({"api_address": "https://neptune.test", "api_key": INNER}).encode()).decode()
@@ -88,3 +93,23 @@ def test_only_its_owner_can_read_a_log(tmp_path: Path) -> None:
 def test_what_is_no_key_stays(keys: None) -> None:
     for text in ("", "https://neptune.test", WANDB[:11], "a" * 1000, "🌊" * 20):
         assert without_keys(text) == text
+
+
+def test_keys_are_taken_out_of_the_environment_and_handed_on_to_workers() -> None:
+    both = {"WANDB_API_KEY": WANDB, "NEPTUNE_API_TOKEN": TOKEN}
+    assert keys_of(multiprocessing.get_context("spawn")) == (set(), both)
+    assert keys_held() == both
+    assert not both.keys() & os.environ.keys()
+
+
+def keys_of(context: Any) -> Any:
+    """What a process that is started now finds in its environment, and holds once it is given ours."""
+    given = keys_held()
+    with context.Pool(1) as pool:
+        return pool.apply(as_worker, (given,))
+
+
+def as_worker(given: dict[str, str]) -> tuple[set[str], dict[str, str]]:
+    inherited = given.keys() & os.environ.keys()
+    hold(given)
+    return inherited, keys_held()
