@@ -349,9 +349,8 @@ def _summary(settings: RunSettings, result: RunResult) -> str:
     if told := left_out_text(result.left_out):
         text.append(f"{told}.")
     if result.problems:
-        text.append(
-            f"The inventory left out {counted(result.problems, 'thing')}, whole or in part: `migrate status` lists them."
-        )
+        things = counted(result.problems, "thing")
+        text.append(f"The inventory left out {things}, whole or in part: `migrate status` lists them.")
     if result.uncopied:
         text.append(f"{result.uncopied} must be copied first: `migrate run`, then `migrate sync` again.")
     if runs[RunStatus.PENDING]:
