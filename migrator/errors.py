@@ -19,7 +19,6 @@ import errno
 import resource
 import shutil
 import time
-from email.utils import parsedate_to_datetime
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
@@ -153,6 +152,8 @@ def retry_after_s(header: str | None) -> float | None:
     try:
         seconds = float(header)
     except ValueError:
+        from email.utils import parsedate_to_datetime  # only here: `--help` would wait for it
+
         try:
             seconds = parsedate_to_datetime(header).timestamp() - time.time()
         except ValueError:

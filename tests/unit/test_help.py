@@ -71,3 +71,15 @@ def completed(shell: str, line: str, directory: Path) -> list[str]:
     assert answer.stderr == ""
     known = ("nlp,vision", "4kd2h1x9", "inventory", "other")
     return [word for word in known if word in answer.stdout]
+
+
+def test_help_imports_nothing_slow() -> None:
+    slow = ["rich", "sqlalchemy", "migrations_db", "tqdm", "psutil", "importlib.metadata", "email.utils"]
+    code = (
+        "import contextlib, io, sys; from typer.main import get_command; from migrator.cli import app\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    get_command(app).main(['--help'])\n"
+        f"print([name for name in {slow} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.stdout.strip(), result.stderr) == ("[]", "")
