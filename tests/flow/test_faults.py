@@ -255,7 +255,7 @@ def test_a_service_that_asks_to_wait_for_years_is_asked_again_before_the_job_giv
     scene = set_scene(sample_runs(2, steps=4, files=2))
     scene.migrate.succeed("inventory")
     scene.neptune.faults.add(status("submit", 429, retry_after=10**9))
-    scene.migrate.succeed("run", "--give-up-after", "16")
+    scene.migrate.succeed("run", "--give-up-after", "40")
     assert scene.differences() == []
 
 
