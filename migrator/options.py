@@ -125,7 +125,7 @@ ErrorClasses = Annotated[
 ]
 
 Runs = Annotated[
-    list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs: their ids, project/id or entity/project/id.")
+    list[str] | None, typer.Argument(metavar="RUN", help="Runs: their ids, project/id or entity/project/id.")
 ]
 Sample = Annotated[str, option("--sample", metavar="SHARE", group=WHAT, help="Only a share of the runs, e.g. 5%.")]
 Seed = Annotated[int, option("--seed", metavar="N", group=WHAT, help="Which runs are in the sample. Default: 0.")]

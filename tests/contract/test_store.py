@@ -1049,7 +1049,7 @@ def test_runs_that_are_done_without_a_part_are_counted(store: Store, worker: str
         store.complete(claim, parts)
     assert store.reports.left_out(["config", "history", "files"]) == {"history": 1, "files": 2}
     assert store.reports.left_out(["config", "history"], store.select(run_ids=["a"])) == {}
-    assert store.reports.overview(["config", "history"]).left_out == {"history": 1}
+    assert store.reports.overview(wanted_parts=["config", "history"]).left_out == {"history": 1}
 
 
 def test_runs_that_are_listed_from_two_services_are_found(store: Store) -> None:

@@ -203,7 +203,8 @@ class Run:
 
     def config_text(self) -> str:
         wrapped = {key: {"desc": None, "value": value} for key, value in self.config.items()}
-        own: Row = {"cli_version": "0.31.0", "python_version": "3.11", **self.config.get("_wandb", {})}
+        given = self.config.get("_wandb")
+        own: Row = {"cli_version": "0.31.0", "python_version": "3.11"} | (given if isinstance(given, dict) else {})
         own |= {"m": [*self.defined]} if self.defined else {}
         wrapped["_wandb"] = {"desc": None, "value": own}
         return json_text(wrapped if self.wrap_config else self.config)
