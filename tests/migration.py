@@ -123,7 +123,7 @@ class Migration:
 
     def copy(self, claim: Claim, control: RunControl | None = None, slow: Iterable[bool] = (False,)) -> None:
         """What a worker does with a claim; errors come out as they are."""
-        plan = CopyPlan("workspace", self.parts, self.options, "1.0", Ticks(slow))
+        plan = CopyPlan("workspace", self.parts, self.options, "1.0", clock=Ticks(slow))
         scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=self.directory))
         tools = RunTools(scratch, Inline(), control or Undisturbed())
         copy_run(claim, self.source, self.destination, self.store, plan, tools)
