@@ -154,12 +154,13 @@ class WandbRun:
 
     def _facts(self) -> HistoryFacts:
         keys = parsed(self._node.get("historyKeys")) or {}
+        rows, summary = number(self._node.get("historyLineCount")), str(self._node.get("summaryMetrics") or "")
         step = keys.get("lastStep")
-        if "lastStep" not in keys:  # a server that does not tell: the summary has it, too
+        # A server that does not tell: the summary has it, too. In a run without rows people set such a key themselves.
+        if "lastStep" not in keys and rows != 0:
             step = self._summary_step()
         if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 <= step < math.inf:
             step = None
-        rows, summary = number(self._node.get("historyLineCount")), str(self._node.get("summaryMetrics") or "")
         return HistoryFacts(step, rows or 0, len(summary), self._ended, rows is None and '"_step"' in summary)
 
     def _summary_step(self) -> Any:
