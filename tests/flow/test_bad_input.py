@@ -84,7 +84,7 @@ def test_an_address_of_wandb_with_a_password_is_refused_without_showing_it(
         ("inventory --project-map old", ["--project-map", "old", "="]),
         ("inventory --project-map old=a/b", ["--project-map", "a/b"]),
         ("inventory --local nowhere", ["nowhere", "does not exist", "--local"]),
-        ("inventory --local .", ["No W&B runs", "run-*.wandb", "--local"]),
+        ("inventory --local .", ["No W&B runs", "no .wandb file", "--local"]),
         ("inventory --project-map @nosuch.txt", ["--project-map", "nosuch.txt", "No such file"]),
         ("inventory --only --state finished", ["--only", "--yes"]),
         ("retry-failed --class frobs", ["--class", "frobs", "not_found"]),
@@ -265,8 +265,9 @@ def test_a_torn_log_is_copied_as_far_as_it_is_whole_and_the_loss_is_told(migrate
     log.write_bytes(log.read_bytes()[:-10])
     os.utime(log, (1_700_000_000, 1_700_000_000))  # long ended: a log that still grows is often torn for a moment
     place.add(run_id="void")
-    ended = migrate.succeed("inventory", "--local", ".")
-    assert_complains(ended, 0, "run-torn.wandb", "cannot be read", "run-void.wandb", "left out")
+    told = migrate.succeed("inventory", "--local", ".").stdout
+    for words in ("run-torn.wandb: 56 bytes cannot be read", "Left out of the inventory", "run-void.wandb"):
+        assert words in told, told
     migrate.succeed("run", "--mode", "offline")
     status = migrate.status("torn")
     assert status["parts"]["history"]["written"] == 49
