@@ -200,13 +200,14 @@ def test_what_a_terminal_sends_to_all_processes_stops_a_job_cleanly(
 def test_a_refused_key_ends_the_job_although_a_run_waits_for_an_answer(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(3))
     scene.migrate.succeed("inventory")
-    scene.wandb.faults.set(
-        [Fault("GET /files/", "slow", times=1, delay_s=HANGS), Fault("RunFiles", "status", status=401)]
-    )
+    scene.wandb.faults.set([Fault("GET /files/", "slow", times=1, delay_s=HANGS)])
     began_at = time.monotonic()
-    assert scene.migrate.run("run").exit_code == 4
+    running = scene.migrate.start("run")
+    wait_until(lambda: scene.wandb.log.count("GET /files/"), "a file to be asked for", running)
+    scene.wandb.faults.add(Fault("", "status", times=None, status=401))
+    assert running.wait().exit_code == 4
     assert time.monotonic() - began_at < HANGS / 2
-    assert ask(scene, "SELECT DISTINCT outcome FROM attempt WHERE outcome NOT IN ('done', 'released')") == []
+    assert ask(scene, "SELECT DISTINCT outcome FROM attempt WHERE outcome NOT IN ('done', 'throttled', 'released')") == []
 
 
 def test_a_command_that_sleeps_beyond_its_leases_goes_on_with_its_own_runs(set_scene: SetScene) -> None:
