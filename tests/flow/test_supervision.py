@@ -207,7 +207,7 @@ def test_a_refused_key_ends_the_job_although_a_run_waits_for_an_answer(set_scene
     scene.wandb.faults.add(Fault("", "status", times=None, status=401))
     assert running.wait().exit_code == 4
     assert time.monotonic() - began_at < HANGS / 2
-    assert ask(scene, "SELECT DISTINCT outcome FROM attempt WHERE outcome NOT IN ('done', 'throttled', 'released')") == []
+    assert set(ask(scene, "SELECT outcome FROM attempt")) <= {("done",), ("throttled",), ("released",)}
 
 
 def test_a_command_that_sleeps_beyond_its_leases_goes_on_with_its_own_runs(set_scene: SetScene) -> None:
