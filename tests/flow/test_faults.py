@@ -100,6 +100,7 @@ RUN_FAULTS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_fault_of_one_run_concerns_that_run_alone(set_scene: SetScene) -> None:
     runs = sample_runs(len(RUN_FAULTS), steps=4, files=2, events=2, console=2)
     rows = {f"{row.what} {row.side}".replace(" ", "-"): row for row in RUN_FAULTS}
@@ -157,6 +158,7 @@ SERVICE_FAULTS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_fault_of_a_whole_service_costs_no_run_and_no_attempt_but_where_nothing_moved(set_scene: SetScene) -> None:
     scenes = [set_scene(sample_runs(4, steps=4, files=2, events=2, console=2)) for _ in SERVICE_FAULTS]
     with ThreadPoolExecutor() as pool:
@@ -192,6 +194,7 @@ def meets(scene: Scene, row: ServiceFault) -> tuple[Sequence[int], frozenset[str
     return tuple(exit_codes), ends, len(early), scene.differences()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "match"), [("neptune", "^submit"), ("wandb", "ParquetHistory|HistoryPage")])
 def test_what_fails_for_all_runs_fails_none_although_the_service_answers(
     set_scene: SetScene, side: Side, match: str

@@ -16,7 +16,10 @@ from tests.flow.conftest import Scene, SetScene, Started, wait_until
 from tests.servers.http import Fault
 from tests.servers.wandb_data import big_runs, sample_runs
 
-pytestmark = pytest.mark.timeout(600)  # a command starts every few seconds, on a busy machine every ten
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),  # a command starts every few seconds, on a busy machine every ten
+]
 
 LONG_RUN, STEPS, METRICS = "big000", 100_000, 5
 LONG_POINTS = STEPS * METRICS

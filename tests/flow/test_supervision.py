@@ -87,6 +87,7 @@ def killing(scene: Scene, running: Started, pattern: str) -> Iterator[list[int]]
     thread.join()
 
 
+@pytest.mark.slow
 def test_a_job_that_moves_on_outlives_any_number_of_workers(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(30, steps=3, files=1), processing_delay_s=(0.1, 0.2))
     scene.migrate.succeed("inventory")
@@ -111,6 +112,7 @@ def test_workers_that_die_before_they_do_anything_end_the_job(set_scene: SetScen
     assert "workers keep dying" in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_kills_its_workers_fails_alone(set_scene: SetScene) -> None:
     runs = sample_runs(3, steps=2, files=1)
     poison = sample_runs(4, steps=9, files=1)[-1]  # the longest: it is claimed first, the others with it
@@ -210,6 +212,7 @@ def test_a_refused_key_ends_the_job_although_a_run_waits_for_an_answer(set_scene
     assert set(ask(scene, "SELECT outcome FROM attempt")) <= {("done",), ("throttled",), ("released",)}
 
 
+@pytest.mark.slow
 def test_a_command_that_sleeps_beyond_its_leases_goes_on_with_its_own_runs(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(2), processing_delay_s=(4.0, 4.0))
     scene.migrate.environment["MIGRATE_LEASE_S"] = "6"
