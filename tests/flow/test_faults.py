@@ -221,6 +221,7 @@ BRIEF_FAULTS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_few_seconds_of_refusals_fail_no_run_and_end_no_job(set_scene: SetScene) -> None:
     scenes = [set_scene(sample_runs(12, steps=4, files=2)) for _ in BRIEF_FAULTS]
     with ThreadPoolExecutor(4) as pool:

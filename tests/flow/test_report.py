@@ -215,6 +215,7 @@ def test_the_overview_document_has_the_documented_shape(filled: Filled) -> None:
         "in_hand": ["team/vision/busy"],
         "job": None,
         "pauses": [],
+        "problems": [],
         "left_out": {},
     }
 
@@ -525,7 +526,7 @@ def test_the_next_command_follows_from_the_states(store: Store) -> None:
     assert next_command(offline=True) == "`migrate retry-failed` puts back 1 run, then `migrate run`."
     store.retry_failed()
     filled.done("r", PartUpdate("config", {}, done=True))
-    left_out = next_step(store.reports.overview(["config", "history"]), Bound())
+    left_out = next_step(store.reports.overview(wanted_parts=["config", "history"]), Bound())
     assert left_out == "1 run is done without history: `migrate run --include history` copies the rest."
     assert next_command(offline=False).startswith("nothing left to do")
     assert next_command(offline=True) == "`migrate sync` uploads 1 run to Neptune."
