@@ -280,7 +280,7 @@ def test_a_verification_goes_on_where_it_was_and_takes_samples(set_scene: SetSce
     assert again["compared"]["runs"] == 0
     assert scene.migrate.status()["verification"] == {"verified": 3, "differs": 0, "not_verified": 7}
     with closing(sqlite3.connect(scene.migrate.directory / "migration.db")) as database:  # as an old version left it
-        database.execute("UPDATE run SET mapping = NULL WHERE run_id = 'run00004'")
+        database.execute("DELETE FROM digest WHERE run = (SELECT id FROM run WHERE run_id = 'run00004')")
         database.commit()
     ended = scene.migrate.run("verify")
     assert ended.exit_code == 3
