@@ -35,6 +35,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
+PIECES = 50  # of a body that trickles
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -44,7 +46,8 @@ class Fault:
 
     Actions known here: `status` answers `status`, `headers`, `body` and applies nothing; `drop` closes the
     connection and applies nothing; `truncate` applies, promises the whole body and sends half; `slow` waits
-    `delay_s`, then goes on as usual; `lost_answer` applies and closes the connection instead of answering.
+    `delay_s`, then goes on as usual; `trickle` sends the body steadily, for `delay_s` in all; `lost_answer` applies
+    and closes the connection instead of answering.
     Any other action is left to the server, which finds it in `Request.fault`.
     """
 
@@ -285,7 +288,7 @@ class _Handler(BaseHTTPRequestHandler):
         owner.log.add(label)
         request.fault = fault = owner.faults.take(label, request.body)
         action = fault.action if fault else ""
-        time.sleep(owner.latency_s + (fault.delay_s if fault else 0.0))
+        time.sleep(owner.latency_s + (fault.delay_s if fault and action != "trickle" else 0.0))
         if fault and action == "status":
             self._send(Response(fault.status, fault.body.encode(), headers=fault.headers))
         elif action == "drop":
@@ -295,7 +298,9 @@ class _Handler(BaseHTTPRequestHandler):
             if action == "lost_answer":
                 self._drop()
             else:
-                self._send(response, cut=action == "truncate")
+                self._send(
+                    response, cut=action == "truncate", over_s=fault.delay_s if fault and action == "trickle" else 0
+                )
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _answer
 
@@ -316,12 +321,20 @@ class _Handler(BaseHTTPRequestHandler):
             raise ConnectionResetError("the client went away in the middle of its request")
         return data
 
-    def _send(self, response: Response, *, cut: bool = False) -> None:
+    def _send(self, response: Response, *, cut: bool = False, over_s: float = 0.0) -> None:
         lines = [f"HTTP/1.1 {response.status} {responses.get(response.status, '-')}"]
         lines += [f"Content-Type: {response.content_type}", f"Content-Length: {len(response.body)}"]
         lines += [f"{name}: {value}" for name, value in response.headers.items()]
         body = b"" if self.command == "HEAD" else response.body[: len(response.body) // 2 if cut else None]
-        self.wfile.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+        head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+        if over_s:
+            self.wfile.write(head)
+            piece = -(-len(body) // PIECES)
+            for start in range(0, len(body), piece):
+                time.sleep(over_s / PIECES)
+                self.wfile.write(body[start : start + piece])
+            return
+        self.wfile.write(head + body)
         if cut:
             self._drop()
 

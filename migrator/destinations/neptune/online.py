@@ -20,6 +20,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, Self
 
+from migrator import life
 from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
 from migrator.destinations.neptune.answers import THERE, UNKNOWN_PATH, Past
 from migrator.destinations.neptune.connection import Answer, Connection
@@ -273,6 +274,7 @@ class _Open(NamedTuple):
 
     answer: Future[Answer]
     since: float
+    hear: Callable[[], None]  # that the server still answers
 
 
 class StatusPoller:
@@ -291,7 +293,7 @@ class StatusPoller:
         """The answer to a request, once the server has processed it."""
         answer: Future[Answer] = Future()
         with self._changed:
-            self._open[project, request_id] = _Open(answer, time.monotonic())
+            self._open[project, request_id] = _Open(answer, time.monotonic(), life.listener())
             self._changed.notify()
         return answer
 
@@ -331,9 +333,13 @@ class StatusPoller:
                 self._settle(key, Retryable(ErrorClass.TIMEOUT, message))
 
     def _is_overdue(self, key: tuple[str, str]) -> bool:
+        """Whether a request waits for too long; if not, its run is alive: waiting has its own limit."""
         with self._changed:
             request = self._open.get(key)
-        return request is not None and time.monotonic() - request.since > self._processing_timeout_s
+        if request is None:
+            return False
+        request.hear()
+        return time.monotonic() - request.since > self._processing_timeout_s
 
     def _settle(self, key: tuple[str, str], result: Answer | Exception) -> None:
         with self._changed:

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import httpx
 
+from migrator import life
 from migrator.destinations.neptune.errors import check_storage, patiently_in_place, translated
 from migrator.destinations.neptune.wire import Upload
 from migrator.errors import ErrorClass, Retryable
@@ -208,4 +209,5 @@ def _blocks(path: Path, start: int, size_bytes: int) -> Iterator[bytes]:
         stream.seek(start)
         while size_bytes and (block := stream.read(min(BLOCK_BYTES, size_bytes))):
             size_bytes -= len(block)
+            life.sign()
             yield block

@@ -22,6 +22,7 @@ import xxhash
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
+from migrator import life
 from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable, Throttled, UserError, retry_after_s
 from migrator.records import LocalFile
 from migrator.sources.wandb.errors import SERVICE, Passing, of_disk, of_status, retries
@@ -146,6 +147,7 @@ def _copy(answer: requests.Response, path: Path) -> tuple[int, str]:
             out.write(piece)
             sums.update(piece)
             size += len(piece)
+            life.sign()
     return size, sums.hexdigest()
 
 
