@@ -28,6 +28,7 @@ from migrations_db.errors import (
     StateLocked,
     StateMissing,
     StateReadOnly,
+    StateSilent,
     StateUnreachable,
     StateUnsupported,
 )
@@ -198,9 +199,11 @@ def _translate_postgresql(error: BaseException | None, address: str) -> StateErr
             return damaged(address, said)
     if not state and "connection option" in said:
         return StateUnsupported(f"--db: {said}. Options of libpq may stand behind the `?`, such as sslmode=require.")
-    unreachable = state.startswith(("08", "28", "53", "57", "3D", "25P03"))
-    if unreachable or (not state and type(error).__name__ == "OperationalError"):
-        return StateUnreachable(
+    silent = state.startswith(("08", "53300", "57P", "25P03")) or (
+        not state and type(error).__name__ in ("OperationalError", "ConnectionTimeout", "InterfaceError")
+    )
+    if silent or state.startswith(("28", "53", "57", "3D")):
+        return (StateSilent if silent else StateUnreachable)(
             f"{address} does not answer: {said}. Check that the server runs and takes connections from here, and "
             "the user, password and database name in --db; then run the same command again."
         )

@@ -30,7 +30,16 @@ UPGRADE_LOCK = 0x6D69_6772_6174_6521
 SQLITE_MIN = (3, 35)  # RETURNING
 SQLITE_CACHE_KIB = 16_384  # ours: the indexes of some 100,000 runs
 POSTGRESQL_CONNECTIONS = 2  # ours, of a process: threads take turns; a server allows 100 in all unless told otherwise
-CONNECT_TIMEOUT_S = 10  # ours: PostgreSQL in reach answers at once
+#: ours, of a connection to PostgreSQL, as libpq names them: one in reach answers at once, and a link that falls silent
+#: (a firewall, a host that is gone) is noticed after half a minute instead of never
+CONNECTING = {
+    "connect_timeout": 10,
+    "application_name": "migrate",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,  # ms
+}
 #: PostgreSQL: a host that sleeps, or is gone, in the middle of a transaction loses its locks before others give up
 TIMEOUTS_S = {"lock_timeout": LOCK_TIMEOUT_S, "idle_in_transaction_session_timeout": LOCK_TIMEOUT_S - 10}
 
@@ -172,11 +181,9 @@ def _switch_to_wal(cursor: Any) -> str:
 
 def _open_postgresql(url: URL) -> Database:
     address = _address(url)
-    connect_args: dict[str, Any] = {}
-    if "connect_timeout" not in url.query:
-        connect_args["connect_timeout"] = CONNECT_TIMEOUT_S
-    if "application_name" not in url.query:
-        connect_args["application_name"] = "migrate"
+    connect_args: dict[str, Any] = {name: value for name, value in CONNECTING.items() if name not in url.query}
+    if url.get_driver_name() == "psycopg":
+        connect_args["prepare_threshold"] = None  # a pooler gives each transaction another connection of the server
     try:
         engine = create_engine(
             url,

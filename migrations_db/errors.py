@@ -11,6 +11,7 @@
     |- StateReadOnly           it may not be written
     |- StateDiskFull           no space left for it
     `- StateUnreachable        the server refuses, or the disk fails
+       `- StateSilent          the server has ended a connection or does not answer: it may again
 
 Messages never hold a password.
 """
@@ -64,3 +65,7 @@ class StateDiskFull(StateError):
 
 class StateUnreachable(StateError):
     """The server refuses or has gone, or the disk fails."""
+
+
+class StateSilent(StateUnreachable):
+    """The server has ended a connection, is starting or does not answer: a restart, a bad minute of the network."""

@@ -38,18 +38,20 @@ class Workers:
             connection.execute(self._database.insert(Worker).values(row).on_conflict_do_nothing())
 
     def heartbeat(self, worker_id: str, lease_s: float, active: Mapping[int, Activity] | None = None) -> dict[int, int]:
-        """Renew the leases of all claims of the worker; returns {run: attempt} of those it still holds.
+        """Renew the leases of the worker's claims; returns {run: attempt} of all that it still holds.
 
-        `active` says by run what it does. A run that is missing in the answer is lost: stop writing it.
+        `active` says by run what it does; other runs' leases are not renewed, so a claim that the worker never heard
+        of, because the connection ended first, is free again in time. None: all are. A run that is missing in the
+        answer is lost: stop writing it.
         """
         with self._database.write() as connection:
             runs = {run.run: run.attempt for run in attempts.held(connection, Run.claimed_by == worker_id)}
             # Whoever speaks is alive, even if somebody has thought otherwise.
             alive = {"heartbeat_at": now_plus(), "stopped_at": None}
             connection.execute(update(Worker).where(Worker.id == worker_id).values(alive))
-            if runs:
-                renewed = update(Run).where(Run.id.in_(runs))
-                connection.execute(renewed.values(lease_until=now_plus(lease_s)))
+            if renewed := [run for run in runs if active is None or run in active]:
+                leases = update(Run).where(Run.id.in_(renewed))
+                connection.execute(leases.values(lease_until=now_plus(lease_s)))
             for run, activity in (active or {}).items():
                 if run in runs:
                     values = {"part": activity.part, "active_at": now_plus(-activity.idle_s)}

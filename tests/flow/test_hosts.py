@@ -5,21 +5,24 @@ PostgreSQL is used when MIGRATE_TEST_POSTGRES holds the URL of a server on which
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 from migrations_db import Store, open_store
 from migrations_db.errors import StateUnreachable
 from migrations_db.types import WorkerInfo
 from tests.contract.store_fixtures import fresh_database, need_server
 from tests.flow.conftest import Migrate, Scene, SetScene, wait_until
+from tests.servers.relay import Relay
 from tests.servers.wandb_data import sample_runs
 
 pytestmark = pytest.mark.postgres
@@ -67,6 +70,9 @@ class Hosts:
     def busy(self) -> int:
         """How many hosts have claims."""
         return len(self.ask("SELECT DISTINCT host FROM worker JOIN run ON run.claimed_by = worker.id"))
+
+    def done(self) -> int:
+        return int(self.ask("SELECT count(*) FROM run WHERE status = 'done'")[0][0])
 
     def close(self) -> None:
         self._engine.dispose()
@@ -118,6 +124,56 @@ def test_claims_of_a_host_that_died_are_taken_over_when_their_leases_end(
     )
     assert taken_over
     assert min(seconds for (seconds,) in taken_over) >= LEASE_S
+
+
+@pytest.fixture
+def relay(database: str) -> Iterator[Relay]:
+    """Between the commands and the database."""
+    url = make_url(database)
+    with Relay(url.host or "", url.port or 5432) as relay:
+        yield relay
+
+
+def through(relay: Relay, database: str) -> str:
+    return make_url(database).set(host="127.0.0.1", port=relay.port).render_as_string(hide_password=False)
+
+
+def test_a_database_that_restarts_costs_no_run_and_no_attempt(
+    scene: Scene, database: str, relay: Relay, hosts: Hosts
+) -> None:
+    scene.neptune.store.processing_delay_s = (0.2, 0.2)
+    scene.migrate.environment["MIGRATE_DB"] = through(relay, database)
+    running = scene.migrate.start("run")
+    for enough in (5, 15, 25):
+        wait_until(lambda enough=enough: hosts.done() >= enough, "runs to be done", running)
+        relay.cut()
+        time.sleep(2.0)
+        relay.mend()
+    ended = running.wait()
+    assert ended.exit_code == 0, ended.stderr
+    assert "does not answer" in ended.stderr
+    assert scene.differences() == []
+    assert hosts.ask("SELECT count(*) FROM run WHERE status <> 'done' OR failures > 0") == [(0,)]
+
+
+def test_a_database_that_falls_silent_does_not_keep_a_command_from_being_stopped(
+    scene: Scene, database: str, relay: Relay, hosts: Hosts
+) -> None:
+    scene.migrate.environment["MIGRATE_DB"] = through(relay, database)
+    running = scene.migrate.start("run")
+    wait_until(lambda: hosts.busy() == 1, "runs to be copied", running)
+    relay.fall_silent()
+    time.sleep(1.0)
+    began_at = time.monotonic()
+    running.send(signal.SIGTERM)
+    ended = running.wait()
+    assert ended.exit_code == 143, ended.stderr
+    assert time.monotonic() - began_at < 20
+    wait_until(lambda: not scene.migrate.processes(), "its processes to end")
+    relay.mend()
+    scene.neptune.store.processing_delay_s = (0.0, 0.0)
+    scene.migrate.succeed("run")
+    assert scene.differences() == []
 
 
 @pytest.fixture

@@ -1,0 +1,34 @@
+"""How long a silent state database is waited for.
+
+A server may be restarted, or end connections, in the middle of a job of days. What was going on is lost with its
+transaction and is done again; the job ends only if the server stays away.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from migrations_db import StateSilent
+
+
+class Patience:
+    """Shared by all threads of a process."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._lock = threading.Lock()
+        self._silent_since: float | None = None
+
+    def answered(self) -> None:
+        self._silent_since = None
+
+    def bear(self, error: StateSilent) -> bool:
+        """True when the silence begins. Raises the error itself once it has lasted too long."""
+        with self._lock:
+            now, since = time.monotonic(), self._silent_since
+            if since is None:
+                self._silent_since = now
+            elif now - since > self._limit_s:
+                raise error
+            return since is None
