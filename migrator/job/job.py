@@ -56,6 +56,20 @@ class Job:
         """The services whose pauses concern this job."""
         return {*self.services, "neptune"}
 
+    @property
+    def imports(self) -> list[str]:
+        """The modules that its workers need, as far as importing them early changes nothing."""
+        modules = ["migrator.job.worker"]
+        if "wandb" in self.services:
+            modules.append("migrator.sources.wandb.preload")
+        if "local" in self.services:
+            modules.append("migrator.sources.wandb_local.listing")
+        if self.mode == "offline" and self.phase is Phase.COPY:
+            modules.append("migrator.destinations.neptune.offline")
+        elif not self.safe_client:  # its settings are read on import, see `build_destination`
+            modules.append("migrator.destinations.neptune.online")
+        return modules
+
 
 def wandb_api_key() -> str | None:
     return keys().get(WANDB_KEY)

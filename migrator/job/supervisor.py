@@ -12,12 +12,14 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection, resource_tracker
+from multiprocessing import connection
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -25,15 +27,17 @@ from typing import Protocol
 
 import psutil
 
-from migrations_db import StateError
+from migrations_db import StateError, StateSilent
 from migrations_db.report_types import Progress
 from migrations_db.states import Outcome, RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Failure
 from migrator.errors import ErrorClass, ExitCode
+from migrator.job import forking
 from migrator.job.job import Job
-from migrator.job.processes import host_id, is_alive, worker_id_of
-from migrator.job.signals import TERMINAL, ending
+from migrator.job.patience import Patience
+from migrator.job.processes import host_id, is_alive, started_s, worker_id_of
+from migrator.job.signals import ending
 from migrator.job.worker import Ended, run_worker
 from migrator.settings import keys
 
@@ -42,6 +46,7 @@ log = logging.getLogger(__name__)
 TICK_S, TICK_MAX_S = 0.25, 2.0  # between two looks at the state database
 LOOK_SHARE = 10  # times as long as a look takes
 CLEAN_STOP_S = 8.0  # for workers to finish the batch in hand; the promise is 10 s for everything
+UNHEARD_S = 10.0  # from the first signal until the command ends itself
 CHECK_S = 5.0  # between two looks for runs without progress, and for claims of processes that are gone
 HOPELESS_DEATHS = 3  # of each worker, without progress and without a run to blame: workers cannot run here
 
@@ -69,21 +74,36 @@ class Supervision:
 class _Child:
     number: int
     process: BaseProcess
+    started_s: float  # since the boot: with the pid, it names the process for ever
     worker_id: str
     pipe: Pipe
     ended: Ended | None = None
 
 
-@dataclass(slots=True)
 class _Signals:
-    """Counts Ctrl-C, SIGTERM and SIGHUP while the job runs."""
+    """Counts Ctrl-C, SIGTERM and SIGHUP while the job runs. `unheard`: called if nobody looks at them for long.
 
-    first: int | None = None
-    count: int = 0
+    A state database that does not answer can hold up the main thread, which then cannot look.
+    """
+
+    def __init__(self, unheard: Callable[[], None]) -> None:
+        self.first: int | None = None
+        self.count = 0
+        self._alarm = threading.Timer(UNHEARD_S, unheard)
+        self._alarm.daemon = True
 
     def handle(self, number: int, frame: FrameType | None) -> None:
+        if not self.count:
+            self._alarm.start()
         self.first = self.first or number
         self.count += 1
+
+    def heard(self) -> None:
+        self._alarm.cancel()
+
+    @property
+    def exit_code(self) -> ExitCode:
+        return ExitCode.INTERRUPTED if self.first == signal.SIGINT else ExitCode.TERMINATED
 
     @contextmanager
     def caught(self) -> Iterator[None]:
@@ -91,6 +111,7 @@ class _Signals:
         try:
             yield
         finally:
+            self.heard()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -108,14 +129,15 @@ class Supervisor:
         self._job, self._supervision = job, supervision
         self._store, self._display = store, display
         self._children: list[_Child] = []
-        self._signals = _Signals()
+        self._signals = _Signals(self._end_at_once)
         self._futile_deaths = 0
         self._moved_at = time.monotonic()
         self._moved: object = None
+        self._next_check = time.monotonic() + CHECK_S
 
     def run(self) -> ExitCode:
         """The exit code of the command, failed runs not counted: the caller asks the store for those."""
-        with self._signals.caught():
+        with forking.server(self._job.imports), self._signals.caught():
             try:
                 self._free_claims()
                 for number in range(self._supervision.workers):
@@ -128,34 +150,49 @@ class Supervisor:
     # ------------------------------------------------------------ the loop
 
     def _watch(self) -> ExitCode:
-        next_check = time.monotonic() + CHECK_S
+        patience = Patience(self._supervision.give_up_s)
         while True:
             looked_at = time.monotonic()
-            progress = self._store.reports.progress(self._job.phase, self._job.only)
-            self._display.update(progress)
-            self._note(progress)
             if self._signals.count:
                 return self._stop_cleanly()
-            self._reap()
-            fatal = next((child.ended for child in self._children if child.ended and child.ended.message), None)
-            if fatal:
-                if fatal.exit_code is ExitCode.STATE:  # what the state database says of the runs may not be true
-                    self._terminate()
-                    raise StateError(fatal.message)
-                self._display.say(f"Error: {fatal.message}")
-                self._terminate()
-                return fatal.exit_code
-            if not self._children or all(child.ended for child in self._children):
-                self._display.update(self._store.reports.progress(self._job.phase, self._job.only))
-                return ExitCode.OK
-            if self._is_shut_out():
-                self._terminate()
-                return ExitCode.TRY_LATER
-            if time.monotonic() >= next_check:
-                self._kill_stalled()
-                self._free_claims()
-                next_check = time.monotonic() + CHECK_S
+            try:
+                ended = self._look()
+                patience.answered()
+            except StateSilent as error:
+                ended = None
+                if patience.bear(error):
+                    self._display.say(f"{error} Waiting for it")
+            if ended is not None:
+                return ended
             self._wait(time.monotonic() - looked_at)
+
+    def _look(self) -> ExitCode | None:
+        """Show progress and see to the workers; the exit code once the job is at its end."""
+        progress = self._store.reports.progress(self._job.phase, self._job.only)
+        self._display.update(progress)
+        self._note(progress)
+        if self._signals.count:
+            return None
+        self._reap()
+        fatal = next((child.ended for child in self._children if child.ended and child.ended.message), None)
+        if fatal:
+            if fatal.exit_code is ExitCode.STATE:  # what the state database says of the runs may not be true
+                self._terminate()
+                raise StateError(fatal.message)
+            self._display.say(f"Error: {fatal.message}")
+            self._terminate()
+            return fatal.exit_code
+        if not self._children or all(child.ended for child in self._children):
+            self._display.update(self._store.reports.progress(self._job.phase, self._job.only))
+            return ExitCode.OK
+        if self._is_shut_out():
+            self._terminate()
+            return ExitCode.TRY_LATER
+        if time.monotonic() >= self._next_check:
+            self._kill_stalled()
+            self._free_claims()
+            self._next_check = time.monotonic() + CHECK_S
+        return None
 
     def _wait(self, look_s: float) -> None:
         """Until a worker has something to say, or it is time to look again; looking takes longer with many runs."""
@@ -193,7 +230,7 @@ class Supervisor:
             if child is None:
                 continue  # its worker is gone already, for another run of its
             self._display.say(f"{stalled.ref} made no progress for {stalled.idle_s:.0f} s: stopping its worker")
-            _kill_tree(child.process)
+            _kill_tree(child)
             index = self._children.index(child)
             self._children[index] = self._replace(child, [stalled.run], ErrorClass.STALLED, Outcome.STALLED)
 
@@ -224,22 +261,17 @@ class Supervisor:
 
     def _spawn(self, number: int) -> _Child:
         ours, theirs = multiprocessing.Pipe(duplex=False)
-        process = multiprocessing.get_context("spawn").Process(
-            target=run_worker, args=(self._job, number, os.getpid(), theirs, keys()), name=f"worker-{number}"
+        process = forking.context().Process(  # type: ignore[attr-defined]
+            target=run_worker, args=(self._job, number, theirs, keys()), name=f"worker-{number}"
         )
-        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the tracker does not ignore it by itself
-        resource_tracker.ensure_running()  # else the first worker's start would: it unblocks SIGINT
-        signal.signal(signal.SIGHUP, before)
-        signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL)  # until the worker ignores them
-        try:
+        with forking.undisturbed():
             process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL)
         theirs.close()
-        return _Child(number, process, worker_id_of(process.pid or 0), ours)
+        return _Child(number, process, *_identity(process.pid or 0), ours)
 
     def _replace(self, dead: _Child, culprits: list[int] | None, error: ErrorClass, outcome: Outcome) -> _Child:
         """Account for a worker that died (its runs are suspects) or was killed, and start another."""
+        _kill_tree(dead)  # what is only said to be dead would go on beside its successor
         message = f"worker process ended with code {dead.process.exitcode}"
         if error is ErrorClass.STALLED:
             message = f"no progress for {self._supervision.stall_timeout_s:.0f} s"
@@ -252,11 +284,20 @@ class Supervisor:
             return dead
         return self._spawn(dead.number)
 
+    def _end_at_once(self) -> None:
+        """In a thread of its own, because the main thread waits for the state database and cannot be reached."""
+        for child in self._children:
+            _kill_tree(child)
+        shutil.rmtree(self._job.work_dir, ignore_errors=True)
+        self._display.say("Stopped, although the state database does not answer. The same command goes on from here")
+        os._exit(self._signals.exit_code)
+
     def _stop_cleanly(self) -> ExitCode:
+        self._signals.heard()
         self._display.say("Stopping: finishing what is in hand (Ctrl-C again stops at once)")
         self._terminate()
         self._display.say("Stopped. Nothing is lost: the same command goes on from here")
-        return ExitCode.INTERRUPTED if self._signals.first == signal.SIGINT else ExitCode.TERMINATED
+        return self._signals.exit_code
 
     def _terminate(self) -> None:
         """Ask all workers to stop; wait a little; then kill. A second Ctrl-C shortens the wait."""
@@ -273,7 +314,16 @@ class Supervisor:
 
     def _kill_all(self) -> None:
         for child in self._children:
-            _kill_tree(child.process)
+            _kill_tree(child)
+            child.process.join()
+
+
+def _identity(pid: int) -> tuple[float, str]:
+    """When a worker started, and its id."""
+    try:
+        return started_s(pid), worker_id_of(pid)
+    except psutil.NoSuchProcess:
+        return 0.0, f"dead:{pid}"  # before it did anything: it has no claims
 
 
 def _last_word(child: _Child) -> Ended | None:
@@ -283,15 +333,19 @@ def _last_word(child: _Child) -> Ended | None:
         return None
 
 
-def _kill_tree(process: BaseProcess) -> None:
+def _kill_tree(child: _Child) -> None:
     """Kill a worker and what it started. Children of one that died before are not found any more, but wandb-core
     ends by itself without its parent.
     """
-    if process.is_alive():
-        worker = psutil.Process(process.pid)  # until it is joined, the pid is its own
+    pid = child.process.pid or 0
+    if not is_alive(pid, child.started_s):
+        return
+    try:
+        worker = psutil.Process(pid)
         for member in (worker, *worker.children(recursive=True)):  # the parent first, or it would start new ones
             try:
                 member.kill()
             except psutil.NoSuchProcess:
                 pass  # it was faster
-    process.join()
+    except psutil.NoSuchProcess:
+        pass

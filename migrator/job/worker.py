@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import gc
 import logging
+import multiprocessing
 import os
 import random
 import shutil
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -28,10 +30,11 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
-from migrations_db import LeaseLost, StateError, open_store
+from migrations_db import LeaseLost, StateError, StateSilent, open_store
 from migrations_db.states import Phase
 from migrations_db.store import Store
 from migrations_db.types import Activity, Claim, WorkerInfo
+from migrator import life
 from migrator.copying.copy import CopyPlan, RunTools, copy_run
 from migrator.copying.pipeline import Stopped
 from migrator.destinations.base import Destination
@@ -39,8 +42,9 @@ from migrator.errors import ExitCode, Retryable, RunError, UserError
 from migrator.job.job import Job, build_api_source, build_destination, build_local_source
 from migrator.job.log import own_keys, start_log, without_keys
 from migrator.job.outcomes import Outcomes, Pings
+from migrator.job.patience import Patience
 from migrator.job.processes import host_id, started_s, worker_id_of
-from migrator.job.signals import TERMINAL
+from migrator.job.signals import GROUP, TERMINAL
 from migrator.parts.base import MappingOptions
 from migrator.settings import hold
 from migrator.sources.base import Source
@@ -65,18 +69,18 @@ class Ended:
     finished: bool = True  # False: stopped before nothing was left
 
 
-def run_worker(job: Job, number: int, supervisor_pid: int, pipe: Pipe, keys: Mapping[str, str]) -> None:
+def run_worker(job: Job, number: int, pipe: Pipe, keys: Mapping[str, str]) -> None:
     """The main function of a worker process. `keys` come by a pipe: its environment, which /proc shows, has none."""
     hold(keys)
     for terminal in TERMINAL:  # they reach the whole group: the supervisor decides
         signal.signal(terminal, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL)  # they were blocked while this process started
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP)  # they were blocked while this process started
     start_log(job.log_file, job.verbose)
     gc.set_threshold(GC_THRESHOLD)
     try:
-        with _Worker(job, number, supervisor_pid, stop) as worker:
+        with _Worker(job, number, stop) as worker:
             ended = Ended(ExitCode.OK, finished=worker.run())
     except UserError as error:
         ended = Ended(error.exit_code, str(error))
@@ -118,23 +122,28 @@ class _InHand:
 
     def at(self, part: str) -> None:
         self.part = part
+        self.show_life()
+
+    def show_life(self) -> None:
         self.active_at = time.monotonic()
 
 
 class _Worker:
-    def __init__(self, job: Job, number: int, supervisor_pid: int, stop: threading.Event) -> None:
+    def __init__(self, job: Job, number: int, stop: threading.Event) -> None:
         self.job = job
         self._error: BaseException | None = None
         self._stop = stop
-        self._supervisor_pid = supervisor_pid
+        self._supervisor = multiprocessing.parent_process()
         self._scratch = job.work_dir / f"worker-{number}-{os.getpid()}"
         self._scratch.mkdir(parents=True)
         self._store: Store = open_store(job.database, create=False)
-        self._pool = ThreadPoolExecutor(2 * job.lanes, thread_name_prefix="files")
+        self._pool = life.Pool(2 * job.lanes, thread_name_prefix="files")
         self._sources: dict[str, Future[Source]] = {}
         self._sources_lock = threading.Lock()
         self._destination: Destination | None = None
         self._in_hand: dict[int, _InHand] = {}
+        self._given_up: deque[Claim] = deque()  # when the state database was silent: to be released
+        self._patience = Patience(job.pause_max_s)
         self._claiming = threading.Lock()
         self._freed = threading.Condition()  # notified when a lane has ended a run
         self._beating = threading.Lock()
@@ -229,15 +238,18 @@ class _Worker:
     def _heartbeat(self) -> None:
         orphaned = False
         while not self._stop.wait(HEARTBEAT_S) or self._in_hand:
-            if not orphaned and os.getppid() != self._supervisor_pid:
+            if not orphaned and self._supervisor is not None and not self._supervisor.is_alive():
                 orphaned = True
                 log.warning("the supervisor is gone: stopping")
                 self._stop.set()
                 end = threading.Timer(ORPHAN_STOP_S, os._exit, [ExitCode.UNEXPECTED])
                 end.daemon = True
                 end.start()
-            with self._beating:
-                self._beat()
+            try:
+                with self._beating:
+                    self._beat()
+            except StateSilent as error:
+                self._bear(error)
             if self._stop.is_set():
                 time.sleep(0.2)  # lanes are finishing: keep their leases, do not spin
 
@@ -260,22 +272,52 @@ class _Worker:
                 self._beat()
 
     def _lane(self) -> None:
-        while not self._stop.is_set():
-            if self._wait_for_pauses():
-                continue
-            with self._claiming:  # one lane after the other, or all would find the worker empty and take a long run
-                if self._stop.is_set():
-                    return
-                full = self._is_full()
-                held = None if full else self._claim()
-            if held is not None:
-                self._copy(held)
-                continue
-            wait = IDLE_WAIT_S if full else self._store.next_wait(self.job.phase, self.job.only)
-            if wait is None:
+        left = True
+        while left and not self._stop.is_set():
+            try:
+                left = self._do_next()
+                self._patience.answered()
+            except StateSilent as error:
+                self._bear(error)
+                self._stop.wait(IDLE_WAIT_S)
+
+    def _bear(self, error: StateSilent) -> None:
+        if self._patience.bear(error):
+            log.warning("%s Waiting for it.", error)
+
+    def _do_next(self) -> bool:
+        """Copy a run, or wait; False: nothing is left."""
+        self._release_given_up()
+        if self._wait_for_pauses():
+            return True
+        with self._claiming:  # one lane after the other, or all would find the worker empty and take a long run
+            if self._stop.is_set():
+                return False
+            full = self._is_full()
+            held = None if full else self._claim()
+        if held is not None:
+            self._copy(held)
+            return True
+        wait = IDLE_WAIT_S if full else self._store.next_wait(self.job.phase, self.job.only)
+        if wait is None:
+            return False
+        with self._freed:
+            self._freed.wait(min(max(wait, IDLE_WAIT_S / 4), IDLE_WAIT_S))
+        return True
+
+    def _release_given_up(self) -> None:
+        while True:
+            try:
+                claim = self._given_up.popleft()
+            except IndexError:
                 return
-            with self._freed:
-                self._freed.wait(min(max(wait, IDLE_WAIT_S / 4), IDLE_WAIT_S))
+            try:
+                self._store.release(claim)
+            except LeaseLost:
+                pass  # its lease ended meanwhile
+            except StateSilent:
+                self._given_up.append(claim)
+                raise
 
     def _claim(self) -> _InHand | None:
         self._renew()  # after a long sleep, our own runs' leases would look like those of others
@@ -313,7 +355,12 @@ class _Worker:
         claim = held.claim
         log.info("run %s: attempt %d begins", claim.ref, claim.attempt)
         try:
-            with self._outcomes.recorded(claim), self._scratch_of(claim) as scratch, self._in_project(claim):
+            with (
+                self._outcomes.recorded(claim),
+                self._scratch_of(claim) as scratch,
+                self._in_project(claim),
+                life.heard_by(held.show_life),
+            ):
                 tools = RunTools(scratch, self._pool, held)
                 assert self._destination is not None
                 if self.job.phase is Phase.UPLOAD:
@@ -326,6 +373,9 @@ class _Worker:
                     plan = replace(self._plan, options=own)
                     copy_run(claim, source, self._destination, self._store, plan, tools)
                 log.info("run %s: done", claim.ref)
+        except StateSilent:
+            self._given_up.append(claim)
+            raise
         finally:
             self._in_hand.pop(claim.run, None)
             with self._freed:

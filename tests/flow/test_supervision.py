@@ -26,15 +26,16 @@ from migrator.job.scratch import PREFIX, remove_stale
 from migrator.job.worker import _Worker
 from migrator.parts.base import MappingOptions
 from tests.flow.conftest import Scene, SetScene, Started, wait_until
+from tests.processes import forked
 from tests.servers.http import Fault
-from tests.servers.wandb_data import sample_runs
+from tests.servers.wandb_data import Project, Run, sample_runs
 
 HANGS = 60.0  # seconds: longer than a test waits
 
 
 def workers(scene: Scene) -> list[psutil.Process]:
     """The worker processes that run."""
-    return [one for one, command in commands(scene) if "spawn_main" in command]
+    return forked([one for one, _ in commands(scene)])
 
 
 def wandb_cores(scene: Scene) -> list[psutil.Process]:
@@ -146,6 +147,18 @@ def test_what_a_stalled_worker_started_dies_with_it(set_scene: SetScene) -> None
     assert scene.differences() == []
 
 
+@pytest.mark.slow
+def test_slow_is_not_dead(set_scene: SetScene) -> None:
+    large = Run("large", files={"model.bin": bytes(20 << 20)})
+    scene = set_scene(Project("slow", [*sample_runs(1), large]), processing_delay_s=(12.0, 12.0))
+    scene.wandb.faults.set([Fault("GET /files/.*model.bin", "trickle", times=None, delay_s=30.0)])
+    scene.migrate.succeed("inventory")
+    ended = scene.migrate.succeed("run", "--stall-timeout", "6")
+    assert "no progress" not in ended.stderr
+    assert ask(scene, "SELECT DISTINCT outcome FROM attempt") == [("done",)]
+    assert scene.differences() == []
+
+
 def test_a_worker_told_to_stop_by_somebody_else_is_replaced(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(20, steps=3, files=1), processing_delay_s=(0.2, 0.3))
     scene.migrate.succeed("inventory")
@@ -154,6 +167,19 @@ def test_a_worker_told_to_stop_by_somebody_else_is_replaced(set_scene: SetScene)
     workers(scene)[0].terminate()
     assert running.wait().exit_code == 0
     assert scene.differences() == []
+
+
+def test_a_job_goes_on_although_the_process_that_workers_are_forked_from_is_killed(set_scene: SetScene) -> None:
+    scene = set_scene(sample_runs(20, steps=3, files=1), processing_delay_s=(0.2, 0.3))
+    scene.migrate.succeed("inventory")
+    running = scene.migrate.start("run")
+    wait_until(lambda: runs_done(scene), "a run to be done", running)
+    [server] = {worker.parent() for worker in workers(scene)}
+    assert server is not None
+    server.kill()
+    assert running.wait().exit_code == 0
+    assert scene.differences() == []
+    assert scene.migrate.processes() == []
 
 
 def test_ctrl_c_does_not_reach_a_worker_that_has_yet_to_start(set_scene: SetScene) -> None:
@@ -248,7 +274,7 @@ def test_a_lane_that_wakes_after_its_lease_asks_before_it_goes_on(tmp_path: Path
             invocation_id=store.begin_invocation("run", "here", 1, "1.0"),
             lease_s=0.0,  # so all of it has passed when the claim is made
         )
-        with _Worker(job, 0, 0, threading.Event()) as worker:
+        with _Worker(job, 0, threading.Event()) as worker:
             task = worker._claim()
             assert task is not None
             task.check()  # late, but nobody has taken the run

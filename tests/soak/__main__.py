@@ -27,6 +27,7 @@ import psutil
 
 from migrations_db import RunStatus, open_store
 from tests.flow.conftest import WANDB_KEY, WORKSPACE, Migrate, Started
+from tests.processes import forked
 from tests.servers.http import Fault
 from tests.soak.chaos import OUTAGE, REFUSAL, REFUSALS, Event, events, plan
 from tests.soak.world import World
@@ -177,13 +178,7 @@ class Migration:
         self.tally.injected[event.name] += 1
 
     def workers(self) -> list[psutil.Process]:
-        found = []
-        for process in self.migrate.processes():
-            try:
-                found += [process] if "spawn_main" in " ".join(process.cmdline()) else []
-            except psutil.NoSuchProcess:
-                pass  # it has just ended
-        return sorted(found, key=lambda process: process.pid)
+        return sorted(forked(self.migrate.processes()), key=lambda process: process.pid)
 
     # ------------------------------------------------------------ the end
 
