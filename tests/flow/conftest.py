@@ -30,6 +30,14 @@ DEADLINE_S = 90.0  # for anything waited for: far more than a loaded machine nee
 NOWHERE = "http://127.0.0.1:9"  # a proxy that is not there: nothing but loopback is reached
 
 
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_in_a_terminal() -> None:
+    """A suite that was started in the background ignores Ctrl-C and hang-ups, and so would its commands."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class Ended:
     """What a command said, and how it ended."""
