@@ -59,8 +59,8 @@ class Job:
     @property
     def imports(self) -> list[str]:
         """The modules that its workers need, as far as importing them early changes nothing."""
-        modules = ["migrator.job.worker"]
-        if "wandb" in self.services:
+        modules = []
+        if "wandb" in self.services:  # first: what pydantic does for the SDK takes the longer, the more is imported
             modules.append("migrator.sources.wandb.preload")
         if "local" in self.services:
             modules.append("migrator.sources.wandb_local.listing")
@@ -68,7 +68,7 @@ class Job:
             modules.append("migrator.destinations.neptune.offline")
         elif not self.safe_client:  # its settings are read on import, see `build_destination`
             modules.append("migrator.destinations.neptune.online")
-        return modules
+        return [*modules, "migrator.job.worker"]
 
 
 def wandb_api_key() -> str | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 
 from migrator.sources.wandb.client import SETTINGS, UNSET
 
 os.environ.update(SETTINGS)
-for _name in UNSET:
-    os.environ.pop(_name, None)
-
-
-import migrator.sources.wandb.listing  # noqa: E402, F401
+for name in UNSET:
+    os.environ.pop(name, None)
+for name in ("wandb.apis.public", "wandb.sdk.wandb_setup", "wandb.sdk.lib.wbauth", "migrator.sources.wandb.listing"):
+    import_module(name)
