@@ -1,5 +1,4 @@
 """What the state database keeps for verifications, on both databases."""
-# ruff: noqa: F811 - fixtures are imported, and named by tests
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from migrations_db import LeaseLost, Phase, RunStatus, Store
 from migrations_db.report_types import FindingRow, VerdictCounts
 from migrations_db.states import Verdict
 from migrations_db.types import Claim, DigestRow, PartUpdate, ProjectRow, RunRow
-from tests.contract.store_fixtures import empty_database, empty_file, register, store, url  # noqa: F401
+from tests.contract.store_fixtures import register
 
 LOSS = DigestRow("numbers", '{"count":3}')
 
