@@ -23,7 +23,7 @@ from migrations_db.types import ProjectRow, RunRow, WorkerInfo
 from migrator.job.job import Job
 from migrator.job.processes import host_id
 from migrator.job.scratch import PREFIX, remove_stale
-from migrator.job.worker import _Worker
+from migrator.job.worker import Worker
 from migrator.parts.base import MappingOptions
 from tests.flow.conftest import Scene, SetScene, Started, wait_until
 from tests.processes import forked
@@ -274,8 +274,8 @@ def test_a_lane_that_wakes_after_its_lease_asks_before_it_goes_on(tmp_path: Path
             invocation_id=store.begin_invocation("run", "here", 1, "1.0"),
             lease_s=0.0,  # so all of it has passed when the claim is made
         )
-        with _Worker(job, 0, threading.Event()) as worker:
-            task = worker._claim()
+        with Worker(job, 0, threading.Event()) as worker:
+            task = worker.leases.claim()
             assert task is not None
             task.check()  # late, but nobody has taken the run
             store.workers.register(WorkerInfo("other", "elsewhere", 1, 0.0))
