@@ -16,7 +16,7 @@ from migrations_db.types import Selection
 from migrator.commands.status.conclusions import find_run
 from migrator.commands.text import counted
 from migrator.errors import ExitCode, UserError
-from migrator.job.address import COPIES, directory_of
+from migrator.job.address import bound_address
 from migrator.job.processes import host_id, is_alive
 from migrator.settings import Globals
 from migrator.visible import tell
@@ -62,10 +62,10 @@ def _selection(store: Store, runs: Sequence[str], projects: Sequence[str]) -> Se
 
 
 def _consequences(store: Store, count: int, gone: int) -> list[str]:
-    directory = directory_of(store.setting(COPIES) or "")
+    address = bound_address(store)
     told = [f"{counted(count, 'run')} would be put back to never copied: `migrate run` copies them from their start."]
-    if directory:
-        told.append(f"Offline files of theirs stay in {directory} until the new copies are complete.")
+    if address and address.directory:
+        told.append(f"Offline files of theirs stay in {address.directory} until the new copies are complete.")
     told.append("What Neptune has of them stays there, and its points are kept: delete the runs there to replace them.")
     if gone:
         told.append(f"Gone from W&B, so that they cannot be copied again: {counted(gone, 'run')}.")

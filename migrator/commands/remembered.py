@@ -5,7 +5,6 @@ The order is: option or its variable, NEPTUNE_PROJECT, state database. Contradic
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from migrations_db import StateMissing, open_store
 from migrations_db.states import Phase
 from migrations_db.store import Store
-from migrator.job.address import COPIES, UPLOADS
+from migrator.job.address import UPLOADS, bound_address
 from migrator.parts.base import MappingOptions
 from migrator.settings import OFFLINE_DIR, Globals, Mode, default_workspace, token_is_set, workspace
 from migrator.visible import tell
@@ -103,12 +102,13 @@ def mapping_text(name: str, value: object) -> str:
 
 
 def _known(store: Store, phase: Phase) -> _Known:
-    copies = store.setting(COPIES) or ""
+    copies = bound_address(store)
     known = _Known(mapping=store.listing.last_mapping() or {})
-    if copies.startswith("offline:"):
-        known = replace(known, mode="offline", offline_dir=Path(copies.removeprefix("offline:")))
-    elif copies:
+    if copies is None:
+        return known
+    if copies.directory:
+        known = replace(known, mode="offline", offline_dir=copies.directory)
+    else:
         known = replace(known, mode="online")
-    bound = (store.setting(UPLOADS) if phase is Phase.UPLOAD else None) or copies
-    found = re.search(r" workspace (\S+)$", bound)
-    return replace(known, workspace=found[1]) if found else known
+    bound = (bound_address(store, UPLOADS) if phase is Phase.UPLOAD else None) or copies
+    return replace(known, workspace=bound.workspace) if bound.workspace else known

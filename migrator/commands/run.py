@@ -28,7 +28,7 @@ from migrator.commands.text import add_row, counted, left_out_text, new_table, s
 from migrator.destinations.base import UPLOADED
 from migrator.errors import ErrorClass, ExitCode, UserError
 from migrator.figures import age_text, amount
-from migrator.job.address import COPIES, UPLOADS, Binding, directory_of, is_same_directory, offline_address
+from migrator.job.address import COPIES, UPLOADS, Address, Binding, bound_address, is_same_directory
 from migrator.job.display import display_for
 from migrator.job.job import Job, neptune_api_token
 from migrator.job.log import log_path, start_log
@@ -185,7 +185,7 @@ def _finish(job: Job, settings: RunSettings, store: Store, display: Display) -> 
 def binding_of(settings: RunSettings) -> Binding:
     """The destination that the database must belong to."""
     if settings.mode == "offline":
-        return Binding(COPIES, offline_address(settings.offline_dir))
+        return Binding(COPIES, Address.of_directory(settings.offline_dir))
     return neptune_binding(COPIES if settings.phase is Phase.COPY else UPLOADS, settings.workspace)
 
 
@@ -193,7 +193,7 @@ def neptune_binding(setting: str, workspace: str) -> Binding:
     """A workspace of the Neptune that the token is for."""
     from migrator.destinations.neptune.token import address_of
 
-    return Binding(setting, f"{address_of(neptune_api_token())} workspace {workspace}")
+    return Binding(setting, Address(server=address_of(neptune_api_token()), workspace=workspace))
 
 
 def check_offline(store: Store, settings: RunSettings) -> None:
@@ -201,10 +201,10 @@ def check_offline(store: Store, settings: RunSettings) -> None:
 
     A file that is looked for in the wrong place is not lost: nothing may be forgotten because of it.
     """
-    bound, directory = store.setting(COPIES), settings.offline_dir.absolute()
-    copied_to = directory_of(bound) if bound else None
+    bound, directory = bound_address(store), settings.offline_dir.absolute()
+    copied_to = bound.directory if bound else None
     if settings.phase is Phase.UPLOAD and bound and not copied_to:
-        raise UserError(f"there is nothing to upload: the runs of this state database go straight to {bound}")
+        raise UserError(f"there is nothing to upload: the runs of this state database go straight to {bound.text}")
     if not copied_to:
         return
     if not is_same_directory(copied_to, directory):

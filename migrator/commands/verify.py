@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -27,7 +26,7 @@ from migrator.commands.status.conclusions import bound_to, verdicts_text
 from migrator.commands.text import counted, message_text, say
 from migrator.copying.verify import Files, How, Level
 from migrator.errors import ExitCode, UserError
-from migrator.job.address import COPIES, UPLOADS
+from migrator.job.address import COPIES, UPLOADS, bound_address
 from migrator.job.log import log_path, start_log
 from migrator.job.verifier import Compared, Scope, Verifier
 from migrator.settings import OFFLINE_WORKSPACE, Globals, tool_version
@@ -77,9 +76,8 @@ def sampled(store: Store, only: Selection, settings: VerifySettings) -> Selectio
 
 
 def _verified(store: Store, only: Selection, settings: VerifySettings, common: Globals) -> Compared:
-    bound = bound_to(store)
-    copied_to = store.setting(COPIES) or ""
-    if not bound.offline or store.setting(UPLOADS):
+    bound, copies = bound_to(store), bound_address(store)
+    if not bound.offline or bound_address(store, UPLOADS):
         _check_binding(store, bound.workspace, offline=bound.offline)
     if settings.again:
         store.verification.begin_again(only)
@@ -88,7 +86,7 @@ def _verified(store: Store, only: Selection, settings: VerifySettings, common: G
     scope = Scope(
         only=only,
         workspace=bound.workspace or OFFLINE_WORKSPACE,
-        offline_dir=Path(copied_to.removeprefix("offline:")) if bound.offline else None,
+        offline_dir=copies.directory if copies else None,
         how=settings.how,
         threads=settings.workers,
         invocation_id=invocation_id,

@@ -6,6 +6,7 @@ refuses, must not bind it for ever.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +14,41 @@ from migrations_db.store import Store
 from migrator.errors import UserError
 
 COPIES, UPLOADS = "destination", "upload destination"  # keys of settings in the state database
-_OFFLINE = "offline:"  # begins the address of a directory
+_OFFLINE = "offline:"
 
 
-def offline_address(directory: Path) -> str:
-    """What a state database is bound to when its runs go to offline files."""
-    return f"{_OFFLINE}{directory.absolute()}"
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where runs go: a directory of offline files, or a workspace of a Neptune server.
 
+    `text` is what the state database keeps and messages show; `parse` reads it.
+    """
 
-def directory_of(address: str) -> Path | None:
-    """The directory of offline files that an address names; None: it names a Neptune server."""
-    return Path(address.removeprefix(_OFFLINE)) if address.startswith(_OFFLINE) else None
+    directory: Path | None = None
+    server: str = ""
+    workspace: str | None = None
+
+    @classmethod
+    def of_directory(cls, directory: Path) -> Address:
+        return cls(directory.absolute())
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        if text.startswith(_OFFLINE):
+            return cls(Path(text.removeprefix(_OFFLINE)))
+        server, workspace = re.fullmatch(r"(.*?)(?: workspace (\S+))?", text, re.DOTALL).groups()  # type: ignore[union-attr]
+        return cls(server=server, workspace=workspace)
+
+    @property
+    def text(self) -> str:
+        if self.directory is not None:
+            return f"{_OFFLINE}{self.directory}"
+        return f"{self.server} workspace {self.workspace}" if self.workspace else self.server
+
+    def is_same(self, other: Address) -> bool:
+        if self.directory and other.directory:
+            return is_same_directory(self.directory, other.directory)
+        return self == other
 
 
 def is_same_directory(one: Path, other: Path) -> bool:
@@ -34,32 +59,31 @@ def is_same_directory(one: Path, other: Path) -> bool:
         return one.resolve() == other.resolve()
 
 
+def bound_address(store: Store, setting: str = COPIES) -> Address | None:
+    """Where the runs of a state database go; None: it is not bound yet."""
+    text = store.setting(setting)
+    return Address.parse(text) if text else None
+
+
 @dataclass(frozen=True, slots=True)
 class Binding:
     """`setting` is COPIES, or for offline files on their way to Neptune UPLOADS."""
 
     setting: str
-    address: str
+    address: Address
 
     def check(self, store: Store) -> None:
         """`UserError` if the database belongs to another destination."""
-        self._compare(store.setting(self.setting) or self.address)
+        self._compare(bound_address(store, self.setting) or self.address)
 
     def bind(self, store: Store) -> None:
         """From now on the database belongs to this one. `UserError` if it belongs to another already."""
-        self._compare(store.claim_setting(self.setting, self.address))
+        self._compare(Address.parse(store.claim_setting(self.setting, self.address.text)))
 
-    def _compare(self, bound: str) -> None:
-        if not _is_same(bound, self.address):
-            advice = "`migrate sync` uploads offline files" if directory_of(bound) else "use the same settings"
+    def _compare(self, bound: Address) -> None:
+        if not bound.is_same(self.address):
+            advice = "`migrate sync` uploads offline files" if bound.directory else "use the same settings"
             raise UserError(
-                f"the runs of this state database go to {bound}, not to {self.address}: {advice}, "
+                f"the runs of this state database go to {bound.text}, not to {self.address.text}: {advice}, "
                 "or take --db OTHER for another destination"
             )
-
-
-def _is_same(one: str, other: str) -> bool:
-    directories = directory_of(one), directory_of(other)
-    if directories[0] and directories[1]:
-        return is_same_directory(directories[0], directories[1])
-    return one == other

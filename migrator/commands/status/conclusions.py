@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 from migrations_db.report_types import LedgerGroup, Overview, PartSums, RunDetail, VerdictCounts
@@ -11,7 +10,7 @@ from migrations_db.store import Store
 from migrations_db.types import Project
 from migrator.commands.text import counted, left_out_text
 from migrator.errors import ADVICE, ErrorClass, ExitCode, UserError
-from migrator.job.address import COPIES, UPLOADS
+from migrator.job.address import UPLOADS, bound_address
 from migrator.job.pace import Speed, time_left_s
 from migrator.parts import OPTIONAL_PARTS, PARTS
 from migrator.records import Kind
@@ -44,10 +43,10 @@ NOT_BOUND = Bound()
 
 def bound_to(store: Store) -> Bound:
     """As the first `migrate run` has stored it, and for offline files the first `migrate sync`."""
-    address = store.setting(COPIES) or ""
-    offline = address.startswith("offline:")
-    workspace = re.search(r" workspace (\S+)$", (store.setting(UPLOADS) or "") if offline else address)
-    return Bound(workspace[1] if workspace else None, offline)
+    address = bound_address(store)
+    offline = address is not None and address.directory is not None
+    to = bound_address(store, UPLOADS) if offline else address
+    return Bound(to.workspace if to else None, offline)
 
 
 def find_run(store: Store, text: str) -> RunDetail:
