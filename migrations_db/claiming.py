@@ -3,6 +3,20 @@
 One statement for both databases: the inner SELECT finds the run and locks it, passing over runs that others are about
 to take; the outer UPDATE takes it. SQLite has one writer at a time and leaves the lock clause out.
 
+Without what is set besides, the common case reads so (`test_the_claim_reads_as_its_docstring_says`):
+
+    UPDATE run SET status = 'running', claimed_by = :worker, lease_until = now + :lease_s, attempt = attempt + 1, ...
+    WHERE id = coalesce(
+        (SELECT id FROM run
+         WHERE status = 'running' AND phase = 'copy' AND lease_until < now AND silent_attempts <= 1
+         ORDER BY lease_until LIMIT 1 FOR UPDATE SKIP LOCKED),
+        (SELECT id FROM run
+         WHERE phase = 'copy' AND status = 'pending' AND silent_attempts = 0
+           AND (not_before IS NULL OR not_before <= now)
+           AND NOT (fork_run_id IS NOT NULL AND EXISTS (a run of this project that it is forked from is not done))
+         ORDER BY silent_attempts, size_hint DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED))
+    RETURNING id
+
 The order is that of the index `run_pending` (or `run_pending_project`), so that the first entry that passes is the
 answer however many runs there are. Status is written into the SQL, not bound: partial indexes want to see it.
 """

@@ -4,6 +4,16 @@
     intend(highest steps)  ->  write  ->  flush: a barrier          up to DEPTH barriers stay open
     the oldest barrier is passed  ->  checkpoint(cursors, counts, ledger, digests)  ->  scratch files released
 
+How the sizes of the chain fit, from the source to the request:
+
+    page      1 MiB (files), 4 MiB (W&B's API)       what a source reads at a time    sources/paging, wandb/live
+    batch     25,000 values, 4 MiB, 64 files, 10 s   what a part converts at a time   parts/base
+    group     25,000 values, 8 MiB, 10 s             what goes out together           here
+    request   2 MiB a snapshot, 16 MiB an operation  what Neptune takes               limits
+    in flight 2 groups                               sent, but not confirmed          here
+
+So at most 4 batches lie between two checkpoints: well below 100,000 values are sent again after a crash.
+
 Steps up to the saved intent may have been sent by an earlier attempt: only for those are answers that say "already
 there" benign.
 """
