@@ -357,11 +357,11 @@ def test_points_that_an_earlier_attempt_sent_are_no_refusals_when_replayed(
     assert [value for _, _, value in telling_place.read().series["loss"]] == [1.0, 2.0, 3.0]
 
 
-def test_the_same_points_are_refusals_when_nothing_explains_them(telling_place: Place) -> None:
+def test_points_at_steps_that_are_taken_are_refusals_when_nothing_explains_them(telling_place: Place) -> None:
     with telling_place.destination.open_run(target(), None) as run:
         run.write(points("loss", [1.0, 2.0]))
         run.flush().wait()
-        run.write(points("loss", [1.0]))
+        run.write(points("loss", [3.0]))
         [refused] = run.flush().wait()
     assert refused == told(telling_place, "loss", "SERIES_STEP_NON_INCREASING", 1)
 

@@ -25,7 +25,7 @@ from migrator.destinations.neptune.online import StatusPoller
 from migrator.destinations.neptune.token import address_of
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, Throttled, UserError
 from migrator.limits import STATUS_BATCH
-from migrator.records import AddTags, Assign, AssignFile, Fork, LocalFile, Points
+from migrator.records import AddTags, Assign, AssignFile, Fork, Histogram, LocalFile, Points
 from tests.contract.neptune_places import (
     PROJECT,
     START_US,
@@ -586,9 +586,47 @@ def test_a_run_of_ours_excuses_no_point_that_was_not_sent_before(
         run.write(rows)
         run.flush().wait()
     with place.destination.open_run(target(), position, begun=begun) as run:
-        run.write(rows)
+        run.write([Points(step, START_US + step, {"loss": 9.0}) for step in range(2)])
         refused = run.flush().wait()
     assert sum(one.count for one in refused) == 2
+
+
+SERIES: dict[str, list[Any]] = {
+    "numbers": [0.1, float("nan"), -0.0, float("inf")],
+    "text": ["a", "", "ä", "b"],
+    "bars": [Histogram((0.0, 1.0, 2.0), (1, 2))] * 4,
+}
+
+
+@pytest.mark.parametrize("path", SERIES)
+def test_points_that_an_older_state_database_does_not_know_of_are_not_lost_if_they_are_equal(
+    place: OnlinePlace, path: str
+) -> None:
+    rows = [Points(step, START_US + step, {path: value}) for step, value in enumerate(SERIES[path])]
+    with place.destination.open_run(target(), None) as run:
+        run.write(rows)
+        run.flush().wait()
+    before = place.read().series
+    with place.destination.open_run(target(), CREATED) as run:  # the database was restored: it knows of the first row
+        run.write(rows[1:])
+        barrier = run.flush()
+        assert (barrier.wait(), barrier.position) == ([Refused("", KEPT, 0)], EXISTED)
+        run.write([Points(7, START_US + 7, {path: rows[0].values[path]})])
+        assert run.flush().wait() == []
+    assert str(place.read().series[path][:4]) == str(before[path])  # NaN is not equal to itself
+    assert len(place.read().series[path]) == 5
+
+
+@pytest.mark.parametrize("path", SERIES)
+def test_points_that_differ_in_one_value_from_what_neptune_has_are_refusals(place: OnlinePlace, path: str) -> None:
+    rows = [Points(step, START_US + step, {path: value}) for step, value in enumerate(SERIES[path])]
+    others: dict[str, Any] = {"numbers": 0.2, "text": "c", "bars": Histogram((0.0, 1.0, 2.5), (1, 2))}
+    with place.destination.open_run(target(), None) as run:
+        run.write(rows)
+        run.flush().wait()
+    with place.destination.open_run(target(), CREATED) as run:
+        run.write([*rows[:3], Points(3, START_US + 3, {path: others[path]})])
+        assert sum(one.count for one in run.flush().wait()) == 4
 
 
 def test_a_fork_whose_parent_is_missing_is_a_note_and_no_loss(place: OnlinePlace) -> None:

@@ -71,6 +71,10 @@ class Past:
         """The run is there, and is a copy of the same source: another state database has begun it."""
         self.position, self.begun = EXISTED, True
 
+    def is_ahead(self) -> None:
+        """Neptune has what it refuses, and it is equal: the run was further when the state database was copied."""
+        self.position = EXISTED
+
     def judge(self, project: str, codes: Mapping[str, int], *, replayed: bool) -> tuple[set[str], dict[str, int]]:
         """(notes, refusals for good by code) of the answer to a request; the first request holds the creation.
 

@@ -22,13 +22,13 @@ from typing import Any, NamedTuple, Self
 
 from migrator import life
 from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
-from migrator.destinations.neptune.answers import THERE, UNKNOWN_PATH, Past
+from migrator.destinations.neptune.answers import BENIGN_WHEN_REPLAYED, THERE, UNKNOWN_PATH, Past
 from migrator.destinations.neptune.connection import Answer, Connection
 from migrator.destinations.neptune.errors import SERVICE, patiently
 from migrator.destinations.neptune.provenance import Provenance
 from migrator.destinations.neptune.wire import OperationBuilder, Upload, create_operation
 from migrator.destinations.neptune.wire_columns import Operation
-from migrator.errors import ErrorClass, MigratorError, Retryable
+from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable
 from migrator.limits import STATUS_BATCH
 from migrator.naming import MAPPING_VERSION
 from migrator.records import Assign, Record
@@ -94,6 +94,7 @@ class _Request:
     id: str
     replayed: bool
     answer: Future[Answer]
+    operation: Operation
 
 
 @dataclass(slots=True)
@@ -146,7 +147,7 @@ class NeptuneRun:
     def flush(self) -> NeptuneBarrier:
         self._send()
         sent, self._sent = self._sent, _Sent()
-        return NeptuneBarrier(self._connection, self._project, sent, self._past)
+        return NeptuneBarrier(self._connection, self._uploads, self._project, sent, self._past)
 
     def identify(self) -> None:
         """Wait for the answer to the creation; if the run was there before it, look whose copy that is."""
@@ -190,7 +191,7 @@ class NeptuneRun:
         request_id = patiently(submit)
         answer = self._poller.watch(self._project, request_id)
         # A repeated submission may follow one whose answer was lost after the server had applied it.
-        self._sent.requests.append(_Request(request_id, replayed or tries > 1, answer))
+        self._sent.requests.append(_Request(request_id, replayed or tries > 1, answer, operation))
 
     def send_files(self, uploads: Sequence[Upload]) -> None:
         """Upload in groups: signed addresses expire, and a group must not wait long behind another."""
@@ -224,8 +225,9 @@ class NeptuneRun:
 class NeptuneBarrier:
     """Waits for the answers to the requests and uploads before it, and classifies them."""
 
-    def __init__(self, connection: Connection, project: str, sent: _Sent, past: Past) -> None:
+    def __init__(self, connection: Connection, uploads: Executor, project: str, sent: _Sent, past: Past) -> None:
         self.position: str | None = None
+        self._uploads = uploads
         self._connection = connection
         self._project = project
         self._sent = sent
@@ -241,6 +243,9 @@ class NeptuneBarrier:
         for request in self._sent.requests:
             codes = request.answer.result().codes or {}
             told, refusals = self._past.judge(self._project, codes, replayed=request.replayed)
+            if BENIGN_WHEN_REPLAYED & refusals.keys() and self._has_the_same(request):
+                self._past.is_ahead()
+                told, refusals = self._past.judge(self._project, codes, replayed=request.replayed)
             notes |= told
             refused.update(self._located(request, refusals))
         for future in self._sent.uploads:
@@ -250,6 +255,16 @@ class NeptuneBarrier:
             *(Refused("", note, 0) for note in sorted(notes)),
             *(Refused(path, code, count) for (path, code), count in refused.items()),
         ]
+
+    def _has_the_same(self, request: _Request) -> bool:
+        """Asked once: afterwards Neptune is known to be ahead."""
+        from migrator.destinations.neptune.likeness import has_the_same  # rarely needed, and slow to import
+        from migrator.destinations.neptune.readback import NeptuneReadBack
+
+        try:
+            return has_the_same(NeptuneReadBack(self._connection, self._uploads), request.operation)
+        except Rejected:
+            return False  # this server does not show runs: what it refuses is counted
 
     def _located(self, request: _Request, refusals: Mapping[str, int]) -> Counter[tuple[str, str]]:
         """Refused operations of a request by (path, code)."""

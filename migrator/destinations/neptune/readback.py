@@ -78,6 +78,9 @@ FIELDS = {
     "fileRefSeries": "file_ref_series_properties",
 }
 
+Span = tuple[float | None, float | None]
+WHOLE: Span = (None, None)
+
 T = TypeVar("T")
 
 
@@ -152,20 +155,21 @@ class NeptuneReadBack:
                     [first] = _steps(found.values[:1]).tolist()
                     yield SeriesHead(some[number], found.total_item_count or None, first)
 
-    def pages(self, project: str, series: Sequence[SeriesRef]) -> Iterator[SeriesPage]:
+    def pages(self, project: str, series: Sequence[SeriesRef], span: Span = WHOLE) -> Iterator[SeriesPage]:
+        """`span`: the first and last step wanted, both included."""
         floats = [one for one in series if _kind(one) is SeriesKind.FLOATS]
         others = [one for one in series if _kind(one) is not SeriesKind.FLOATS]
         for some in _batched(floats, SERIES_AT_A_TIME):
-            yield from self._float_pages(project, some)
+            yield from self._float_pages(project, some, span)
         for some in _batched(others, SERIES_AT_A_TIME):
-            yield from self._other_pages(project, some)
+            yield from self._other_pages(project, some, span)
 
-    def _float_pages(self, project: str, series: Sequence[SeriesRef]) -> Iterator[SeriesPage]:
+    def _float_pages(self, project: str, series: Sequence[SeriesRef], span: Span) -> Iterator[SeriesPage]:
         questions = _questions(project, series)
         while questions:
             limit = max(1, POINTS_AT_A_TIME // len(questions))
             further: dict[int, float] = {}
-            for number, found in self._floats(project, questions, limit=limit, order="descending"):
+            for number, found in self._floats(project, questions, limit=limit, order="descending", span=span):
                 points = found.values
                 if not points:
                     continue
@@ -182,12 +186,12 @@ class NeptuneReadBack:
             ]
 
     def _floats(
-        self, project: str, questions: Sequence[dict[str, Any]], *, limit: int, order: str
+        self, project: str, questions: Sequence[dict[str, Any]], *, limit: int, order: str, span: Span = WHOLE
     ) -> Iterator[tuple[int, Any]]:
         """(number of the question, ProtoFloatSeriesValuesDTO) for each series that is there."""
         body = {
             "requests": questions,
-            "stepRange": {"from": None, "to": None},
+            "stepRange": {"from": span[0], "to": span[1]},
             "order": order,
             "perSeriesPointsLimit": limit,
         }
@@ -199,10 +203,10 @@ class NeptuneReadBack:
         for one in ProtoFloatSeriesValuesResponseDTO.FromString(answer).series:
             yield int(one.requestId), one.series
 
-    def _other_pages(self, project: str, series: Sequence[SeriesRef]) -> Iterator[SeriesPage]:
+    def _other_pages(self, project: str, series: Sequence[SeriesRef], span: Span) -> Iterator[SeriesPage]:
         questions = _questions(project, series)
         while questions:
-            body = {"requests": questions, "stepRange": {"from": None, "to": None}, "order": "descending"}
+            body = {"requests": questions, "stepRange": {"from": span[0], "to": span[1]}, "order": "descending"}
             answer = self._ask(
                 get_series_values_proto,
                 f"read series of {project}",
