@@ -11,21 +11,22 @@ from migrator.records import Artifact, Assign, AssignFile, Batch, Kind, LocalFil
 from migrator.sources.base import SourceRun, Withheld
 from migrator.values import compact_json
 
-#: what is told of a version, by the last level of its path; their paths are theirs even where a source cannot tell
+#: attributes of a version, by the last part of their path. The paths are reserved even if a source lacks the values.
 INFO = ("type", "aliases", "digest", "size", "created_at", "metadata", "references")
 
 
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
-    """One artifact version after the other, in bounded batches. Names hold no `/` (wandb 0.31), so versions never meet.
+    """Copy one artifact version after another, in bounded batches. Names contain no `/` (wandb 0.31), so paths of
+    different versions never collide.
 
-    The cursor holds the versions that are complete with their aliases (which move), of one that is not how many files
-    are done, and whether `used` is counted.
+    The cursor holds the complete versions with their aliases (which can change), the number of files already copied of
+    the unfinished version, and whether `used` is counted.
     """
     copied: dict[str, list[str]] = dict(cursor.get("copied", {}))
     unfinished, files_done = cursor.get("unfinished", ("", 0))
     used_counted = bool(cursor.get("used"))
     ledger, bases = Ledger(), Paths()
-    sets: dict[str, Scalar | frozenset[str]] = {}  # what is one value however often it is written
+    sets: dict[str, Scalar | frozenset[str]] = {}  # values that count once however often they are written
     for artifact in run.artifacts():
         key = f"{artifact.name}:{artifact.version}"
         base, paths = bases.claim(key, f"artifacts/{artifact.name}/{artifact.version}"), Paths()
@@ -50,7 +51,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
             ledger.renamed(key, base)
             batch.written = len(info)
             batch.read = len(info) + len(secret)
-        if done > len(artifact.files):  # the list is gone since, and nobody knows what else was in it
+        if done > len(artifact.files):  # the list of files has gone since, so what is missing is unknown
             ledger.add(Kind.SKIPPED, key, "missing_file")
             batch.read = 1
         for number, file in enumerate(artifact.files[done:], done):
@@ -87,7 +88,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
 
 
 def _fetch(run: SourceRun, artifact: Artifact, file: SourceFile, context: Context, ledger: Ledger) -> LocalFile | None:
-    """The file; None if it is skipped, which the ledger then says."""
+    """Fetch a file. None: it is skipped, and an entry in the ledger says why."""
     name = f"{artifact.name}:{artifact.version}/{file.name}"
     limit = context.options.max_file_bytes
     if limit is not None and file.size_bytes > limit:
@@ -106,7 +107,7 @@ def _fetch(run: SourceRun, artifact: Artifact, file: SourceFile, context: Contex
 
 
 def _info(artifact: Artifact, ledger: Ledger) -> dict[str, Scalar | frozenset[str]]:
-    """What W&B says of the artifact, by the last level of its path."""
+    """The artifact's attributes in W&B, by the last part of their path."""
     told: dict[str, Scalar | None] = {
         "type": artifact.type,
         "digest": artifact.digest,

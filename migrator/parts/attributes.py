@@ -1,4 +1,4 @@
-"""Identity and metadata of the run: W&B attributes, notes, tags, group, sweep, provenance."""
+"""Identity and metadata of a run: W&B attributes, notes, tags, group, sweep, provenance."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from migrator.sources.base import SourceRun
 
 
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
-    """One batch: there are never many attributes, and writing them again (a refresh) is harmless.
+    """Copy in one batch: there are never many attributes, and writing them again (a refresh) is harmless.
 
-    The cursor holds the tags, so that those that the source has no more can be removed.
+    The cursor holds the tags, so that tags removed from the source can be removed from the copy.
     """
     attributes = run.attributes()
     ledger = Ledger()

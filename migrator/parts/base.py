@@ -1,4 +1,4 @@
-"""What every part shares: the context it works in, single values, times, and when a batch is full."""
+"""What all parts share: the context they work in, conversion of single values, times, and the size of batches."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from migrator.records import Batch, Columns, Entry, Kind, LocalFile, Scalar
 from migrator.sources.base import SourceRun
 from migrator.values import NON_FINITE, compact_json
 
-BATCH_VALUES = 25_000  # points a batch; with those in flight (pipeline) well below 100,000 between two checkpoints
-BATCH_BYTES = 4 * 1024 * 1024  # text and small values held in memory a batch
-BATCH_FILES = 64  # files a batch
-BATCH_FILE_BYTES = 256 * 1024 * 1024  # scratch space a batch
-BATCH_SECONDS = 10.0  # a slow source still checkpoints well inside 30 s
+BATCH_VALUES = 25_000  # points per batch; with the batches in flight, well below 100,000 between two checkpoints
+BATCH_BYTES = 4 * 1024 * 1024  # text and small values held in memory per batch
+BATCH_FILES = 64  # files per batch
+BATCH_FILE_BYTES = 256 * 1024 * 1024  # scratch space per batch
+BATCH_SECONDS = 10.0  # so that even a slow source checkpoints well within 30 s
 
 Cursor = Mapping[str, Any]
-Row = TypeVar("Row")  # what a source gives pages of
+Row = TypeVar("Row")  # an item of the pages that a source returns
 V = TypeVar("V")  # the value of a point
-Takes = TypeVar("Takes", contravariant=True)  # what a converter takes
+Takes = TypeVar("Takes", contravariant=True)  # the rows that a converter accepts
 
 
 @dataclass(frozen=True, slots=True)
 class MappingOptions:
-    """What the user may change about the mapping; part of every run's determinism."""
+    """The user's choices about the mapping. With the same options, a run is always copied in the same way."""
 
     include_private: bool = False
     stringify: bool = False
@@ -41,23 +41,23 @@ class MappingOptions:
     max_file_bytes: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """For the state database, which keeps them with each run."""
+        """The options as the state database stores them with each run."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> MappingOptions:
-        """Of `as_json`, also of other versions; an empty namespace or size means none."""
+        """Read what `as_json` stored, also in other versions. An empty namespace or a size of 0 means None."""
         known = {name: value for name, value in stored.items() if name in cls.__slots__}
         return cls(**known | {name: known.get(name) or None for name in ("metrics_namespace", "max_file_bytes")})
 
     def wants(self, key: str) -> bool:
-        """Whether a key of the history is copied: W&B's own start with `_`."""
+        """Whether a history key is copied. W&B's own keys start with `_`."""
         return not key.startswith("_") or self.include_private
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a part may use besides the run. `created_at` stands in for times that the source does not have."""
+    """What a part may use besides the run. `created_at` replaces times that the source does not have."""
 
     options: MappingOptions
     created_at: datetime
@@ -66,22 +66,22 @@ class Context:
     downloads: Executor
     clock: Callable[[], float]
     tool_version: str
-    has_history: bool = True  # whether the history is copied, too
-    keys: Collection[str] = ()  # of this tool, in all their forms: text with one of them in it is not sent
-    fork_step: float | None = None  # of a fork: the last step that it has from its parent
+    has_history: bool = True  # whether the history is copied as well
+    keys: Collection[str] = ()  # this tool's API keys in all their forms: text that contains one is not sent
+    fork_step: float | None = None  # for a fork: the last step that it inherits from its parent
 
     @property
     def first_number(self) -> int:
-        """The step of the first point of a series that has no steps of its own: Neptune takes those behind a fork."""
+        """The first step of a series that has no steps of its own. Neptune accepts only steps after the fork step."""
         return 0 if self.fork_step is None else math.floor(self.fork_step) + 1
 
     def withholds(self, text: str) -> bool:
-        """Whether text must not be sent, because it holds one of our keys."""
+        """Whether `text` must not be sent because it contains one of our API keys."""
         return any(key in text for key in self.keys)
 
 
 class Part(Protocol):
-    """Reads one kind of metadata from `cursor` on ({}: from the start) and yields it in batches; the last is `done`."""
+    """Reads one kind of metadata, starting at `cursor` ({}: the start), and yields batches. The last one is `done`."""
 
     def __call__(self, run: SourceRun, cursor: Cursor, context: Context, /) -> Iterator[Batch]: ...
 
@@ -90,14 +90,14 @@ class Part(Protocol):
 
 
 class Single(NamedTuple):
-    """A value that Neptune can hold; `note` says how it differs from the source's."""
+    """A value that Neptune can store. `note` says how it differs from the value in the source."""
 
     value: Scalar
     note: tuple[Kind, str] | None = None
 
 
 def single_value(value: Any, *, stringify: bool = False) -> Single:
-    """The Neptune form of a config, summary or attribute value that is not a filled dict."""
+    """Convert a config, summary or attribute value, anything but a non-empty dict, to what Neptune can store."""
     match value:
         case datetime() if not is_neptune_time(value):
             single = Single(value.isoformat(), (Kind.CONVERTED, "time outside of Neptune's years as text"))
@@ -118,7 +118,7 @@ def single_value(value: Any, *, stringify: bool = False) -> Single:
 
 
 def bounded_text(text: str) -> Single:
-    """Valid UTF-8 inside Neptune's limit for strings."""
+    """Make `text` valid UTF-8 and cut it to Neptune's limit for strings."""
     clean = clean_text(text)
     note = None if clean == text else (Kind.CONVERTED, "not valid unicode")
     if len(clean) * 4 > STRING_MAX_BYTES and len(clean.encode()) > STRING_MAX_BYTES:
@@ -127,12 +127,12 @@ def bounded_text(text: str) -> Single:
 
 
 def non_finite(value: Any) -> Any:
-    """W&B's strings for NaN and infinities as floats; everything else as it is."""
+    """Convert W&B's strings for NaN and infinities to floats; return everything else unchanged."""
     return NON_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def leaves_of(tree: Mapping[str, Any], is_leaf: Callable[[Mapping[str, Any]], bool]) -> Iterator[tuple[list[str], Any]]:
-    """The leaves of nested dicts with their keys from the top, in source order. Empty dicts are leaves."""
+    """Yield (keys from the top, value) of each leaf of nested dicts, in source order. Empty dicts are leaves."""
     stack: list[tuple[list[str], Any]] = [([str(key)], value) for key, value in reversed([*tree.items()])]
     while stack:
         keys, value = stack.pop()
@@ -143,7 +143,7 @@ def leaves_of(tree: Mapping[str, Any], is_leaf: Callable[[Mapping[str, Any]], bo
 
 
 def scratch_file(context: Context, name: str, content: bytes) -> LocalFile:
-    """`content` as a file in the scratch directory."""
+    """Write `content` to a file in the scratch directory."""
     path = context.scratch / name.replace("/", "-")
     path.write_bytes(content)
     return LocalFile(path, name, len(content), md5(content, usedforsecurity=False).hexdigest())
@@ -153,21 +153,21 @@ def scratch_file(context: Context, name: str, content: bytes) -> LocalFile:
 
 
 class Times:
-    """Times of points in whole microseconds; within one series they never go backwards (Neptune refuses that).
+    """Times of points in whole microseconds. Within one series they never go backwards, because Neptune refuses that.
 
-    Series do not hold each other up: only the one whose own time falls is clamped. The cursor keeps `state()`.
+    Series are independent: a time is clamped only where it falls within its own series. The cursor keeps `state()`.
     """
 
     def __init__(self, cursor: Cursor, created_at: datetime) -> None:
         self._row_us: int | None = cursor.get("time_us")
         self._latest_us: dict[str, int] = dict(cursor.get("times", {}))  # by path
-        # Cursors of version 1.0 have one time for all series.
+        # Cursors of version 1.0 hold one time for all series.
         self._floor_us: int | None = cursor.get("floor_us", None if "times" in cursor else self._row_us)
         self._newest_us = max(self._latest_us.values(), default=self._floor_us or _LONG_AGO_US)
         self._created_us = round(created_at.timestamp() * 1_000_000)
 
     def of_row(self, time: float | None, ledger: Ledger, path: str = "_timestamp") -> int:
-        """`time` (seconds since the epoch); without one the time of the row before, else the run's creation time."""
+        """Convert `time` (seconds since the epoch). If missing: the previous row's time, or the run's creation time."""
         if time is not None and _MIN_S <= time < _MAX_S:
             self._row_us = round(time * 1_000_000)
         else:
@@ -176,7 +176,7 @@ class Times:
         return self._row_us
 
     def by_series(self, time_us: int, values: dict[str, V], ledger: Ledger) -> list[tuple[int, dict[str, V]]]:
-        """`values` by path at `time_us`; those of a series with a later point already get the time of that point."""
+        """Group `values` (by path) by time: `time_us`, or the time of the series' latest point if that is later."""
         if time_us >= self._newest_us:
             self._newest_us = time_us
             self._latest_us.update(dict.fromkeys(values, time_us))
@@ -191,9 +191,9 @@ class Times:
         return [*groups.items()]
 
     def of_columns(self, times: Any) -> Any:
-        """`of_row` of a column of times (a numpy array), in order; None where single rows need a look.
+        """Do `of_row` for a whole column of times (a numpy array), in order.
 
-        They do where a time is missing, falls, or lies before what a series has already.
+        None: convert row by row, because a time is missing, falls, or is before the latest point of a series.
         """
         if not ((times >= _MIN_S) & (times < _MAX_S)).all():
             return None
@@ -203,7 +203,7 @@ class Times:
         return times_us
 
     def passed(self, columns: Columns) -> None:
-        """Points at times of `of_columns` are taken."""
+        """Record that points with times from `of_columns` were added."""
         self._row_us = int(columns.times_us[-1])
         for path, _, times_us, _ in columns.series():
             if len(times_us):
@@ -217,7 +217,7 @@ class Times:
 
 
 def is_neptune_time(time: datetime) -> bool:
-    """Whether Neptune can hold it."""
+    """Whether Neptune can store `time`."""
     return DATETIME_MIN_YEAR <= time.year <= DATETIME_MAX_YEAR
 
 
@@ -230,7 +230,7 @@ _MAX_S = datetime(DATETIME_MAX_YEAR + 1, 1, 1, tzinfo=UTC).timestamp()
 
 
 class Ledger:
-    """Adds up entries of one batch."""
+    """Adds up the ledger entries of one batch."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[Kind, str, str], int] = {}
@@ -240,29 +240,29 @@ class Ledger:
         self._counts[key] = self._counts.get(key, 0) + count
 
     def note(self, path: str, note: tuple[Kind, str] | None) -> None:
-        """What changed about a value, if anything."""
+        """Record how a value was changed, if it was."""
         if note:
             self.add(note[0], path, note[1])
 
     def renamed(self, name: str, to: Renamed) -> None:
-        """What changed about a name, if anything."""
+        """Record how a name was changed, if it was."""
         if to.reason:
             self.add(Kind.RENAMED, f"{name} → {to.name}", to.reason)
 
     def linked(self, file: LocalFile) -> None:
-        """Where a link led, if it left the run's directory."""
+        """Record where a link led, if it led out of the run's directory."""
         if file.linked_from is not None:
             self.add(Kind.LINKED, file.name, f"a link led to {clean_text(file.linked_from)}")
 
     def take(self) -> list[Entry]:
-        """What was added since the last call."""
+        """Return the entries added since the last call."""
         entries = [Entry(*key, count) for key, count in self._counts.items()]
         self._counts.clear()
         return entries
 
 
 class Fill:
-    """Says when a batch is full: enough values, bytes, or seconds since its start."""
+    """Decides when a batch is full: it has enough values or bytes, or began long enough ago."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -280,19 +280,19 @@ class Fill:
 
 
 class Converter(Protocol[Takes]):
-    """Turns rows into a batch at a time."""
+    """Turns rows into batches, one at a time."""
 
     def add(self, row: Takes, /) -> None: ...
 
     def is_full(self) -> bool: ...
 
     def take(self, *, done: bool) -> Batch:
-        """The batch so far; a new one begins."""
+        """Return the batch so far and begin a new one."""
         ...
 
 
 def in_batches(pages: Iterable[Iterable[Row]], converter: Converter[Row]) -> Iterator[Batch]:
-    """All rows, converted; a batch ends where a page does."""
+    """Convert all rows. A batch always ends at the end of a page."""
     for page in pages:
         for row in page:
             converter.add(row)
@@ -301,11 +301,11 @@ def in_batches(pages: Iterable[Iterable[Row]], converter: Converter[Row]) -> Ite
     yield converter.take(done=True)
 
 
-SHORT_TRIES = 3  # equal answers in a row, then what a source counts but does not give is lost
+SHORT_TRIES = 3  # after this many equal answers in a row, what a source counts but does not return is skipped
 
 
 class Shortage(NamedTuple):
-    """How many things a source gives of those it counts, and how often in a row it did; the cursor keeps it."""
+    """How many of the items it counts a source returns, and how many times in a row. Kept in the cursor."""
 
     given: int
     counted: int
@@ -317,9 +317,10 @@ class Shortage(NamedTuple):
         return cls(given, counted, times + 1 if before == [given, counted] else 1)
 
     def insist(self, what: str, so_far: Callable[[], Batch]) -> Iterator[Batch]:
-        """Nothing where all is given, or the rest is lost. Else the batch `so_far` with a note, and then `Retryable`.
+        """Demand another attempt if items are missing: yield the batch `so_far` with this count, raise `Retryable`.
 
-        Nothing at all where there should be something is never believed.
+        Do nothing if all items were returned, or the answer was the same `SHORT_TRIES` times: the rest is then lost.
+        A source that counts items but returns none at all is never believed.
         """
         if self.given >= self.counted or (self.given and self.times >= SHORT_TRIES):
             return
@@ -330,7 +331,7 @@ class Shortage(NamedTuple):
         raise Retryable(ErrorClass.BAD_DATA, f"{what}: the source counts {self.counted}, gives {self.given}; {instead}")
 
     def skip(self, batch: Batch, reason: str, known: int = 0) -> None:
-        """Enter what is lost in `batch`; `known`: so many were entered before."""
+        """Add the lost items to the ledger of `batch`, without the `known` ones that an earlier batch has."""
         if (lost := self.counted - self.given - known) > 0:
             batch.read += lost
             told = f"the source counts {self.counted}, gives {self.given}"
@@ -342,7 +343,7 @@ def is_number(value: Any) -> bool:
 
 
 def as_double(value: int | float) -> float | None:
-    """None: the integer is beyond every double."""
+    """None: the integer is too large for a double."""
     try:
         return float(value)
     except OverflowError:

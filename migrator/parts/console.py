@@ -1,6 +1,6 @@
-"""Console output: string series `runtime/stdout` and `runtime/stderr`, one step a line.
+"""Console output: string series `runtime/stdout` and `runtime/stderr`, one step per line.
 
-In a fork lines are numbered from behind the fork step.
+In a fork, steps start after the fork step.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from migrator.parts.base import Context, Cursor, Fill, Ledger, Times, bounded_te
 from migrator.records import Batch, ConsoleLine, Kind, Points
 from migrator.sources.base import SourceRun
 
-CHANGING_LINES = 32  # the last ones of a run that goes on: W&B's terminal has so many
+CHANGING_LINES = 32  # last lines of an active run that may still change: the height of W&B's terminal
 
 
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
-    """All lines behind the cursor. The step is the line's number over both streams."""
+    """Copy all lines after the cursor. The step of a line is its number, counted over both streams."""
     converter = _Converter(run, cursor, context)
     return in_batches(run.console(converter.first_line), converter)
 
 
 class _Converter:
-    """Turns lines into a batch at a time.
+    """Turns lines into batches.
 
-    The cursor knows the last lines by their hashes: a run that goes on may write into them (progress bars do).
+    The cursor holds hashes of the last lines, because an active run may still overwrite them (progress bars do).
     """
 
     def __init__(self, run: SourceRun, cursor: Cursor, context: Context) -> None:
@@ -48,7 +48,7 @@ class _Converter:
 
     @property
     def first_line(self) -> int:
-        """The line to read from: the oldest that may have changed."""
+        """The line to read from: the oldest one that may have changed."""
         return min(self._known, default=self._next_line)
 
     def is_full(self) -> bool:
@@ -76,7 +76,7 @@ class _Converter:
         self._size_bytes += len(text)
 
     def take(self, *, done: bool) -> Batch:
-        """The batch so far; a new one begins."""
+        """Return the batch so far and begin a new one."""
         if done and (why := self._run.partial("console")):
             self._ledger.add(Kind.SAMPLED, "console", why)
         batch = Batch(

@@ -1,7 +1,7 @@
-"""Config and summary: nested dicts of single values, and the untouched JSON beside them.
+"""Config and summary: nested dicts of single values, plus their original JSON as a file.
 
-Neptune never forgets a path, nor changes its type. So the cursor holds the types of all paths that were written: after
-the source has changed, a value of another type goes beside the one that is there, and what is gone is told.
+In Neptune a path can neither be removed nor change its type. So the cursor holds the types of all paths written so far.
+If the source changes later, a value whose type changed goes to a new path, and a value that is gone is noted as kept.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def _is_summary_private(key: str) -> bool:
 
 
 def config_batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
-    """Under `config/`. One batch: it is one JSON document at the source, and assigning again is harmless."""
+    """Copy to `config/` in one batch: the source has one JSON document, and assigning values twice is harmless."""
     yield _batch("config", run.config(), cursor, context, is_private=_is_config_private, is_object=lambda value: False)
 
 
 def summary_batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
-    """Under `summary/`. W&B objects are in the history and in the raw file."""
+    """Copy to `summary/`, without W&B objects: those are in the history and in the raw file."""
     yield _batch("summary", run.summary(), cursor, context, is_private=_is_summary_private, is_object=_is_wandb_object)
 
 
@@ -73,7 +73,7 @@ def _batch(
         ledger.note(place.name, single.note)
         values[place.name] = single.value
     for path in sorted(types.keys() - values.keys()):
-        ledger.add(Kind.KEPT, path, "the source has this value no more")
+        ledger.add(Kind.KEPT, path, "the source no longer has this value")
     batch = Batch(
         cursor={"types": types},
         records=[Assign(values)],

@@ -1,4 +1,4 @@
-"""The run's files, several at a time, each checked by size and md5."""
+"""The files of a run, fetched several at a time and checked by size and md5."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from migrator.sources.base import SourceRun, Withheld
 
 
 def file_path(name: str) -> str:
-    """Where a W&B file goes; the first matching rule of the mapping."""
+    """The path of a W&B file: the first matching rule of the mapping decides."""
     if name.startswith("code/"):
         return f"source_code/files/{name.removeprefix('code/')}"
     if name == "requirements.txt":
@@ -23,12 +23,11 @@ def file_path(name: str) -> str:
 
 
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
-    """All files that are not copied yet.
+    """Copy all files that are not copied yet.
 
-    The cursor's `items` hold what became of each file, batch by batch: name -> its version where it is copied, None
-    where it was skipped. They only grow, so that a checkpoint costs the same however many files there were before.
-    When the source has changed since, the first batch counts anew what is copied and stays; all else is looked at
-    again.
+    The cursor's `items` record, batch by batch, what was done with each file: name -> its version if copied, None if
+    skipped. They only grow, so a checkpoint costs the same however many files came before. If the source has changed,
+    the first batch counts the unchanged copies again, and all other files are examined again.
     """
     saved = cursor.get("items", cursor.get("outcomes", ()))  # "outcomes": cursors of version 1.0
     outcomes: list[dict[str, str | None]] = list(saved)
@@ -68,11 +67,11 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     yield last
 
 
-_AGAIN = ""  # no version: was skipped when the source was another
+_AGAIN = ""  # instead of a version: skipped before the source changed, so to be examined again
 
 
 def _without_media(files: Sequence[SourceFile], run: SourceRun, options: MappingOptions) -> Sequence[SourceFile]:
-    """`files` without those that the file series of the history hold."""
+    """`files` without those that are copied as file series of the history."""
     if not any(file.name.startswith("media/") for file in files):
         return files
     in_history = {name for key, name in run.survey().media if options.wants(key)}
@@ -80,7 +79,7 @@ def _without_media(files: Sequence[SourceFile], run: SourceRun, options: Mapping
 
 
 def _targets(files: Iterable[SourceFile], known: Iterable[str]) -> dict[str, Renamed]:
-    """Where each file goes. Known ones first, in their order: a path once given stays, whatever is listed later."""
+    """The path of each file. Known files come first and in order, so they keep their paths whatever is listed later."""
     paths = Paths()
     names = dict.fromkeys([*known, *(file.name for file in files)])
     return {name: paths.claim(name, file_path(name)) for name in names}
@@ -89,7 +88,7 @@ def _targets(files: Iterable[SourceFile], known: Iterable[str]) -> dict[str, Ren
 def _copy(
     group: Sequence[SourceFile], run: SourceRun, context: Context, targets: dict[str, Renamed], ledger: Ledger
 ) -> Batch:
-    """A batch of the files of `group`, its cursor still empty."""
+    """Fetch the files of `group`. Returns a batch whose cursor is still empty."""
     batch = Batch(cursor={}, read=len(group))
     limit = context.options.max_file_bytes
     fetching = []
@@ -117,7 +116,7 @@ def _copy(
 
 
 def _groups(files: Iterable[SourceFile]) -> Iterator[list[SourceFile]]:
-    """Batches of bounded number and size; a file that is larger than the bound goes alone."""
+    """Group files into batches of limited number and size. A file above the size limit gets a batch of its own."""
     group: list[SourceFile] = []
     size_bytes = 0
     for file in files:

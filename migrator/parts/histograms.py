@@ -1,4 +1,4 @@
-"""W&B's histograms as Neptune takes them."""
+"""W&B's histograms, converted to what Neptune accepts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from migrator.parts.base import as_double
 from migrator.records import Histogram
 
 MERGED = f"histogram over {HISTOGRAM_MAX_BINS} bins: neighbours merged"
-WIDENED = "histogram without width: its range is widened around the value"
+WIDENED = "histogram of zero width: its range is widened around the value"
 
 
 def histogram_of(value: Mapping[str, Any]) -> tuple[Histogram | None, Sequence[str]]:
-    """A W&B histogram (`bins` and `values`, or `packedBins`) as Neptune takes it, and what was changed for that.
+    """Convert a W&B histogram (`bins` and `values`, or `packedBins`). Returns it with notes of what was changed.
 
     None: not a valid histogram. Edges must be finite and strictly increasing (Neptune's rules). Edges that are all
     equal, as those of a parameter with one element, become a range around their value.
@@ -45,15 +45,15 @@ def histogram_of(value: Mapping[str, Any]) -> tuple[Histogram | None, Sequence[s
 
 
 def _widened(value: float, bins: int) -> list[float]:
-    """Edges of `bins` equal bins around `value`, one wide in all, as numpy has them for equal values."""
-    width = max(1.0, abs(value) * 1e-9)  # a double can tell the edges of a large value apart
+    """The edges of `bins` equal bins around `value`, in total 1 wide: what numpy does for equal values."""
+    width = max(1.0, abs(value) * 1e-9)  # wide enough for a double to tell the edges of a large value apart
     start = value - width / 2
     edges = [start + width * (i / bins) for i in range(bins + 1)]
     return edges if math.isfinite(edges[-1]) and math.isfinite(start) else [value] * (bins + 1)
 
 
 def _edges_of(value: Mapping[str, Any]) -> Any:
-    """The edges as W&B gives them, checked or not."""
+    """The edges from W&B's data, not yet validated."""
     packed, counts = value.get("packedBins"), value.get("values")
     if not isinstance(packed, Mapping) or not isinstance(counts, list) or packed.get("count") != len(counts):
         return value.get("bins")
@@ -62,7 +62,7 @@ def _edges_of(value: Mapping[str, Any]) -> Any:
 
 
 def _finite_doubles(numbers: Any) -> list[float] | None:
-    """A list of numbers as finite doubles; None: it is something else."""
+    """Convert a list of numbers to finite doubles. None: it is something else."""
     if not isinstance(numbers, list) or not all(isinstance(number, int | float) for number in numbers):
         return None
     doubles = [double for number in numbers if (double := as_double(number)) is not None and math.isfinite(double)]

@@ -1,4 +1,4 @@
-"""History: numbers, text, histograms and media by step."""
+"""History: numbers, text, histograms and media, by step."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ from migrator.sources.base import OffersColumns, SourceRun, Withheld
 from migrator.values import Leaf, SeriesKey, SeriesKind, leaves
 
 WHOLE_TABLE = "--include artifacts copies the whole table"
-INHERITED = "a row that the run has from the one that it was forked from: it is there"
-MISSING_MAX = 1000  # names of missing files that are remembered: a run that still runs uploads its last ones late
+INHERITED = "a row inherited from the run that this run was forked from: it is in the parent"
+MISSING_MAX = 1000  # names of missing files to remember: a run that is still active may upload its last files late
 
-WHOLE = "history"  # in the ledger, where no key is known
+WHOLE = "history"  # path of ledger entries that belong to no known key
 
 
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
-    """All rows behind the cursor.
+    """Copy all rows after the cursor.
 
-    The survey comes first: which kinds meet at one key decides the paths, and Neptune fixes a path's type at the
-    first point. It is kept in the cursor, so that an interrupted run goes on where it was.
+    The survey comes first: Neptune fixes the type of a path with its first point, so all kinds of values that one key
+    has must be known before paths are assigned. The cursor keeps the result, so that an interrupted copy can resume.
     """
     converter = _Converter(run, cursor, context)
     if cursor.get("surveyed") != context.fingerprint:
@@ -94,7 +94,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
 
 
 class _LoneFile(NamedTuple):
-    """A file whose point is skipped, now or because it was missing: it goes to the other files, if it is there."""
+    """A file whose point was skipped, now or earlier (the file was missing). If it exists, it is copied on its own."""
 
     name: str
     path: str
@@ -102,7 +102,7 @@ class _LoneFile(NamedTuple):
 
 
 class _Fetching(NamedTuple):
-    """A file on its way into `values[path]`."""
+    """A file that is being fetched and belongs into `values[path]`."""
 
     values: dict[str, Any]
     path: str
@@ -123,24 +123,24 @@ class _Pending:
 
 
 class _Converter:
-    """Turns rows into points; remembers what the next batch must know."""
+    """Turns rows into points and keeps the state that the next batch needs."""
 
     def __init__(self, run: SourceRun, cursor: Cursor, context: Context) -> None:
         self._run = run
         self._context = context
         self.layout = Layout(cursor.get("series", ()), context.options.metrics_namespace)
         self.ledger = Ledger()
-        self.step: int | float | None = cursor.get("step")  # of the last row, written or not: reading goes on behind it
+        self.step: int | float | None = cursor.get("step")  # of the last row, written or not: reading resumes after it
         self.rows: int = cursor.get("rows", 0)
-        self.counted: int = cursor.get("counted", 0)  # rows, by the source
+        self.counted: int = cursor.get("counted", 0)  # rows, as the source counts them
         self.bad_rows: int = cursor.get("bad_rows", 0)
         self._cursor = cursor
         self._wants = context.options.wants
         self._fork_step = context.fork_step
         self._times = Times(cursor, context.created_at)
         self._noted: set[str] = set(cursor.get("noted", ()))
-        self._missing: dict[str, None] = dict.fromkeys(cursor.get("missing", ()))  # files that may come later
-        self._number_paths: dict[str, str] = {}  # keys whose plain numbers need no second look
+        self._missing: dict[str, None] = dict.fromkeys(cursor.get("missing", ()))  # files that may appear later
+        self._number_paths: dict[str, str] = {}  # keys whose plain numbers take the fast path
         self._taken: Set[str] = frozenset()  # paths that have a point at `step`
         self._batch = _Pending()
         self._fill = Fill(context.clock)
@@ -151,7 +151,7 @@ class _Converter:
         return self._fill.full(batch.read, batch.size_bytes) or files >= BATCH_FILES
 
     def take(self, *, done: bool) -> Batch:
-        """The batch so far, with its files fetched; a new one begins."""
+        """Return the batch so far, with its files fetched, and begin a new one."""
         pending, self._batch = self._batch, _Pending()
         for values, path, name, future in pending.fetching:
             file, reason = _fetched(future)
@@ -161,7 +161,7 @@ class _Converter:
                 self.ledger.linked(file)
                 if name.endswith(".table.json") and (kinds := media_in_cells(file.path)):
                     self.ledger.add(
-                        Kind.CONVERTED, path, f"cells with media say only {', '.join(kinds)}: {WHOLE_TABLE}"
+                        Kind.CONVERTED, path, f"media in cells are only named ({', '.join(kinds)}): {WHOLE_TABLE}"
                     )
             else:
                 del values[path]
@@ -203,7 +203,7 @@ class _Converter:
         )
 
     def _placed(self, lone: _LoneFile) -> Iterator[AssignFile]:
-        """The file as a single value, once."""
+        """Write the file as a single value, once."""
         file, _ = _fetched(lone.file)
         if file is not None and lone.path not in self._noted:
             self._noted.add(lone.path)
@@ -229,7 +229,7 @@ class _Converter:
             self._taken = self._taken | values.keys() if self._taken else values.keys()
 
     def columns_of(self, page: HistoryColumns) -> Columns | None:
-        """The numbers of a page as points; None: they must be looked at row by row."""
+        """Convert the numbers of a page to points at once. None: they must be converted row by row."""
         if self.step is not None and page.steps[0] <= self.step:
             return None
         if self._fork_step is not None and page.steps[0] <= self._fork_step:
@@ -250,7 +250,7 @@ class _Converter:
         )
 
     def add_columns(self, page: HistoryColumns, columns: Columns) -> Iterator[Batch]:
-        """As `add` for each row of a page whose numbers are `columns`. Gives the batches that it fills."""
+        """Do `add` for each row of a page whose numbers are `columns`. Yields the batches that become full."""
         start, end, width = 0, len(page.steps), max(1, len(columns.values))
         others = (
             [*zip(columns.steps.tolist(), columns.times_us.tolist(), page.others, strict=True)] if page.others else []
@@ -276,14 +276,14 @@ class _Converter:
                 yield self.take(done=False)
 
     def _add_others(self, step: int, time_us: int, others: Mapping[str, Any]) -> None:
-        """The values of a row that are not in the columns."""
+        """Add the values of a row that are not in the columns."""
         if values := self._convert(HistoryRow(step, None, others), frozenset()):
             self._append(step, self._times.by_series(time_us, values, self.ledger), values)
 
     def _append(
         self, step: int | float, by_time: Sequence[tuple[int, dict[str, PointValue]]], values: dict[str, PointValue]
     ) -> None:
-        """One row of `values`; where its series have different times, its files follow to their own points."""
+        """Append one row of `values`. If its series have different times, each file follows the point of its series."""
         self._batch.records += [Points(step, time_us, some) for time_us, some in by_time]
         if by_time[0][1] is not values:
             home = {path: some for _, some in by_time for path in some}
@@ -300,13 +300,13 @@ class _Converter:
                     self._skip_leaf(leaf, reason)
 
     def _skip_leaf(self, leaf: Leaf, reason: str) -> None:
-        """A point that Neptune would not take."""
+        """Skip a point that Neptune would not accept."""
         self.ledger.add(Kind.SKIPPED, leaf.series.key, reason)
         if leaf.series.kind is SeriesKind.FILE:
             self.add_file(_file_name(leaf))
 
     def add_file(self, name: str) -> None:
-        """Take the file of a point that is not written."""
+        """Copy the file of a point that is not written."""
         path = legal_path(file_path(name)).name
         if path not in self._noted:
             self._batch.lone_files += 1
@@ -354,7 +354,7 @@ class _Converter:
             self.ledger.add(Kind.CONVERTED, path, leaf.note)
 
     def _payload(self, leaf: Leaf, path: str, values: dict[str, Any]) -> Any:
-        """The point's value; None if it was skipped, or a placeholder while its file is fetched."""
+        """The value of a point. None: it was skipped. For a file, a placeholder until the file is fetched."""
         key, payload = leaf.series.key, leaf.payload
         match leaf.series.kind:
             case SeriesKind.NUMBER:

@@ -1,4 +1,4 @@
-"""Which series of a run's history goes to which path. Grows only: a path once given stays."""
+"""Which series of a run's history goes to which path. Only grows: a path, once assigned, stays."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ _PRECEDENCE = list(SeriesKind)
 
 
 class Layout:
-    """Paths by series. `known` (what `series` gave earlier) is given its paths again, without notes."""
+    """Paths by series. Series in `known` (an earlier value of `series`) get the same paths again, without notes."""
 
     def __init__(self, known: Iterable[Iterable[str]], namespace: str | None) -> None:
         self._namespace = namespace
         self._paths = Paths()
         self._by_series: dict[SeriesKey, str] = {}
         self._primary: set[str] = set()
-        self._told: set[str] = set()  # keys that are noted as moved out of a reserved place
+        self._told: set[str] = set()  # keys already noted as moved out of a reserved place
         unheard = Ledger()
         for key, slot, kind in known:
             self.path(SeriesKey(key, slot, SeriesKind(kind)), unheard)
 
     @property
     def series(self) -> list[SeriesKey]:
-        """Everything known, in the order in which paths were given; JSON can carry it."""
+        """All known series, in the order in which they got their paths. Can be stored as JSON."""
         return list(self._by_series)
 
     def learn(self, surveyed: Iterable[SeriesKey], ledger: Ledger) -> None:
-        """Give paths to all surveyed series: at each key the kinds in order of precedence."""
+        """Assign paths to all surveyed series: for each key, its kinds in order of precedence."""
         for series in _by_precedence(surveyed):
             self.path(series, ledger)
 
     def path(self, series: SeriesKey, ledger: Ledger) -> str:
-        """The path of a series; a new one gets one now, and a note if it is not simply its key."""
+        """The path of a series. A new series gets one now, and a note if the path is not simply its key."""
         path = self._by_series.get(series)
         if path is None:
             path = self._by_series[series] = self._claim(series, ledger)

@@ -1,4 +1,4 @@
-"""System metrics: `system/<name>`, one step a sample (in a fork: numbered from behind the fork step)."""
+"""System metrics: `system/<name>`, one step per sample. In a fork, steps start after the fork step."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from migrator.sources.base import SourceRun
 
 
 def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]:
-    """All samples behind the cursor, numbered from 0 over the whole run."""
+    """Copy all samples after the cursor, numbered from 0 over the whole run."""
     converter = _Converter(run, cursor, context)
     return in_batches(run.system(converter.first_row), converter)
 
 
 def flattened(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Metrics by name; those of old SDKs are nested (`network: {sent, recv}`): their names are joined with `.`."""
+    """Yield metrics as (name, value). Old SDKs nest them (`network: {sent, recv}`): those names are joined with `.`."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             for keys, leaf in leaves_of(value, lambda _: False):
@@ -39,7 +39,7 @@ def flattened(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 class _Converter:
-    """Turns rows into a batch at a time. The cursor knows the last sample's time: the next may be of other rows."""
+    """Turns rows into batches. The cursor holds the last sample's time, to notice when the source's rows change."""
 
     def __init__(self, run: SourceRun, cursor: Cursor, context: Context) -> None:
         self._run = run
@@ -49,7 +49,7 @@ class _Converter:
         self._next_row: int = cursor.get("row", 0)
         self._first_number = context.first_number
         self._last_time: float | None = cursor.get("last_time")
-        self._noted: bool = cursor.get("noted_sampled", False)  # the ledger has SAMPLED already
+        self._noted: bool = cursor.get("noted_sampled", False)  # the ledger already has the SAMPLED entry
         self._fill = Fill(context.clock)
         self._begin()
 
@@ -60,7 +60,7 @@ class _Converter:
 
     @property
     def first_row(self) -> int:
-        """The row to read from: after samples, the last of them again, to compare its time."""
+        """The row to read from. If there are samples already, the last one is read again to compare its time."""
         return self._next_row - (self._noted and self._next_row > 0)
 
     def is_full(self) -> bool:
@@ -107,7 +107,7 @@ class _Converter:
         return path
 
     def take(self, *, done: bool) -> Batch:
-        """The batch so far; a new one begins."""
+        """Return the batch so far and begin a new one."""
         if self._next_row and not self._noted and (why := self._run.partial("system")):
             self._noted = True
             self._ledger.add(Kind.SAMPLED, "system", why)

@@ -441,8 +441,8 @@ def test_a_value_whose_type_changes_goes_beside_the_one_that_neptune_keeps(part:
     assert values == {f"{part}/a": 1, f"{part}/a/float": 1.5, f"{part}/b/c": "y", f"{part}/d": 1}
     assert ledger == {
         (part, "renamed", f"{part}/a → {part}/a/float", "an earlier copy has another type there", 1),
-        (part, "kept", f"{part}/a", "the source has this value no more", 1),
-        (part, "kept", f"{part}/d", "the source has this value no more", 1),
+        (part, "kept", f"{part}/a", "the source no longer has this value", 1),
+        (part, "kept", f"{part}/d", "the source no longer has this value", 1),
     }
 
 
@@ -452,7 +452,7 @@ def test_a_value_whose_type_changed_before_stays_where_it_went() -> None:
             migration.data[0] = MemoryData("r", config={"a": value})
             migration.run()
         assert (migration.stored().values["config/a"], migration.stored().values["config/a/float"]) == (3, 2.5)
-        assert migration.ledger() == {("config", "kept", "config/a/float", "the source has this value no more", 1)}
+        assert migration.ledger() == {("config", "kept", "config/a/float", "the source no longer has this value", 1)}
 
 
 def test_a_text_metric_that_has_numbers_later_keeps_its_path() -> None:

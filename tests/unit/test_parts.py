@@ -892,7 +892,7 @@ def test_a_table_whose_cells_hold_media_is_noted(table: Any, kinds: str | None) 
     name = "media/table/t.table.json"
     value = {"_type": "table-file", "path": name}
     data = MemoryData("r", history=[HistoryRow(0, 1.0, {"t": value})], files={name: json.dumps(table).encode()})
-    noted = f"cells with media say only {kinds}: --include artifacts copies the whole table"
+    noted = f"media in cells are only named ({kinds}): --include artifacts copies the whole table"
     assert convert("history", data).ledger == ({("converted", "t", noted): 1} if kinds else {})
 
 
