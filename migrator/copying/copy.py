@@ -1,7 +1,7 @@
-"""Copying one run: read a batch, convert it, write it, flush, checkpoint. Always in that order.
+"""Copies one run: read a batch, convert it, write it, flush, checkpoint. Always in that order.
 
-    for each part: for each batch behind the cursor: into the pipeline, which writes, flushes and checkpoints
-    when all of it is durable: migration/complete, and the run is done
+    for each part, for each batch after the cursor: send it to the pipeline, which writes, flushes and checkpoints
+    once everything is durable: write migration/complete and mark the run done
 
 A saved cursor means that everything before it is durable at the destination (see pipeline).
 """
@@ -41,7 +41,7 @@ COMPLETE: Mapping[str, Scalar] = {"migration/complete": True}
 
 @dataclass(frozen=True, slots=True)
 class CopyPlan:
-    """What to copy of every run, and how. Text that holds one of `keys` is not sent."""
+    """What to copy of every run, and how. Text that contains one of `keys` is not sent."""
 
     workspace: str
     parts: Sequence[str]
@@ -59,9 +59,9 @@ def copy_run(
     plan: CopyPlan,
     tools: RunTools,
 ) -> None:
-    """Copy all that is missing of a claimed run and mark it done.
+    """Copy what is still missing of a claimed run and mark it done.
 
-    Raises `RunError` (why it stopped), `Stopped`, `LeaseLost`, or `UserError` when the whole job must stop.
+    Raises `RunError` (why the copy of this run stopped), `Stopped`, `LeaseLost`, or `UserError` (the job must stop).
     """
     saved = claims.parts(claim)
     ref = RunRef(claim.entity, claim.project, claim.run_id, claim.location)
@@ -108,19 +108,19 @@ def copy_run(
 
 
 def _digests(claim: Claim, claims: Claims, target: RunTarget, *, anew: bool) -> Digests | None:
-    """Those of the run so far; None: they were not kept when its copy began."""
+    """The digests of the run so far. None: its copy began with a version that kept none."""
     if anew:
         claims.begin_digests(claim)
         created: dict[str, Scalar] = {"sys/custom_run_id": target.run_id, "sys/name": target.name}
         created["sys/creation_time"] = target.created_at
-        return Digests.begun({**created, **COMPLETE})  # written last, but only runs that are done are verified
+        return Digests.begun({**created, **COMPLETE})  # COMPLETE comes last, but only done runs are verified
     saved = claims.digests(claim)
     return Digests(saved) if saved else None
 
 
 @dataclass(frozen=True, slots=True)
 class RunTools:
-    """What a worker has for one run."""
+    """What a worker provides for one run."""
 
     scratch: Path
     downloads: Executor
@@ -128,7 +128,7 @@ class RunTools:
 
 
 def run_target(claim: Claim, attributes: RunAttributes, plan: CopyPlan) -> tuple[RunTarget, list[Entry]]:
-    """Which Neptune run the claim's run becomes, and what had to change about its names."""
+    """The Neptune run that the claimed run becomes, and ledger entries for what had to change about its names."""
     run_id, name = neptune_run_id(claim.run_id), neptune_run_name(attributes.name, claim.run_id)
     fork = Fork(neptune_run_id(claim.fork.run_id).name, claim.fork.step or 0) if claim.fork else None
     created_at, notes = attributes.created_at or claim.created_at, []

@@ -1,8 +1,8 @@
-"""Digests: what was written at each path, in some 300 bytes, to be recognized when it is read back.
+"""Digests: a summary, about 300 bytes long, of what was written at each path, to compare with what is read back.
 
-The digest of a series is a set of sums, so batches may come in any order and a resumed copy goes on where it was. It
-is saved in the transaction of the cursor: what is sent again after a crash was never added. Single values and files
-are replaced by what is written later at their path. See `run_digests` for how they are kept.
+The digest of a series is a set of sums, so batches may come in any order and a resumed copy just adds to it. It is
+saved in the same transaction as the cursor, so what is sent again after a crash is not counted twice. The digest of a
+single value or file is replaced by what is written later at its path. See `run_digests` for how they are kept.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(slots=True)
 class SeriesDigest:
-    """Of the points of one series. Steps are in millionths; times in ms, as they are read back.
+    """The digest of the points of one series. Steps are in millionths; times in ms, as they are read back.
 
-    Whether a server cuts or rounds microseconds is not known, so there are two sums of times. `hash1` and `hash2` are
-    sums (modulo 2^64) of mixed (step, value); of files the value is the size, and `content` sums up the md5s.
-    `refused`: as many of `count` may have been refused, the destination did not tell which.
+    There are two sums of times, because it is not known whether a server cuts or rounds microseconds. `hash1` and
+    `hash2` are sums (modulo 2^64) of hashes of (step, value). For files, the value is the size, and `content` is the
+    sum of the md5s. `refused`: this many of `count` may have been refused; the destination did not say which.
     """
 
     count: int = 0
@@ -59,7 +59,7 @@ class SeriesDigest:
     refused: int = 0
 
     def add(self, other: SeriesDigest) -> None:
-        """Take up more points."""
+        """Add the points of another digest."""
         if not other.count:
             return
         self.first = min(self.first, other.first) if self.count else other.first
@@ -74,9 +74,9 @@ class SeriesDigest:
 
 @dataclass(frozen=True, slots=True)
 class ValueDigest:
-    """Of a single value: its type and a text that only equal values share; of texts a hash, of tags all of them.
+    """The digest of a single value: its type, and a text that only equal values share. Strings are hashed, tags listed.
 
-    `uncertain`: the destination refused something, and did not tell whether it was this.
+    `uncertain`: the destination refused something and did not say whether it was this value.
     """
 
     type: str
@@ -86,7 +86,7 @@ class ValueDigest:
 
 @dataclass(frozen=True, slots=True)
 class FileDigest:
-    """Of a file."""
+    """The digest of a file."""
 
     size_bytes: int
     md5: str
@@ -117,12 +117,12 @@ def of_value(value: Scalar | frozenset[str]) -> ValueDigest:
 
 
 def hash_of(data: bytes) -> int:
-    """64 bits of blake2b."""
+    """Hash to 64 bits with blake2b."""
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
 
 
 def hash_of_histogram(edges: Sequence[float], values: Sequence[float]) -> int:
-    """Counts and densities of equal value are equal."""
+    """Hash a histogram. Equal counts and densities have equal hashes."""
     return hash_of(struct.pack(f"<I{len(edges)}d{len(values)}d", len(edges), *edges, *values))
 
 
@@ -130,12 +130,12 @@ def hash_of_histogram(edges: Sequence[float], values: Sequence[float]) -> int:
 
 
 def micro_steps(steps: npt.ArrayLike) -> Longs:
-    """Steps in millionths, by the same arithmetic on the way out and back: they come back as doubles."""
+    """Convert steps to millionths. Both ways use the same arithmetic, because steps are read back as doubles."""
     return np.rint(np.asarray(steps, np.float64) * 1e6).astype(np.int64)
 
 
 def bits_of(values: Doubles) -> Words:
-    """The bits of doubles: one NaN, one zero."""
+    """The bits of doubles. All NaNs become the same, and -0.0 becomes 0.0."""
     values = values + 0.0  # -0.0 is 0.0
     bits = values.view(np.uint64)
     bits[np.isnan(values)] = _NAN_BITS
@@ -145,7 +145,7 @@ def bits_of(values: Doubles) -> Words:
 def series_digest(
     steps: Longs, times_ms: Longs, values: Doubles | Words, contents: Words | None = None
 ) -> SeriesDigest:
-    """Of points that were read back, in any order: doubles, or hashes of other values (sizes of files)."""
+    """The digest of points that were read back, in any order. `values`: doubles or hashes (for files, their sizes)."""
     if not len(steps):
         return SeriesDigest()
     order = np.argsort(steps, kind="stable")
@@ -157,7 +157,7 @@ def series_digest(
 
 
 def _mix(x: Words) -> Words:
-    """The end of splitmix64."""
+    """The final mixing step of splitmix64."""
     x = (x ^ (x >> np.uint64(30))) * _B
     x = (x ^ (x >> np.uint64(27))) * _C
     return x ^ (x >> np.uint64(31))
@@ -172,7 +172,7 @@ def mixed(steps: Longs, bits: Words) -> tuple[Words, Words]:
 def reduced(
     steps: Longs, cut_ms: Longs, rounded_ms: Longs, values: Doubles | Words, starts: npt.NDArray[np.int64]
 ) -> list[SeriesDigest]:
-    """The digests of several series that lie one behind the other, each by rising step; `starts`: where they begin."""
+    """The digests of several series, one after another in one array, each by rising step, beginning at `starts`."""
     ends = np.append(starts[1:], len(steps)) - 1
     is_float = values.dtype == np.float64
     hash1, hash2 = mixed(steps, bits_of(values) if is_float else values)  # type: ignore[arg-type]
@@ -185,7 +185,7 @@ def reduced(
 
 
 def _extremes(values: Any, starts: npt.NDArray[np.int64]) -> list[Any]:
-    """Counts of NaN and of infinities, and the least and greatest finite values (None: there is none)."""
+    """The numbers of NaN and of infinities, and the lowest and highest finite values (None: no finite value)."""
     finite = np.isfinite(values)
     if finite.all():
         none = [0] * len(starts)
@@ -201,7 +201,7 @@ def _extremes(values: Any, starts: npt.NDArray[np.int64]) -> list[Any]:
     ]
 
 
-#: what stands for the value of a point that is not a number; for a file its size, for no more can be asked cheaply
+#: the number that represents a point's value if it is not a number; for a file its size, which is cheap to read back
 HASHES: Mapping[str, Callable[[Any], int]] = {
     TEXTS: lambda text: hash_of(text.encode()),
     HISTOGRAMS: lambda histogram: hash_of_histogram(histogram.edges, histogram.values),
@@ -215,14 +215,14 @@ _DEFAULTS = {field.name: field.default for field in fields(SeriesDigest)}
 
 
 def encode(kind: str, digest: AnyDigest) -> DigestRow:
-    """Without what is nought."""
+    """Convert a digest to a row, leaving out all zeros."""
     names = digest.__slots__
     data = {name: value for name in names if (value := getattr(digest, name)) != _DEFAULTS.get(name, False)}
     return DigestRow(kind, json.dumps(data, ensure_ascii=False, separators=(",", ":")))
 
 
 def decode(row: DigestRow) -> tuple[str, AnyDigest]:
-    """(kind, digest) of a saved row."""
+    """Return (kind, digest) of a saved row."""
     data = json.loads(row.data)
     match row.kind:
         case "value":

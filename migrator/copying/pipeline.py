@@ -14,8 +14,8 @@ How the sizes of the chain fit, from the source to the request:
 
 So at most 4 batches lie between two checkpoints: well below 100,000 values are sent again after a crash.
 
-Steps up to the saved intent may have been sent by an earlier attempt: only for those are answers that say "already
-there" benign.
+An earlier attempt may have sent steps up to the saved intent. Only for those steps is the answer "already there"
+harmless.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ from migrator.errors import MigratorError, RunError
 from migrator.records import AddTags, Assign, AssignFile, Batch, Columns, Entry, Kind, LocalFile, Points, Record
 from migrator.sources.base import SourceRun
 
-DEPTH = 2  # groups sent but not yet confirmed: enough to hide processing delay, little enough to send again
-GROUP_VALUES = 25_000  # batches are gathered up to here: all parts of a small run go in one request
+DEPTH = 2  # groups sent but not yet confirmed: enough to hide the processing delay, few enough to send again
+GROUP_VALUES = 25_000  # batches are gathered up to this size, so all parts of a small run go in one request
 GROUP_BYTES = 8 * 1024 * 1024
-GROUP_SECONDS = 10.0  # batches do not wait longer than this for company
+GROUP_SECONDS = 10.0  # a batch does not wait longer than this for more batches
 
 
 class Stopped(MigratorError):
-    """The copy was asked to stop; everything in hand is durable and its cursor saved."""
+    """The copy stopped as requested: everything read so far is durable and its cursor is saved."""
 
 
 class RunControl(Protocol):
-    """What a copy asks and tells between batches."""
+    """How the worker controls a copy, and how the copy reports to the worker, between batches."""
 
     def check(self) -> None:
-        """Raise `Stopped` on a clean stop, `LeaseLost` as `confirm` does."""
+        """Raise `Stopped` if a clean stop was requested, or `LeaseLost` as `confirm` does."""
         ...
 
     def confirm(self) -> None:
-        """Raise `LeaseLost` when another worker has the run. Cheap; may be called by any thread."""
+        """Raise `LeaseLost` if another worker has the run. Cheap; may be called from any thread."""
         ...
 
     def at(self, part: str) -> None:
-        """The copy is alive, and at this part."""
+        """Report that the copy is alive and working on this part."""
         ...
 
 
 class Claims(Protocol):
-    """The part of the state store that a copy needs; all of it fenced by the claim's attempt number."""
+    """The part of the state store that a copy needs. Every call is fenced by the claim's attempt number."""
 
     def parts(self, claim: Claim) -> dict[str, PartProgress]: ...
 
@@ -85,7 +85,7 @@ class Claims(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A batch, and what an earlier attempt may have sent of its part."""
+    """A batch, and the intent up to which an earlier attempt may have sent its part."""
 
     part: str
     batch: Batch
@@ -94,7 +94,7 @@ class _Item:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Batches that are written, but not yet known to be durable."""
+    """Batches that are written but not yet known to be durable."""
 
     items: Sequence[_Item]
     barrier: Barrier
@@ -102,7 +102,7 @@ class _Group:
 
 
 class Pipeline:
-    """Sends the batches of one run and saves their cursors, each after its barrier."""
+    """Sends the batches of one run and saves each cursor after its barrier has passed."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Pipeline:
         digests: Digests | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`digests` None: those of what was copied earlier are not known, so none are kept."""
+        """`digests` None: the digests of what was copied earlier are unknown, so none are kept."""
         self._claim, self._claims = claim, claims
         self._run, self._out, self._control = run, out, control
         self._digests = digests
@@ -124,7 +124,7 @@ class Pipeline:
         self._in_flight: deque[_Group] = deque()
 
     def send(self, part: str, batch: Batch, intent: float | None) -> None:
-        """Take a batch; settle what has become durable meanwhile."""
+        """Accept a batch, and checkpoint what has become durable meanwhile."""
         self._stop_if_asked()
         self._control.at(part)
         if not self._gathered:
@@ -138,16 +138,16 @@ class Pipeline:
         self._settle(max(ready, len(self._in_flight) - DEPTH))
 
     def drain(self) -> None:
-        """Make everything durable and save its cursors."""
+        """Make everything durable and save the cursors."""
         self._dispatch()
         self._settle(len(self._in_flight))
 
     def salvage(self) -> None:
-        """After an error: keep what was read before it, if the destination still takes it."""
+        """After an error, save what was read before it, if the destination still accepts it."""
         try:
             self.drain()
         except RunError:
-            pass  # the first error tells more; what is not saved is read again
+            pass  # the first error says more than this one; what is not saved is read again
 
     def _stop_if_asked(self) -> None:
         try:
@@ -167,10 +167,10 @@ class Pipeline:
     def _dispatch(self) -> None:
         if not self._gathered:
             return
-        self._out.identify()  # before the intent: an attempt that is refused here has written nothing
+        self._out.identify()  # before the intent, so that an attempt refused here has written nothing
         items, self._gathered = self._gathered, []
         steps = {item.part: item.batch.until_step for item in items if item.batch.until_step is not None}
-        self._claims.intend(self._claim, steps)  # without steps, too: here a stale worker stops, before it writes
+        self._claims.intend(self._claim, steps)  # even without steps: a stale worker stops here, before it writes
         for item in items:
             seen, unseen = _split(item.batch.records, item.intent)
             if seen:
@@ -178,7 +178,7 @@ class Pipeline:
             self._out.write(unseen)
         barrier = self._out.flush()
         measured = measure(record for item in items for record in item.batch.records) if self._digests else None
-        self._in_flight.append(_Group(items, barrier, measured))  # measured while the request is under way
+        self._in_flight.append(_Group(items, barrier, measured))  # measured while the request is in flight
 
     def _settle(self, count: int) -> None:
         """Wait for the oldest barriers and save their cursors in one transaction."""
@@ -202,7 +202,7 @@ class Pipeline:
 
 
 def _split(records: Sequence[Record], intent: float | None) -> tuple[Sequence[Record], Sequence[Record]]:
-    """(what an earlier attempt may have sent, what it cannot have). Single values may be sent twice."""
+    """Split into (what an earlier attempt may have sent, the rest). Single values may always be sent twice."""
     if intent is None:
         return (), records
     seen: list[Record] = []
@@ -221,7 +221,7 @@ def _split(records: Sequence[Record], intent: float | None) -> tuple[Sequence[Re
 
 
 def _updates(items: Sequence[_Item], refused: Sequence[Refused]) -> Iterator[PartUpdate]:
-    """A group's share of a checkpoint, one update a part. What was refused counts as skipped, not as written."""
+    """The updates of a checkpoint for one group, one per part. What was refused counts as skipped, not as written."""
     by_part: dict[str, list[Batch]] = {}
     for item in items:
         by_part.setdefault(item.part, []).append(item.batch)
@@ -244,12 +244,12 @@ def _updates(items: Sequence[_Item], refused: Sequence[Refused]) -> Iterator[Par
 
 
 def ledger_entries(entries: Iterable[Entry]) -> list[LedgerEntry]:
-    """As the state database keeps them."""
+    """Convert entries to the form in which the state database stores them."""
     return [LedgerEntry(entry.kind, entry.path, entry.reason, entry.count) for entry in entries]
 
 
 def _by_part(by_part: Mapping[str, Sequence[Batch]], refused: Sequence[Refused]) -> dict[str, list[Entry]]:
-    """Refusals as ledger entries of the part that wrote the path; of the largest part where no path is told."""
+    """Ledger entries for refusals, by the part that wrote the path. Refusals without a path go to the largest part."""
     entries: dict[str, list[Entry]] = {part: [] for part in by_part}
     if not refused:
         return entries

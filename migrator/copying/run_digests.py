@@ -1,4 +1,4 @@
-"""The digests of a run while it is copied: what each group of records adds, without what was refused of it.
+"""The digests of a run while it is copied: what each group of records adds, minus what was refused.
 
 records of a group -> measure -> Measured --(minus what was refused)--> Digests.add -> take -> checkpoint
 """
@@ -40,7 +40,7 @@ from migrator.destinations.base import Refused
 from migrator.records import AddTags, Assign, AssignFile, Columns, Histogram, LocalFile, Points, Record, Scalar
 
 TAGS, GROUP_TAGS = "sys/tags", "sys/group_tags"
-TABLE_VALUES = 512  # so many numbers at the same paths are measured as a table; fewer with all others, one by one
+TABLE_VALUES = 512  # this many numbers at the same paths are measured as a table; fewer are measured one by one
 _KINDS = {str: TEXTS, Histogram: HISTOGRAMS, LocalFile: FILES}
 
 
@@ -49,14 +49,14 @@ _KINDS = {str: TEXTS, Histogram: HISTOGRAMS, LocalFile: FILES}
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The digests of a group of records: what they add to series, and single values, files and tags in their order."""
+    """The digests of a group of records: what it adds to series; its single values, files and tags in order."""
 
     series: Mapping[str, tuple[str, SeriesDigest]]
     singles: Sequence[tuple[str, ValueDigest | FileDigest | AddTags]]
 
 
 def measure(records: Iterable[Record]) -> Measured:
-    """The digests of records, which are in the order in which they are written."""
+    """Compute the digests of records, which must be in the order in which they are written."""
     tables: dict[tuple[str, ...], list[Points]] = {}
     singles: list[tuple[str, ValueDigest | FileDigest | AddTags]] = []
     series: dict[str, tuple[str, SeriesDigest]] = {}
@@ -92,7 +92,7 @@ def _add(series: dict[str, tuple[str, SeriesDigest]], more: Iterable[tuple[str, 
 
 
 def _of_columns(columns: Columns) -> Iterable[tuple[str, str, SeriesDigest]]:
-    """Of numbers that are columns already."""
+    """The digests of numbers that come as columns."""
     for path, steps, times_us, values in columns.series():
         if len(steps):
             cut_ms, rounded_ms = times_us // 1000, (times_us + 500) // 1000
@@ -105,7 +105,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _table(points: Sequence[Points]) -> Doubles | None:
-    """A row for each point, which all have the same paths; None: not all are numbers."""
+    """A table with one row per point; all points have the same paths. None: not all values are numbers."""
     if not all(_is_number(value) for value in points[0].values.values()):
         return None
     table = np.array([tuple(point.values.values()) for point in points])
@@ -115,7 +115,7 @@ def _table(points: Sequence[Points]) -> Doubles | None:
 def _of_table(
     paths: Sequence[str], points: Sequence[Points], table: Doubles
 ) -> Iterable[tuple[str, str, SeriesDigest]]:
-    """Of points that all have numbers at the same paths."""
+    """The digests of points that all have numbers at the same paths."""
     steps = micro_steps([point.step for point in points])
     times_us = np.array([point.time_us for point in points], np.int64)
     if len(steps) > 1 and (np.diff(steps) < 0).any():
@@ -129,7 +129,7 @@ def _of_table(
 
 
 def _of_scattered(points: Sequence[Points]) -> Iterable[tuple[str, str, SeriesDigest]]:
-    """Of points of all kinds, at whatever paths."""
+    """The digests of points of any kind at any paths."""
     by_kind: dict[str, list[tuple[str, float, int, Any]]] = {}
     for point in points:
         step, time_us = point.step, point.time_us
@@ -141,7 +141,7 @@ def _of_scattered(points: Sequence[Points]) -> Iterable[tuple[str, str, SeriesDi
 def _of_column(
     kind: str, paths: Sequence[str], steps: Sequence[float], times_us: Sequence[int], values: Sequence[Any]
 ) -> Iterable[tuple[str, str, SeriesDigest]]:
-    """Of points of one kind, one value each."""
+    """The digests of points of one kind, each with one value."""
     numbers = {path: number for number, path in enumerate(dict.fromkeys(paths))}
     owners = np.fromiter(map(numbers.__getitem__, paths), np.int64, len(paths))
     micros, times = micro_steps(steps), np.array(times_us, np.int64)
@@ -165,7 +165,7 @@ def _words(hashes: Iterable[int]) -> Words:
 
 
 class Digests:
-    """All digests of one run, and which of them have changed since the last `take`."""
+    """All digests of one run. Keeps track of which have changed since the last `take`."""
 
     def __init__(self, saved: Mapping[str, DigestRow]) -> None:
         self._known: dict[str, tuple[str, AnyDigest]] = {path: decode(row) for path, row in saved.items()}
@@ -173,13 +173,13 @@ class Digests:
 
     @classmethod
     def begun(cls, values: Mapping[str, Scalar]) -> Self:
-        """Of a run that is copied from its start, with what is known of it before anything is read."""
+        """The digests of a run whose copy begins, with the values that are known before anything is read."""
         digests = cls({})
         digests.add(measure([Assign(values)]))
         return digests
 
     def add(self, measured: Measured, refused: Sequence[Refused] = ()) -> None:
-        """Take up a group that is durable now, without what was refused of it."""
+        """Add a group that is durable now, without what was refused."""
         lost, unknown = _lost({*measured.series, *(path for path, _ in measured.singles)}, refused)
         for path, (kind, more) in measured.series.items():
             if lost.get(path, 0) < more.count:
@@ -190,7 +190,7 @@ class Digests:
                 self._set(path, single, uncertain=unknown > 0)
 
     def refuse(self, refused: Sequence[Refused]) -> None:
-        """Some of what was added before was refused later: when an offline file was uploaded."""
+        """Remove what was added earlier and refused later, when the offline file was uploaded."""
         lost, unknown = _lost(self._known, refused)
         for path, (kind, known) in self._known.items():
             if not (count := lost.get(path, 0) + unknown):
@@ -202,7 +202,7 @@ class Digests:
             self._changed.add(path)
 
     def take(self) -> dict[str, DigestRow]:
-        """What has changed since the last call, to be saved."""
+        """Return what has changed since the last call, to be saved."""
         rows = {path: encode(*self._known[path]) for path in self._changed}
         self._changed.clear()
         return rows
@@ -230,7 +230,7 @@ class Digests:
 
 
 def _lost(paths: Container[str], refused: Sequence[Refused]) -> tuple[dict[str, int], int]:
-    """(refused by path, refused without a path that is known here)."""
+    """Return (number refused by path, number refused whose path is not one of `paths`)."""
     lost: dict[str, int] = {}
     unknown = 0
     for one in refused:

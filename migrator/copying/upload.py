@@ -1,13 +1,13 @@
-"""`migrate sync`: one run's offline file goes to Neptune, by the same claims, states and checks as a copy.
+"""`migrate sync`: uploads one run's offline file to Neptune, with the same claims, states and checks as a copy.
 
     for each group of files:    store  ->  checkpoint
     for each request:  intend  ->  send  ->  wait until it is processed  ->  checkpoint
 
-The part is called `upload`. Its cursor holds the ids, in the offline file, of the last file that is stored and of the
-last operation that Neptune has processed. The offline file stays as it is until all of it is in Neptune; then it is
-removed. Attachments that are lost are skipped and told. A run that has changed since is copied to a new file, whose ids
-begin anew; an intent can only grow, so it counts the operations of all files, the earlier ones (`before`) included.
-Everything goes to the workspace of the upload: the one in the file may stand for one that was not known yet.
+The part is called `upload`. Its cursor holds two ids from the offline file: the last file that is stored, and the last
+operation that Neptune has processed. The offline file stays unchanged until all of it is in Neptune, and is then
+removed. Lost attachments are skipped, with a ledger entry. A run that changes later is copied to a new file, whose ids
+start again at 1. Because an intent can only grow, it counts the operations of all files, including earlier ones
+(`before`). Everything goes to the workspace of the upload: the one in the file may be a placeholder.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from migrator.errors import ErrorClass, Rejected, Retryable, Vanished
 from migrator.naming import neptune_run_id
 
 PART = "upload"
-FILES_AT_A_TIME = 64  # stored between two checkpoints
+FILES_AT_A_TIME = 64  # files stored between two checkpoints
 
 
 def upload_run(
     claim: Claim, destination: Destination, claims: Claims, workspace: str, offline_dir: Path, tools: RunTools
 ) -> None:
-    """Send all files and operations behind the cursor to `workspace`, then remove the offline file."""
+    """Send all files and operations after the cursor to `workspace`, then remove the offline file."""
     assert isinstance(destination, NeptuneDestination)
     project, run_id = f"{workspace}/{claim.destination_name}", neptune_run_id(claim.run_id).name
     directory = find_directory(offline_dir, project, run_id, partial(_is_source_of, claim))
-    if claim.position != UPLOADED:  # else an earlier attempt came this far
+    if claim.position != UPLOADED:  # otherwise an earlier attempt has uploaded everything
         log = OfflineLog(directory, project)
         if not log.path.exists():
             raise _missing(claim, log.path)
         lost = log.lost_files()
-        if not log.path.exists():  # the whole directory went away just now
+        if not log.path.exists():  # the whole directory has disappeared just now
             raise _missing(claim, log.path)
         saved = claims.parts(claim).get(PART, PartProgress())
         past, control = _past(saved), tools.control
@@ -64,26 +64,26 @@ def upload_run(
                 upload.send_operations(created)
             except Vanished as error:
                 if upload.is_later_part:
-                    raise  # what was uploaded before is not in the offline file: the source has it
+                    raise  # what was uploaded earlier is not in this offline file: it must come from the source
                 claims.forget_part(claim, PART)
                 raise Retryable(
-                    error.error_class, f"{error.what} was lost by Neptune: uploaded from its start"
+                    error.error_class, f"Neptune has lost {error.what}: it is uploaded again from the start"
                 ) from error
         end = {"before": upload.announced, "existed": past.position == EXISTED}
         claims.checkpoint(claim, [PartUpdate(PART, end, done=True)], position=UPLOADED)
-    shutil.rmtree(directory, ignore_errors=True)  # before `complete`: nobody claims a done run to clean up
+    shutil.rmtree(directory, ignore_errors=True)  # before `complete`: a done run is not claimed again to clean up
     claims.complete(claim, [PART])
 
 
 def _is_source_of(claim: Claim, url: str) -> bool:
-    """Whether a source's address is that of the claim's run: the API has pages of runs, local runs have directories."""
+    """Whether `url` is the source address of the claim's run: a web page (API), or one of its directories (local)."""
     if claim.location is not None:
         return url in {Path(place).absolute().as_uri() for place in claim.location}
     return url.startswith(f"{claim.project_url}/") and url.endswith(f"/{quote(claim.run_id, safe='')}")
 
 
 def _missing(claim: Claim, log: Path) -> Rejected:
-    """Not found is not destroyed (a disk may not be mounted): what was copied stands until a person decides."""
+    """The error for a missing file. The file may still exist (on a disk that is not mounted), so a person decides."""
     ref = shlex.quote(claim.ref)
     return Rejected(
         ErrorClass.NOT_FOUND,
@@ -93,7 +93,7 @@ def _missing(claim: Claim, log: Path) -> Rejected:
 
 
 def _past(saved: PartProgress) -> Past:
-    """What earlier attempts, and uploads, know of the run."""
+    """What earlier attempts and uploads have recorded about the run."""
     cursor = saved.cursor or {}
     if saved.intent is None:
         return Past(None)
@@ -102,7 +102,7 @@ def _past(saved: PartProgress) -> Past:
 
 
 class _Upload:
-    """Reads from the log, sends, and saves how far it has come."""
+    """Reads from the log, sends, and saves its progress."""
 
     def __init__(
         self,
@@ -123,13 +123,13 @@ class _Upload:
 
     @property
     def is_later_part(self) -> bool:
-        """Whether Neptune got an earlier file of the run, which is removed: this one has only what came after."""
+        """Whether an earlier file of the run was uploaded and removed: this one holds only what came after it."""
         return bool(self._cursor["before"])
 
     def send_creation(self) -> int:
-        """Create the run, and find out whose it is if it was there: even its files would be overwritten.
+        """Create the run. If it exists already, check whose it is first, because its files would be overwritten.
 
-        Returns the row behind which the other operations are.
+        Returns the id of the row after which the other operations follow.
         """
         after: int = self._cursor["operation"]
         logged = self._log.next_operation(after)
@@ -158,7 +158,7 @@ class _Upload:
             self._out.send_operation(logged.operation, replayed=after < sent_before)
             after = logged.last_id
             if logged.operation.HasField("create"):
-                continue  # its answer is awaited with that of the operation behind it
+                continue  # its answer is awaited together with that of the next operation
             refused = self._out.flush().wait()
             skipped = len(logged.lost) + sum(refusal.count for refusal in refused)
             update = PartUpdate(
@@ -177,7 +177,7 @@ class _Upload:
         self._control.at(PART)
 
     def _without(self, refused: Sequence[Refused]) -> dict[str, DigestRow]:
-        """The digests that change because something was refused, which the copy to the file could not know."""
+        """The digests that change because something was refused. The copy to the file could not know that."""
         if not refused:
             return {}
         digests = Digests(self._claims.digests(self._claim))

@@ -1,10 +1,10 @@
-"""Comparing runs that were read back with the digests that were kept while they were copied. Pure but for the reading.
+"""Compares runs that are read back with the digests that were kept during the copy. Pure, except for the reading.
 
     runs and attributes  ->  single values, sizes and types, what was never sent
-    points               ->  digests of what is there, or at level counts only counts and ends
+    points               ->  digests of what is there; at level counts only the number of points and their ends
     files                ->  their size in the storage, or their md5
 
-A path is right, or a finding: it differs, or cannot be verified. What is right is counted and not told.
+Each path is either correct or a finding: it differs, or cannot be verified. Correct paths are only counted.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ from migrator.destinations.base import (
 )
 from migrator.records import Fork
 
-FORK = "sys/forking"  # the path by which the fork point is told
-SYSTEM = "sys/"  # Neptune's own attributes below it are compared if we sent them, and ignored if not
+FORK = "sys/forking"  # the path of findings about the fork point
+SYSTEM = "sys/"  # Neptune's own attributes are below it: compared if we sent them, ignored if not
 OURS_IN_SYSTEM = frozenset({"sys/tags", "sys/group_tags", "sys/description"})
 
 
 class Level(StrEnum):
     """How much is read back."""
 
-    COUNTS = "counts"  #: attributes, numbers of points, first and last steps: no points are transferred
-    DIGESTS = "digests"  #: all points, compared with what was kept of them
+    COUNTS = "counts"  #: attributes, numbers of points, first and last steps; no points are transferred
+    DIGESTS = "digests"  #: all points, compared with the digests kept during the copy
 
 
 class Files(StrEnum):
     """How files are compared with the storage."""
 
-    SIZE = "size"  #: one byte of each is asked for, which tells its size
-    MD5 = "md5"  #: each is read as a whole
+    SIZE = "size"  #: one byte of each is requested; the answer includes the size
+    MD5 = "md5"  #: each is read completely
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class How:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """A run as it should be. `number` is the caller's; `digests` None: none were kept. `fork`: where it was forked."""
+    """A run as it should be. `number` is for the caller. `digests` None: none were kept. `fork`: its fork point."""
 
     number: int
     run_id: str
@@ -87,7 +87,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A path that is not right; `path` "" is the run itself."""
+    """A path that is not correct or cannot be verified. `path` "" is the run itself."""
 
     path: str
     verdict: Verdict
@@ -97,7 +97,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Result:
-    """What was found of a run, and how much was compared."""
+    """The findings for a run, and how much was compared."""
 
     expected: Expected
     findings: list[Finding] = field(default_factory=list)
@@ -121,7 +121,7 @@ class Result:
 
 
 def verify_runs(expected: Sequence[Expected], project: str, back: ReadBack, how: How) -> list[Result]:
-    """Compare runs of one project; the results are in their order. Raises `RunError` or `UserError`."""
+    """Compare runs of one project. Results are in the order of `expected`. Raises `RunError` or `UserError`."""
     known = [one for one in expected if one.digests is not None]
     found = back.runs(project, [one.run_id for one in known]) if known else {}
     checks = [_Check(one, found.get(one.run_id)) for one in expected]
@@ -135,7 +135,7 @@ def verify_runs(expected: Sequence[Expected], project: str, back: ReadBack, how:
 
 
 class _Check:
-    """One run while it is compared."""
+    """One run that is being compared."""
 
     def __init__(self, expected: Expected, run: ReadRun | None) -> None:
         self.result = Result(expected)
@@ -148,7 +148,7 @@ class _Check:
         self.series_files: dict[str, list[tuple[int, ReadFile]]] = {}
 
     def begin(self) -> bool:
-        """Compare what needs no further question; False: the run cannot be compared."""
+        """Compare what needs no further requests. False: the run cannot be compared."""
         if self.result.expected.digests is None:
             why = "copied by an older version, which kept no digests"
             self.result.cannot("", "the run", f"{why}: copy it again to verify it")
@@ -201,18 +201,18 @@ class _Check:
 
     def _changed(self, path: str, uncertain: bool, want: str, got: str) -> None:
         if uncertain:
-            self.result.cannot(path, want, f"{got}; Neptune refused some values, and did not tell which")
+            self.result.cannot(path, want, f"{got}; Neptune refused some values and did not say which")
         else:
             self.result.differs(path, want, got)
 
     def _foreign(self, path: str, value: ReadValue) -> None:
-        """Something that the copy has not sent. Neptune keeps a few attributes of its own."""
+        """Report a value that the copy did not send, unless it is one of Neptune's own attributes."""
         if path.startswith(SYSTEM) and path not in OURS_IN_SYSTEM:
             return
         if value in ("", frozenset()):
             return
         if isinstance(value, ReadSeries):
-            self.foreign_series.append(path)  # a fork shows those of its parent
+            self.foreign_series.append(path)  # may be its parent's: a fork shows those too
         else:
             self.result.differs(path, "nothing: not written by this copy", type_told(value))
 
@@ -220,7 +220,7 @@ class _Check:
         want = self.result.expected.fork
         if not run.tells_fork:
             if want:
-                self.result.cannot(FORK, fork_told(want), "Neptune does not give fork points back")
+                self.result.cannot(FORK, fork_told(want), "Neptune does not return fork points")
         elif want != run.fork:
             self.result.differs(FORK, fork_told(want), fork_told(run.fork))
 
@@ -250,7 +250,7 @@ def _compare_series(checks: Sequence[_Check], project: str, back: ReadBack, how:
 
 
 def _counted(back: ReadBack, project: str, series: Sequence[SeriesRef]) -> Iterator[tuple[SeriesRef, str]]:
-    """Series that have points of their own, with their number."""
+    """Yield the series that have points of their own, with the number of points."""
     counts: dict[tuple[str, str], int] = {}
     for page in back.pages(project, series) if series else ():
         name = page.series.run.key, page.series.path
@@ -276,7 +276,7 @@ def _series_kind(kind: str) -> str:
 
 
 def _compare_ends(by_key: Mapping[str, _Check], wanted: Sequence[SeriesRef], project: str, back: ReadBack) -> None:
-    """Counts and first steps of numbers; of all else the last step is all that is told without points."""
+    """Compare counts and first steps of series of numbers. For others, only the last step is known without points."""
     numbers = [ref for ref in wanted if by_key[ref.run.key].wanted[ref.path][0] == FLOATS]
     heads = {(one.series.run.key, one.series.path): one for one in back.heads(project, numbers)}
     for ref in wanted:
@@ -285,7 +285,7 @@ def _compare_ends(by_key: Mapping[str, _Check], wanted: Sequence[SeriesRef], pro
         kind = check.wanted[ref.path][0]
         assert isinstance(series, ReadSeries)
         if want.refused:
-            check.result.cannot(ref.path, told(want, kind), "some of its points were refused: see level digests")
+            check.result.cannot(ref.path, told(want, kind), "some of its points were refused: use --level digests")
             continue
         count = want.count if head is None or head.points is None else head.points
         first = want.first if head is None else head.first_step
@@ -297,7 +297,7 @@ def _compare_ends(by_key: Mapping[str, _Check], wanted: Sequence[SeriesRef], pro
         elif kind == FLOATS and not (want.nan or want.infinite) and _extremes_differ(want, series):
             check.result.differs(ref.path, f"{want.low} to {want.high}", f"{series.low} to {series.high}")
         elif head is not None and head.points is None:
-            check.result.cannot(ref.path, told(want, kind), "Neptune does not tell how many points there are")
+            check.result.cannot(ref.path, told(want, kind), "Neptune does not say how many points there are")
 
 
 def _extremes_differ(want: SeriesDigest, got: ReadSeries) -> bool:
@@ -308,7 +308,7 @@ def _compare_digests(result: Result, path: str, kind: str, want: SeriesDigest, g
     said = [points_told(got.count, got.first, got.last)]
     if want.refused and want.count - want.refused <= got.count <= want.count:
         if (got.hash1, got.hash2) != (want.hash1, want.hash2):
-            why = f"{said[0]}; Neptune refused some, and did not tell which"
+            why = f"{said[0]}; Neptune refused some and did not say which"
             result.cannot(path, told(want, kind), why)
         return
     if (got.count, got.hash1, got.hash2) == (want.count, want.hash1, want.hash2):
@@ -319,7 +319,7 @@ def _compare_digests(result: Result, path: str, kind: str, want: SeriesDigest, g
             result.cannot(path, told(want, kind), f"times are {off_ms:,} ms off in all, under 1 ms each on average")
         return
     if (got.count, got.first, got.last) == (want.count, want.first, want.last):
-        said = ["the same number of points, other values or steps"]
+        said = ["the same number of points, but different values or steps"]
     result.differs(path, told(want, kind), said[0])
 
 
@@ -353,7 +353,7 @@ def _compare_files(checks: Sequence[_Check], project: str, back: ReadBack, how: 
 
 
 def _wrong(file: ReadFile, seen: Stored, want: FileDigest | None, *, content: bool) -> str | None:
-    """What is wrong with a stored file; None: nothing."""
+    """What is wrong with a stored file. None: nothing."""
     if seen.problem:
         return seen.problem
     if seen.size_bytes is None:
@@ -368,14 +368,14 @@ def _wrong(file: ReadFile, seen: Stored, want: FileDigest | None, *, content: bo
 def _compare_contents(
     check: _Check, contents: Mapping[tuple[int, str], Sequence[tuple[int, int]]], bad: set[tuple[int, str]]
 ) -> None:
-    """Of file series only the sum of all md5s is known."""
+    """Compare the contents of file series. Only the sum of all md5s is known."""
     for path, files in check.series_files.items():
         found, want = contents.get((id(check), path), ()), check.series[path]
         if (id(check), path) in bad or want.refused or len(found) != len(files) or len(files) != want.count:
             continue
         steps, hashes = np.array([s for s, _ in found], np.int64), np.array([h for _, h in found], np.uint64)
         if series_digest(steps, steps, hashes, hashes).content != want.content:
-            check.result.differs(path, f"{want.count:,} files", "the content of one or more of the files is another")
+            check.result.differs(path, f"{want.count:,} files", "one or more of the files have different content")
 
 
 def _same_but_uncertain(want: ValueDigest, got: ValueDigest) -> bool:

@@ -1,4 +1,4 @@
-"""What a verification wanted and found, in words."""
+"""Describes in words what a verification expected and found."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from migrator.copying.digests import AnyDigest, FileDigest, SeriesDigest, ValueD
 from migrator.destinations.base import ReadFile, ReadOther, ReadSeries, ReadValue
 from migrator.records import Fork
 
-SHOWN_CHARS = 80  # of a value
+SHOWN_CHARS = 80  # of a value; the rest is cut
 
 
 def told(digest: AnyDigest, kind: str = "") -> str:
-    """A digest as people read it."""
+    """A digest in readable form."""
     match digest:
         case ValueDigest("datetime", text):
             return f"time {int(text) / 1e6:.3f} s since 1970"
@@ -29,7 +29,7 @@ def told(digest: AnyDigest, kind: str = "") -> str:
 
 
 def type_told(value: ReadValue | None) -> str:
-    """What was read, by its type."""
+    """What was read, described by its type."""
     match value:
         case None:
             return "missing"

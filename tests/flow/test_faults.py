@@ -263,6 +263,7 @@ def test_a_service_that_asks_to_wait_for_years_is_asked_again_before_the_job_giv
     assert scene.differences() == []
 
 
+@pytest.mark.slow
 def test_an_outage_while_offline_files_are_uploaded_asks_nothing_of_the_source(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(2, steps=4, files=2))
     scene.migrate.succeed("inventory")

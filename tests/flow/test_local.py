@@ -84,7 +84,6 @@ def of_interest(found: Content, wanted: Content) -> Content:
     return Content(values, series)
 
 
-@pytest.mark.installed
 def test_runs_of_the_real_sdk_arrive_as_they_were_logged_online_and_by_way_of_offline_files(
     set_scene: SetScene, tmp_path: Path
 ) -> None:

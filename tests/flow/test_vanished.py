@@ -144,6 +144,7 @@ def test_offline_files_looked_for_in_the_wrong_place_are_not_lost(set_scene: Set
     assert is_whole(scene)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("commands", [["run --safe-client"], ["run --mode offline", "sync"]], ids=["safe", "offline"])
 def test_a_run_that_grew_and_is_gone_from_neptune_is_copied_from_its_start(
     set_scene: SetScene, commands: list[str]
