@@ -1,10 +1,10 @@
 """The destination contract: how a run's records become durable.
 
-`write` takes records in order; `flush` makes a barrier behind all that was written. A barrier's `wait` returns when
-everything before it is durable: processed by the server (online) or committed to the offline file (offline). Only then
-may a cursor be saved. Several barriers may be open at once: that is how latency is hidden.
+`write` accepts records in order; `flush` returns a barrier after everything written so far. The barrier's `wait`
+returns when everything before it is durable: processed by the server (online) or committed to the offline file
+(offline). Only then may a cursor be saved. Several barriers may be open at once, which hides latency.
 
-`ReadBack` is the way back: what has arrived, for `migrate verify`.
+`ReadBack` reads back what has arrived, for `migrate verify`.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from migrator.records import Entry, Fork, Histogram, Kind, Record, Scalar, Serie
 
 Confirm = Callable[[], None]
 
-UPLOADED = "uploaded"  # position of a run whose offline file was uploaded and removed: the next one starts anew
+UPLOADED = "uploaded"  # position of a run whose offline file was uploaded and removed: the next one is a new file
 
 
 def unfenced() -> None:
-    """For who writes alone."""
+    """The `confirm` of a single writer: never raises."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Points or values of `path` that the destination did not take; `reason` is its own code."""
+    """Points or values at `path` that the destination did not accept; `reason` is the destination's own code."""
 
     path: str
     reason: str
     count: int
 
     def entry(self) -> Entry:
-        """As the ledger tells it. Without a count nothing is lost, only changed."""
+        """The ledger entry. A count of 0 means that nothing was lost, only changed."""
         if self.count:
             return Entry(Kind.SKIPPED, self.path or "run", f"refused: {self.reason}", self.count)
         return Entry(Kind.CONVERTED, self.path or "run", self.reason)
@@ -45,9 +45,9 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class RunTarget:
-    """Which run to write. Creating it again with the same values is harmless. `project` is `workspace/name`.
+    """The run to write. Creating it again with the same values is harmless. `project` is `workspace/name`.
 
-    `source_url`: what is copied, as `migration/source_url` tells it; empty: not known.
+    `source_url`: what is copied, as stored in `migration/source_url`; empty: not known.
     """
 
     project: str
@@ -59,76 +59,77 @@ class RunTarget:
 
 
 class Barrier(Protocol):
-    """Stands behind everything written before the `flush` that made it."""
+    """Marks the end of everything written before the `flush` that returned it."""
 
-    #: where the destination stands now, to be saved with the cursor and given to `open_run`; None: nothing to save
+    #: how far the destination is, to be saved with the cursor and passed to `open_run`; None: nothing to save
     position: str | None
 
     def ready(self) -> bool:
-        """Whether `wait` would return at once. Cheap; may ask the server at most every some 10 ms."""
+        """Whether `wait` would return at once. Cheap; asks the server at most once per about 10 ms."""
         ...
 
     def wait(self) -> Sequence[Refused]:
-        """Wait until all before it is durable.
+        """Wait until everything before the barrier is durable.
 
-        Returns what was refused since the barrier before; a `count` of 0 is a note: changed, but not lost. Raises
-        `Retryable`, `Rejected` when the destination refused the run itself, or `UserError` when it refuses us. Errors
-        that earlier attempts explain (`replayed`) are no refusals.
+        Returns what was refused since the previous barrier; a `count` of 0 is a note: changed, but not lost. Raises
+        `Retryable`, `Rejected` if the destination refused the run itself, or `UserError` if it refuses our access.
+        Errors that an earlier attempt explains (`replayed`) are not refusals.
         """
         ...
 
 
 class Destination(Protocol):
-    """A place that runs go to."""
+    """A place to which runs are copied."""
 
-    #: "neptune" or "offline": names the service in messages and in shared pauses
+    #: "neptune" or "offline": the name of the service in messages and shared pauses
     service: str
 
     def ensure_project(self, project: str, description: str) -> None:
-        """Create `workspace/name` unless it is there (then it is left alone). `UserError` if that may not be."""
+        """Create `workspace/name` unless it exists (then it is not changed). `UserError` if that is not allowed."""
         ...
 
     def open_run(
         self, target: RunTarget, position: str | None, *, begun: bool = False, confirm: Confirm = unfenced
     ) -> DestinationRun:
-        """Open a run for writing, creating it if absent.
+        """Open a run for writing; create it if it does not exist.
 
-        `begun`: an earlier attempt may have sent something. `position` is the last saved one (None: none yet): what
-        was written behind it and can be taken back (offline files) is taken back. `confirm` is called before each
-        single change of the destination, by whatever thread makes it: it raises `LeaseLost` when another worker has
-        the run. Nothing may be changed then.
+        `begun`: an earlier attempt may have sent something. `position` is the last saved one (None: none yet); what
+        was written after it is removed where possible (offline files). `confirm` is called before every change of the
+        destination, on the thread that makes the change. It raises `LeaseLost` if another worker has the run: then
+        nothing may be changed.
         """
         ...
 
     def ping(self) -> None:
-        """Ask a simple question: `Retryable` if there is no answer, `Rejected` or `TurnedAway` if the answer is no."""
+        """Send a simple request. `Retryable` if there is no answer, `Rejected` or `TurnedAway` if it is refused."""
         ...
 
     def close(self) -> None: ...
 
 
 class DestinationRun(Protocol):
-    """One run, written by one thread. Leaving the context without `flush` may lose what was written since."""
+    """One run, written by one thread. Leaving the context without `flush` may lose what was written since the last."""
 
     def write(self, records: Sequence[Record], *, replayed: bool = False) -> None:
-        """Take records, in order. Files must live until the next barrier is passed.
+        """Accept records, in order. Files must exist until the next barrier has passed.
 
-        With `replayed` an earlier attempt may have sent the same points: answers that say so are benign.
+        `replayed`: an earlier attempt may have sent the same points, so answers that say so are harmless.
         """
         ...
 
     def flush(self) -> Barrier: ...
 
     def identify(self) -> None:
-        """Raise `Rejected` if the destination's run of this id is a copy of another source. Before the first `write`
-        of a copy that is not known to have begun: after it, both would be mixed.
+        """Raise `Rejected` if the destination's run with this id is a copy of another source.
+
+        Call it before the first `write`, unless the copy is known to have begun. Afterwards, both would be mixed.
         """
         ...
 
     def finish(self) -> str | None:
-        """The run is whole, and all of it durable: now it replaces an older copy, where that was kept so far.
+        """Called when the run is complete and durable: it now replaces an older copy, if one was kept until now.
 
-        Returns the position to be saved from now on; None: it stays.
+        Returns the position to save from now on. None: it does not change.
         """
         ...
 
@@ -142,7 +143,7 @@ class DestinationRun(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ReadFile:
-    """A file as the run refers to it. `address` finds it in the storage of the destination."""
+    """A file as the run refers to it. `address` is its address in the storage of the destination."""
 
     address: str
     size_bytes: int
@@ -150,7 +151,7 @@ class ReadFile:
 
 @dataclass(frozen=True, slots=True)
 class ReadSeries:
-    """What a run tells of a series without its points: the last step in millionths (None: not told), the extremes."""
+    """What is known of a series without its points: the last step in millionths (None: not known), the extremes."""
 
     kind: SeriesKind
     last_step: int | None = None
@@ -160,7 +161,7 @@ class ReadSeries:
 
 @dataclass(frozen=True, slots=True)
 class ReadOther:
-    """Something of a type that this program never writes."""
+    """A value of a type that this program never writes."""
 
     type: str
 
@@ -172,7 +173,7 @@ ReadValue = Scalar | frozenset[str] | ReadFile | ReadSeries | ReadOther
 class ReadRun:
     """A run that was found. `key` is the destination's own id. Times of single values are exact to the millisecond.
 
-    `fork` is None also where the destination does not tell forks (`tells_fork`).
+    `fork` is also None if the destination does not report forks (`tells_fork` is then False).
     """
 
     run_id: str
@@ -190,7 +191,7 @@ class SeriesRef(NamedTuple):
 
 
 class SeriesHead(NamedTuple):
-    """The number of points of a series (None: the destination does not tell), and its first step in millionths."""
+    """The number of points of a series (None: the destination does not say), and its first step in millionths."""
 
     series: SeriesRef
     points: int | None
@@ -207,7 +208,7 @@ class SeriesPage(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A file in the storage. `size_bytes` None: it is not there; or it cannot be read, then `problem` says why."""
+    """A file in the storage. `size_bytes` None: it is missing or, if there is a `problem`, cannot be read."""
 
     size_bytes: int | None
     md5: str | None = None
@@ -215,22 +216,22 @@ class Stored(NamedTuple):
 
 
 class ReadBack(Protocol):
-    """Reads runs of one destination. Used by several threads. Methods raise `RunError` or `UserError`."""
+    """Reads the runs of one destination. Used by several threads. Methods raise `RunError` or `UserError`."""
 
     def runs(self, project: str, run_ids: Sequence[str]) -> dict[str, ReadRun]:
-        """The runs with these ids in `workspace/name`; one that is missing in the answer is not there."""
+        """The runs with these ids in `workspace/name`. A run missing from the answer does not exist."""
         ...
 
     def heads(self, project: str, series: Sequence[SeriesRef]) -> Iterator[SeriesHead]:
-        """Counts and first steps of series of numbers, without those that have no points of their own."""
+        """Numbers of points and first steps of series of numbers. Series without points of their own are left out."""
         ...
 
     def pages(self, project: str, series: Sequence[SeriesRef]) -> Iterator[SeriesPage]:
-        """All points of the series, without those that a fork has from its parent."""
+        """All points of the series, except those that a fork inherits from its parent."""
         ...
 
     def stored(self, project: str, files: Sequence[ReadFile], *, content: bool) -> Iterator[Stored]:
-        """What the storage has of the files, in their order: sizes, with `content` also the md5 of the whole file."""
+        """What the storage has of `files`, in the same order: sizes, and with `content` the md5 of each whole file."""
         ...
 
     def close(self) -> None: ...

@@ -1,8 +1,7 @@
 """A destination that keeps runs in memory, by Neptune's rules: the fake that tests use and crash.
 
-What is written but not yet behind a passed barrier may be lost or kept: a random generator that the test gives decides
-how much has been processed when somebody asks, and how much still arrives after a crash. What is behind a passed
-barrier is durable, as the contract says.
+What was written before a passed barrier is durable, as the contract says. Anything later may be lost or kept: a random
+generator, given by the test, decides how much is processed at each request and how much still arrives after a crash.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ TIMESTAMP_DECREASING = "SERIES_TIMESTAMP_DECREASING"
 
 @dataclass
 class StoredRun:
-    """What arrived. Series points are (step, time_us, value); files are bytes. A path's first type stays its type."""
+    """What arrived. Points are (step, time_us, value); files are bytes. A path keeps the first type that it gets."""
 
     target: RunTarget
     values: dict[str, Any] = field(default_factory=dict)
@@ -37,9 +36,9 @@ class StoredRun:
 
 
 class MemoryDestination:
-    """Projects and runs by name. `refuse` holds paths that are refused with FIELD_PATH_INVALID.
+    """Projects and runs by name. Paths in `refuse` are refused with FIELD_PATH_INVALID.
 
-    `chance` decides when what was sent is processed; None: as soon as it is flushed.
+    `chance` decides when records that were sent are processed. None: as soon as they are flushed.
     """
 
     service = "memory"
@@ -64,14 +63,14 @@ class MemoryDestination:
         return MemoryDestinationRun(self, stored, confirm)
 
     def ping(self) -> None:
-        """Always there."""
+        """Always available."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
 
 class MemoryDestinationRun:
-    """Sends what is written at the next `flush`; what is sent is processed in order, at once or some time later."""
+    """Sends what was written at the next `flush`. What was sent is processed in order, at once or later."""
 
     def __init__(self, destination: MemoryDestination, stored: StoredRun, confirm: Confirm) -> None:
         self._destination = destination
@@ -93,33 +92,33 @@ class MemoryDestinationRun:
         return MemoryBarrier(self, before, self._sent)
 
     def identify(self) -> None:
-        """Nobody else writes here."""
+        """Nothing to check: nobody else writes here."""
 
     def finish(self) -> None:
-        """Nothing was kept back."""
+        """Nothing to do: nothing was held back."""
 
     def process(self, until: int) -> None:
-        """As a server that is waited for, until it has `until` records."""
+        """Act as a server that processes until it has `until` records."""
         while self.processed < until:
             record, replayed = self._pending.popleft()
             self._refusals += [(self.processed, path, reason) for path, reason in self._apply(record, replayed)]
             self.processed += 1
 
     def process_some(self) -> None:
-        """As a server that has had a little time for what was sent."""
+        """Act as a server that has had a little time to process what was sent."""
         self.process(self._destination.chance.randint(self.processed, self._sent))
 
     def refusals(self, first: int, end: int) -> Counter[tuple[str, str]]:
-        """What was refused of the records from number `first` to before `end`."""
+        """What was refused of the records from number `first` up to, but not including, `end`."""
         return Counter((path, reason) for number, path, reason in self._refusals if first <= number < end)
 
     def crash(self) -> None:
-        """As a killed process: some of what is sent, but has not arrived yet, still does; the rest never will."""
+        """Act as a killed process: of what was sent but has not arrived yet, some still does, the rest never."""
         self.process_some()
         self._pending.clear()
 
     def _apply(self, record: Record, replayed: bool) -> list[tuple[str, str]]:
-        """Store a record; returns (path, reason) of what is refused."""
+        """Store a record. Returns (path, reason) of what is refused."""
         stored = self._stored
         match record:
             case Assign(values):
@@ -157,7 +156,7 @@ class MemoryDestinationRun:
         return None
 
     def _typed(self, path: str, value: Any, series: str = "") -> str | None:
-        """Why a value of this type may not stand at `path`; None: it may."""
+        """Why `path` cannot have a value of this type. None: it can."""
         if path in self._destination.refuse:
             return PATH_INVALID
         name = "float" if series and isinstance(value, int) else type(value).__name__
@@ -172,7 +171,7 @@ class MemoryDestinationRun:
 
 
 class MemoryBarrier:
-    """Stands behind the records from number `first` to before `end`."""
+    """Marks the end of the records from number `first` up to, but not including, `end`."""
 
     position: str | None = None
 

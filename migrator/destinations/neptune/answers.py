@@ -1,4 +1,4 @@
-"""What a server's answers to the data of a run mean: ingest codes, and what earlier attempts have to do with them."""
+"""What the ingest codes in a server's answers mean for a run, also considering what earlier attempts have sent."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import dataclass
 
 from migrator.errors import ErrorClass, Rejected, Retryable, Vanished
 
-#: answers to points that an earlier attempt has sent already, whichever the server looks at first
+#: possible answers to points that an earlier attempt has already sent, depending on what the server checks first
 BENIGN_WHEN_REPLAYED = frozenset(
     {"SERIES_POINT_DUPLICATE", "SERIES_STEP_NON_INCREASING", "SERIES_TIMESTAMP_DECREASING"}
 )
-#: positions: the run was created by this migration, or was in Neptune before it
+#: positions: the run was created by this migration, or was in Neptune before
 CREATED, EXISTED = "created", "existed"
-#: told when points of a run that existed before were answered as above: the first write wins in Neptune
-KEPT = "the run was in Neptune already: points that it had were kept"
-#: a run of this id is there, but was created with another fork point, or none
+#: note for such answers about a run that existed before: in Neptune, the first write wins
+KEPT = "the run was already in Neptune: the points that it had were kept"
+#: a run with this id exists, but was created with another fork point, or with none
 CONFLICT = "RUN_CONFLICTING"
-#: told when that run is ours: the parent was not there when it was created, or not known
-FORK_KEPT = "the run keeps the fork point, or none, that it was created with"
-#: the path of refusals of which the server, or the client, does not tell it
+#: note if that run is ours: its parent did not exist, or was not known, when it was created
+FORK_KEPT = "the run was created with another fork point, or with none, and keeps it"
+#: the path of refusals if the server or the client does not name it
 UNKNOWN_PATH = "(path unknown)"
-#: answers to a creation that say that the run is there
+#: answers to a creation that say that the run exists
 THERE = frozenset({"RUN_DUPLICATE", CONFLICT})
-#: answers that say that it is not
+#: answers that say that it does not exist
 GONE = frozenset({"RUN_NOT_FOUND", "PROJECT_NOT_FOUND"})
-#: the run is there already, as it should be
+#: the run exists already, as it should
 BENIGN = frozenset({"RUN_DUPLICATE"})
-#: changes the run, and is told, but loses nothing
+#: changes the run, which is noted, but loses nothing
 NOTES = frozenset({"RUN_FORK_PARENT_NOT_FOUND"})
 #: the server is in trouble; the same request may pass later
 TRANSIENT = frozenset({"INTERNAL", "INGEST_SUSPENDED", "BATCH_CONTAINS_DEPENDENT_RUNS"})
@@ -45,9 +45,9 @@ FATAL = frozenset(
 
 @dataclass(slots=True)
 class Past:
-    """What is known of a run before this attempt: its saved position (None: nothing), and whether we created it.
+    """What is known about a run before this attempt: its saved position (None: nothing), and whether we created it.
 
-    `saved`: an earlier attempt has seen that something of it is in Neptune.
+    `saved`: an earlier attempt has confirmed that parts of it are in Neptune.
     """
 
     position: str | None
@@ -56,19 +56,21 @@ class Past:
 
     @classmethod
     def of(cls, position: str | None, *, begun: bool) -> Past:
-        """A run of which nothing is known, but that Neptune has already, keeps its points: the state database may
-        have been lost. `EXISTED` remembers that.
+        """The past of a run with this saved position.
+
+        If nothing is known of a run that Neptune has already (the state database may have been lost), it keeps its
+        points; the position `EXISTED` records that.
         """
         begun = begun or position is not None
         return cls(position or (CREATED if begun else None), begun, position is not None)
 
     @property
     def is_unknown(self) -> bool:
-        """Whether a run that is there may be anybody's."""
+        """Whether an existing run may be anybody's."""
         return self.position is None and not self.begun
 
     def found(self) -> None:
-        """The run is there, and is a copy of the same source: another state database has begun it."""
+        """Record that the run exists and is a copy of the same source, begun with another state database."""
         self.position, self.begun = EXISTED, True
 
     def is_ahead(self) -> None:
@@ -76,9 +78,9 @@ class Past:
         self.position = EXISTED
 
     def judge(self, project: str, codes: Mapping[str, int], *, replayed: bool) -> tuple[set[str], dict[str, int]]:
-        """(notes, refusals for good by code) of the answer to a request; the first request holds the creation.
+        """Return (notes, final refusals by code) for the answer to a request; the first request holds the creation.
 
-        Raises `RunError` where the answer is about the run as a whole, `Vanished` where it was there and is gone.
+        Raises `RunError` if the answer concerns the run as a whole, `Vanished` if the run no longer exists.
         """
         if self.saved and GONE & codes.keys():
             raise Vanished(f"the run in {project}")

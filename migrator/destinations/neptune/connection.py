@@ -1,7 +1,7 @@
-"""The one module that talks to a Neptune server: neptune-api, and parts of neptune-scale that are private.
+"""The only module that talks to a Neptune server. It uses neptune-api and private parts of neptune-scale.
 
-Everything here speaks their wire: `RunOperation` messages in, request ids and ingest codes out. Facts are those of
-neptune-scale 0.30 and the protobuf files in neptune-api; `check_version` fails loudly for any other version.
+It speaks their protocol: `RunOperation` messages in, request ids and ingest codes out. The facts come from
+neptune-scale 0.30 and the protobuf files in neptune-api. `check_version` raises for any other version.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from migrator.destinations.neptune.wire_columns import Operation
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, TurnedAway, UserError
 
 SUPPORTED_VERSION = "0.30."
-PROJECTS_SEEN = {"userRelation": "viewerOrHigher", "sortBy": "lastViewed"}  # as neptune-scale asks
+PROJECTS_SEEN = {"userRelation": "viewerOrHigher", "sortBy": "lastViewed"}  # the query that neptune-scale sends
 
 
 def check_version() -> None:
@@ -47,7 +47,7 @@ def check_version() -> None:
         raise UserError(
             f"neptune-scale {installed} is installed, but this tool works with {SUPPORTED_VERSION}*: "
             f"run `pip install 'neptune-scale=={SUPPORTED_VERSION}*'`, or copy with `migrate run --safe-client`, "
-            "which is slow, but uses only its public API (offline files: `neptune sync` uploads them)"
+            "which is slow but uses only the public API (offline files: `neptune sync` uploads them)"
         )
 
 
@@ -55,13 +55,13 @@ def check_version() -> None:
 
 
 class Answer(NamedTuple):
-    """What became of a request: `codes` counts ingest codes but OK; None while it is not processed."""
+    """The result of a request: `codes` counts all ingest codes except OK. None: not processed yet."""
 
     codes: Mapping[str, int] | None
 
 
 class Detail(NamedTuple):
-    """One refused operation of a request; `path` is "" for errors of the run itself."""
+    """One refused operation of a request. `path` is "" if the error concerns the run itself."""
 
     path: str
     code: str
@@ -70,7 +70,7 @@ class Detail(NamedTuple):
 class Connection:
     """One authenticated connection to a Neptune server; may be used from several threads.
 
-    Each method is one try, and raises `MigratorError`.
+    Methods do not repeat failed requests. They raise `MigratorError`.
     """
 
     def __init__(self, api_token: str) -> None:
@@ -84,7 +84,7 @@ class Connection:
         self._api.close()
 
     def create_project(self, workspace: str, name: str, description: str, visibility: str) -> None:
-        """Create the project unless it exists. A 409 means that it does: its name is what we asked for."""
+        """Create the project unless it exists. A 409 for the requested name means that it does."""
         what = f"create project {workspace}/{name}"
         body = {
             "name": name,
@@ -105,13 +105,13 @@ class Connection:
                 return
             case 404:
                 raise TurnedAway(
-                    f"workspace '{workspace}' does not exist in Neptune, or you are no member: "
+                    f"workspace '{workspace}' does not exist in Neptune, or you are not a member: "
                     "check --neptune-workspace",
                     SERVICE,
                     ExitCode.USAGE,
                 )
             case 403 if self._sees(f"{workspace}/{name}"):
-                return  # who may write in a project may not always create one
+                return  # people who can write to a project cannot always create one
             case 403:
                 raise TurnedAway(
                     f"Neptune does not let you create project {workspace}/{name}: ask an administrator to create it "
@@ -127,7 +127,7 @@ class Connection:
             return False
 
     def projects(self) -> Collection[str]:
-        """The projects that this account sees, as workspace/name."""
+        """The projects that this account can see, as workspace/name."""
         what = "list projects"
         with translated(what):
             response = self._api.backend.get_httpx_client().get(PROJECTS_PATH_BASE, params=PROJECTS_SEEN)
@@ -135,11 +135,11 @@ class Connection:
             return {f"{one['organizationName']}/{one['name']}" for one in response.json()["entries"]}
 
     def provenance(self, project: str, run_id: str) -> Provenance | None:
-        """Whose copy a run is; None: there is no such run."""
+        """The source of which a run is a copy. None: there is no such run."""
         return read_provenance(self._api.backend, project, run_id)
 
     def submit(self, operation: Operation) -> str:
-        """Send an operation; its request id. Nothing is stored yet when this returns."""
+        """Send an operation. Returns its request id; nothing is stored yet at that point."""
         what = f"send data of {operation.project}:{operation.run_id}"
         with translated(what):
             response = self._api.submit(operation=operation, family=operation.run_id)
@@ -151,7 +151,7 @@ class Connection:
 
     def check(self, project: str, request_ids: Sequence[str]) -> list[Answer]:
         """The answers to some requests, in the order of the ids (at most limits.STATUS_BATCH)."""
-        what = f"ask Neptune what became of data of {project}"
+        what = f"ask Neptune whether data of {project} was processed"
         with translated(what):
             response = self._api.check_batch(request_ids=list(request_ids), project=project)
             check(response, what)
@@ -181,7 +181,7 @@ class Connection:
             cursor = page.next_cursor
 
     def sign(self, project: str, uploads: Sequence[Upload]) -> list[Any]:
-        """Where to store the files, in their order. The addresses expire: use them soon."""
+        """The addresses at which to store the files, in order. They expire: use them soon."""
         what = f"ask Neptune where to store files of {project}"
         requests = [FileSignRequest(upload.destination, upload.file.size_bytes, "write") for upload in uploads]
         with translated(what):
@@ -194,14 +194,14 @@ class Connection:
         return [signed[request.path] for request in requests]
 
     def ask(self, endpoint: Any, what: str, **arguments: Any) -> bytes:
-        """The answer of a reading endpoint, a module of `neptune_api.api`."""
+        """Call an endpoint that reads, a module of `neptune_api.api`. Returns the body of the answer."""
         with translated(what):
             response = endpoint.sync_detailed(client=self._api.backend, **arguments)
             check(response, what)
             return bytes(response.content)
 
     def addresses(self, project: str, paths: Sequence[str]) -> list[str | None]:
-        """Where to read stored files, in their order; None: the storage does not know it. The addresses expire."""
+        """The addresses at which to read stored files, in order. None: the storage does not know it. They expire."""
         what = f"ask Neptune where files of {project} are"
         requests = [FileSignRequest(path, 0, "read") for path in paths]
         with translated(what):
@@ -212,11 +212,11 @@ class Connection:
 
     @property
     def storage(self) -> Storage:
-        """Where files are, by signed address."""
+        """Access to stored files by signed address."""
         return self._storage
 
     def store(self, project: str, upload: Upload, signed: Any) -> None:
-        """Store one file; returns when the storage has confirmed it and the file is still what it was."""
+        """Store one file. Returns when the storage has confirmed it and the file has not changed meanwhile."""
         what = f"store {upload.file.name}"
         path, provider = upload.file.path, str(signed.provider)
         with translated(what):
@@ -238,7 +238,7 @@ class Connection:
                     raise Retryable(ErrorClass.BAD_DATA, f"{what}: the file has changed on this machine")
 
     def _store_parts(self, project: str, upload: Upload, multipart: Any, what: str) -> None:
-        """Part after part: neptune-scale's own upload holds the whole file in memory."""
+        """Store a file part by part. (neptune-scale's own upload holds the whole file in memory.)"""
         etags = self._storage.put_parts(multipart.part_urls, multipart.part_size, upload, what)
         response = self._api.complete_multipart_upload(
             upload_id=multipart.upload_id, project=project, path=upload.destination, etags=etags
@@ -247,10 +247,10 @@ class Connection:
 
 
 class _LogIn(httpx.Auth):
-    """Neptune's own authenticator, by one thread at a time, and with a new token after a 401.
+    """Neptune's own authenticator, used by one thread at a time, and with a new token after a 401.
 
-    On its own it lets a request go out without a token while another thread renews it, has every waiting thread
-    renew it again, and never learns from a 401 (a clock that is wrong, a server that forgot its sessions).
+    On its own, it sends requests without a token while another thread renews it, lets every waiting thread renew it
+    again, and ignores a 401 (from a wrong clock, or a server that lost its sessions).
     """
 
     def __init__(self, authenticator: Any) -> None:
@@ -265,7 +265,7 @@ class _LogIn(httpx.Auth):
             refused = request.headers["Authorization"]
             with self._lock:
                 self._authorize(request)
-                if request.headers["Authorization"] == refused:  # no other thread has a new one yet
+                if request.headers["Authorization"] == refused:  # no other thread has renewed it yet
                     self._authenticator._token = None
                     self._authorize(request)
             yield request
@@ -295,11 +295,11 @@ def _answer(status: Any) -> Answer:
 
 
 def _code_name(code: int) -> str:
-    """A newer server may have codes that this neptune-api does not know."""
+    """The name of an ingest code. A newer server may send codes that this neptune-api does not know."""
     return str(IngestCode.Name(code)) if code in IngestCode.values() else f"CODE_{code}"
 
 
 def _verifies_ssl() -> bool:
-    """As neptune-scale decides it (NEPTUNE_VERIFY_SSL, NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE)."""
+    """Decide it as neptune-scale does (NEPTUNE_VERIFY_SSL, NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE)."""
     allow_self_signed = get_bool(ALLOW_SELF_SIGNED_CERTIFICATE, default_missing=False, default_invalid=False)
     return bool(get_bool(VERIFY_SSL, default_missing=not allow_self_signed, default_invalid=True))

@@ -1,4 +1,4 @@
-"""What goes wrong between us and a Neptune server, as our own errors; and what is worth another try on the spot."""
+"""Translates failures of a Neptune server into our own errors, and decides which calls to repeat at once."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from migrator.errors import (
 
 SERVICE = "neptune"
 NEW_TOKEN = "Neptune refused NEPTUNE_API_TOKEN; create a new one"
-PATIENCE_S = 20.0  # how long one call is repeated on the spot before the run gives up its claim
-WAIT_ON_THE_SPOT_S = 10.0  # a Retry-After up to here is waited out on the spot
+PATIENCE_S = 20.0  # how long one call is repeated before the run gives up its claim
+WAIT_ON_THE_SPOT_S = 10.0  # up to this Retry-After, the call itself waits
 
 T = TypeVar("T")
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Repeat a call that failed in a way that may pass soon: with jitter, or after the time the server named."""
+    """Make a call, and repeat it if the failure may pass soon: with jitter, or after the time the server named."""
     return _repeated(call, _may_pass_soon)
 
 
 def patiently_in_place(call: Callable[[], T]) -> T:
-    """As `patiently`, for one step of an upload. An address that has expired is no better at the next try."""
+    """Like `patiently`, for one step of an upload, but do not try again with an address that has expired."""
     return _repeated(call, lambda error: not _has_expired(error) and _may_pass_soon(error))
 
 
@@ -56,7 +56,7 @@ def _repeated(call: Callable[[], T], on: Callable[[Exception], bool | float]) ->
 
 
 def _may_pass_soon(error: Exception) -> bool | float:
-    """Whether to try again on the spot; a number: after so many seconds."""
+    """Whether to try again at once; a number: after this many seconds."""
     if isinstance(error, Throttled) and error.retry_after_s is not None:
         return error.retry_after_s if error.retry_after_s <= WAIT_ON_THE_SPOT_S else False
     return isinstance(error, Retryable) and error.error_class is not ErrorClass.BAD_DATA
@@ -68,7 +68,7 @@ def _has_expired(error: Exception) -> bool:
 
 
 def check(response: Any, what: str) -> None:
-    """Raise for every status but success. The client's own retries do not know Retry-After; ours do."""
+    """Raise for every status except success. We retry ourselves, because the client's retries ignore Retry-After."""
     status = int(response.status_code)
     message = f"{what}: HTTP {status}"
     match status:
@@ -91,12 +91,12 @@ def check(response: Any, what: str) -> None:
 
 
 def _asked_s(response: Any) -> float | None:
-    """How long the server asks to wait."""
+    """How long the server asks us to wait."""
     return retry_after_s(response.headers.get("retry-after"))
 
 
 def check_storage(response: Any, what: str) -> None:
-    """As `check`, but a storage says 400 or 403 when the address has expired: a new one may do."""
+    """Like `check`, but for a storage, which answers 400 or 403 if the address has expired: a new one may work."""
     status = int(response.status_code)
     if 400 <= status < 500 and status not in (408, 429):
         raise Retryable(ErrorClass.PERMISSION, f"{what}: the storage refused it (HTTP {status})")
@@ -105,7 +105,7 @@ def check_storage(response: Any, what: str) -> None:
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Turns what the SDK, its HTTP client and the file system raise into our errors."""
+    """Translate exceptions of the SDK, its HTTP client and the file system into our errors."""
     try:
         yield
     except ApiKeyRejectedError as error:
@@ -120,18 +120,18 @@ def translated(what: str) -> Iterator[None]:
         raise Retryable(ErrorClass.BAD_DATA, f"{what}: {error}") from error
     except (
         DecodeError,
-        InvalidApiTokenException,  # an access token that is none
+        InvalidApiTokenException,  # the access token is not valid
         KeyError,
         NeptuneUnexpectedResponseError,
         UnableToParseResponse,
-        ValueError,  # among others an HTTP status that Python does not know
+        ValueError,  # for example an HTTP status that Python does not know
     ) as error:
-        message = f"{what}: not an answer that Neptune gives when all is well ({type(error).__name__})"
+        message = f"{what}: the answer is not one that Neptune normally gives ({type(error).__name__})"
         raise Retryable(ErrorClass.UNAVAILABLE, message) from error
 
 
 def _lost(what: str, error: httpx.RequestError) -> MigratorError:
-    """No connection at all: the service is down for everybody. A broken one: this request only."""
+    """The error for a lost connection. No connection: the service is down for all. A broken one: only this request."""
     message = f"{what}: {type(error).__name__} {error}".rstrip()
     if "CERTIFICATE_VERIFY_FAILED" in message:
         return UserError(f"{message}: if you trust this server, set NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE=true")

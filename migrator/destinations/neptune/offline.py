@@ -1,12 +1,12 @@
-"""Neptune's offline files: the same records, kept in files that `migrate sync` (or `neptune sync`) uploads later.
+"""Neptune's offline files: the same records, written to files that `migrate sync` (or `neptune sync`) uploads later.
 
     <offline dir>/<project>/<run>/run_operations.sqlite3    the operation log
     <offline dir>/<project>/<run>/<digest>.<extension>      files to upload
 
-A barrier is passed when the operations are committed. Its position says where the file ended, so that whatever a
-crashed attempt wrote behind the last checkpoint is cut off again: each point is in the file once. A run that has a file
-already, and is copied from its start, gets a new one beside it (its positions end with BESIDE), which takes the old
-one's place when it is whole.
+A barrier passes when the operations are committed. Its position says where the file ended, so that whatever a crashed
+attempt wrote after the last checkpoint can be cut off: each point is in the file once. If a run that already has a file
+is copied from the start, it gets a new file next to the old one (its positions end with BESIDE), which replaces the old
+file once it is complete.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from migrator.errors import ErrorClass, Rejected, Vanished
 from migrator.naming import hex_digest
 from migrator.records import Record
 
-# ours: archives outlive the umask of their day, and hold copies of files that only their owner could read
+# private, whatever the umask: archives are kept long, and contain copies of files that only their owner could read
 PRIVATE_FILE, PRIVATE_DIRECTORY = 0o600, 0o700
-BESIDE = "+"  # ends the positions of a file beside an older one
-EXTENSION_MAX = 18  # of a kept file's name: as in the names that Neptune's storage gets
+BESIDE = "+"  # at the end of positions of a file that is written next to an older one
+EXTENSION_MAX = 18  # characters of a kept file's extension, as in the names in Neptune's storage
 
 
 class OfflineDestination:
@@ -69,24 +69,24 @@ class OfflineDestination:
         return OfflineRun(log, builder, confirm, partial(_check_sources, directory, target))
 
     def ping(self) -> None:
-        """Always there."""
+        """Always available."""
 
     def close(self) -> None:
-        """Nothing held."""
+        """Nothing to release."""
 
 
 def _check_sources(directory: Path, target: RunTarget) -> None:
-    """Raise `Rejected` if a copy of another source run is there, or is being made."""
+    """Raise `Rejected` if there is a copy of another source run, complete or unfinished."""
     for place in (directory, beside(directory)):
         _check_source(place, target)
 
 
 def _check_source(directory: Path, target: RunTarget) -> None:
-    """Raise `Rejected` if the directory holds a copy of another source run, which stays as it is.
+    """Raise `Rejected` if the directory holds a copy of another source run, which is then left unchanged.
 
-    A copy of the same source run may be replaced, whichever state database it was made with: the source is the same.
-    A file that does not name its source (an attempt that ended early, or --exclude attributes) is a copy of the same
-    run if that was created at the same time.
+    A copy of the same source run may be replaced, whichever state database it was made with. A file that does not name
+    its source (an attempt ended early, or --exclude attributes) counts as a copy of the same run if the creation times
+    are equal.
     """
     if not target.source_url or not (directory / LOG_NAME).exists():
         return
@@ -103,7 +103,7 @@ def _check_source(directory: Path, target: RunTarget) -> None:
 
 
 def _new_log(offline_dir: Path, directory: Path, home: Path, target: RunTarget) -> OfflineLog:
-    """A log with the run's creation; what an attempt left that never reached a checkpoint goes away."""
+    """Create a log with the run's creation. Removes the rest of an attempt that never reached a checkpoint."""
     with disk_errors(directory):
         if directory.exists():
             shutil.rmtree(directory)
@@ -117,7 +117,7 @@ def _new_log(offline_dir: Path, directory: Path, home: Path, target: RunTarget) 
 
 
 def _cut_log(directory: Path, home: Path, position: str) -> OfflineLog:
-    """The log as it was at the last checkpoint."""
+    """Open the log and cut it to where it was at the last checkpoint."""
     if not (directory / LOG_NAME).exists():
         raise Vanished(f"offline file {directory / LOG_NAME}")
     log = OfflineLog(directory, home=home)
@@ -153,7 +153,7 @@ class OfflineRun:
         """Done by `open_run`."""
 
     def finish(self) -> str | None:
-        """A file beside an older one takes its place, unless another command has put a stranger's there meanwhile."""
+        """Replace an older file, unless another command has meanwhile put a copy of another source there."""
         position = self._position.result()
         if not self._mark:
             return None
@@ -165,7 +165,7 @@ class OfflineRun:
         return position.removesuffix(BESIDE)
 
     def _append(self) -> None:
-        """Hand over what was built; one earlier handover may still be on its way to the disk."""
+        """Pass on what was built to the writer. At most one earlier batch may still be on its way to the disk."""
         operations, uploads = self._builder.take()
         if operations:
             self._position.result()
@@ -181,7 +181,7 @@ class OfflineRun:
         return self._log.position() + self._mark
 
     def _kept(self, upload: Upload) -> Upload:
-        """The upload of a copy beside the log, which is on disk when this returns."""
+        """Copy the file next to the log, durably. Returns the upload of that copy."""
         name = hex_digest(upload.destination, 16) + upload.file.path.suffix[:EXTENSION_MAX]
         path = self._log.directory / name
         partial = path.with_name(f"{name}.part")
@@ -204,7 +204,7 @@ class OfflineRun:
 
 
 class OfflineBarrier:
-    """Passed when the file is committed; a failure of the disk comes out of `wait`."""
+    """Passes when the file is committed. `wait` raises if the disk failed."""
 
     def __init__(self, saved: Future[str]) -> None:
         self.position: str | None = None

@@ -1,4 +1,4 @@
-"""Neptune's own offline files, read and written: the operation log of neptune-scale 0.30 (version "v5")."""
+"""Reads and writes Neptune's own offline files: the operation log of neptune-scale 0.30 (version "v5")."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from migrator.errors import DiskFull, ErrorClass, Rejected, Retryable, RunError,
 from migrator.records import Entry, Kind, LocalFile
 
 LOG_NAME = "run_operations.sqlite3"
-MISSING, DAMAGED = "missing_file", "damaged_file"  # the ledger's words for files that are not there, or not whole
+MISSING, DAMAGED = "missing_file", "damaged_file"  # skip reasons for files that do not exist or are incomplete
 NOTHING_LOST: Mapping[str, str] = MappingProxyType({})
 SOURCE_URL = "migration/source_url"
-ROWS_AT_A_TIME = 5_000  # held in memory when everything is read
-REQUEST_VALUES = 100_000  # one request lies between two checkpoints of an upload: so much may be sent twice
+ROWS_AT_A_TIME = 5_000  # held in memory when the whole log is read
+REQUEST_VALUES = 100_000  # per request of an upload. There is a checkpoint after each: at most this many are sent twice
 SNAPSHOT_OVERHEAD_BYTES = 8  # of a snapshot inside a request, at most
 
 T = TypeVar("T")
 
 
 class LoggedOperation(NamedTuple):
-    """Consecutive rows of the log as one request. `last_id` is that of the last row.
+    """Consecutive rows of the log as one request. `last_id` is the id of the last row.
 
-    `values` counts those in the rows; `lost` are values that are left out of the request, because their files are lost.
+    `values` counts the values in the rows. `lost` are values left out of the request because their files are lost.
     """
 
     operation: RunOperation
@@ -48,7 +48,7 @@ class LoggedOperation(NamedTuple):
 
 
 class LoggedUpload(NamedTuple):
-    """A file to upload (None: it is lost), and its row in the log."""
+    """A file to upload (None: the file is lost), and the id of its row in the log."""
 
     id: int
     upload: Upload | None
@@ -57,14 +57,14 @@ class LoggedUpload(NamedTuple):
 class OfflineLog:
     """Neptune's own offline file of one run: what `Run(mode="offline")` writes and `neptune sync` reads.
 
-    The files to upload lie beside it, so the directory may be moved as a whole. All methods raise `RunError` when the
-    disk does not do what it should.
+    The files to upload are in the same directory, so it can be moved as a whole. All methods raise `RunError` if the
+    disk fails.
     """
 
     def __init__(self, directory: Path, project: str | None = None, home: Path | None = None) -> None:
-        """`project` ("workspace/name"): what operations are read for, whatever project they were written for.
+        """`project` ("workspace/name"): the project to read operations for, whatever project they were written for.
 
-        `home`: where the directory will lie once the file is whole (None: where it is).
+        `home`: where the directory will be once the file is complete (None: it does not move).
         """
         self.directory = directory.absolute()
         self.home = (home or directory).absolute()
@@ -73,7 +73,7 @@ class OfflineLog:
         self._repository = OperationsRepository(db_path=self.path)
 
     def create(self, project: str, run_id: str) -> None:
-        """Make the file."""
+        """Create the file."""
         with disk_errors(self.directory):
             self._repository.init_db()
             self._repository.save_metadata(project, run_id)
@@ -83,19 +83,19 @@ class OfflineLog:
         with disk_errors(self.directory):
             metadata = self._repository.get_metadata()
         if metadata is None:
-            raise Rejected(ErrorClass.BAD_DATA, f"{self.path} is not a whole Neptune offline file")
+            raise Rejected(ErrorClass.BAD_DATA, f"{self.path} is not a complete Neptune offline file")
         return metadata.project, metadata.run_id
 
     def source_url(self) -> str | None:
-        """Which source run the file is a copy of; None: it was not written far enough to tell."""
+        """The source run of which the file is a copy. None: the file ends before it says so."""
         return self._first(OperationType.UPDATE_SNAPSHOT, _source_url)
 
     def created_at(self) -> datetime | None:
-        """When the run was created, as its creation in the file says; None: it was not written so far."""
+        """When the run was created, according to the file. None: the file ends before it says so."""
         return self._first(OperationType.CREATE_RUN, _creation_time)
 
     def _first(self, kind: OperationType, answer: Callable[[bytes], T | None]) -> T | None:
-        """The first answer that an operation of this kind gives; None: none does, or not even the table was made."""
+        """The first answer from an operation of this kind. None: none has one, or the table does not exist yet."""
         with self._transaction() as connection:
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'run_operations'").fetchone():
                 return None
@@ -104,7 +104,7 @@ class OfflineLog:
             return next((found for found in answers if found is not None), None)
 
     def append(self, operations: Sequence[Operation], uploads: Sequence[Upload] = ()) -> None:
-        """Add operations, and files to upload, which lie in the directory; all or nothing, durably."""
+        """Add operations, and files to upload that are in the directory: all or nothing, durably."""
         now_ms = int(time.time() * 1000)
         with self._transaction() as connection:
             connection.executemany(
@@ -112,7 +112,7 @@ class OfflineLog:
                 "VALUES (?, ?, ?, ?)",
                 [(now_ms, kind, blob, len(blob)) for operation in operations for kind, blob in _rows(operation)],
             )
-            # A file that was written before and has changed since is uploaded once.
+            # A file that was written before and has changed is uploaded only once.
             connection.executemany(
                 "DELETE FROM file_upload_requests WHERE destination = ?", [(upload.destination,) for upload in uploads]
             )
@@ -123,7 +123,7 @@ class OfflineLog:
             )
 
     def position(self) -> str:
-        """Where the file ends now: the last operation and the last file."""
+        """The current end of the file: the last operation and the last file to upload."""
         operation, upload = self._ends()
         return f"{operation}:{upload}"
 
@@ -136,7 +136,7 @@ class OfflineLog:
         return operation, upload
 
     def cut(self, position: str) -> None:
-        """Take back what lies behind `position`. `Vanished` where the file ends before it (an older copy of it)."""
+        """Remove everything after `position`. `Vanished` if the file ends before it (it is an older copy)."""
         operation, upload = (int(number) for number in position.split(":"))
         if any(there < wanted for there, wanted in zip(self._ends(), (operation, upload), strict=True)):
             raise Vanished(f"the end of offline file {self.path}")
@@ -147,9 +147,9 @@ class OfflineLog:
     def next_operation(
         self, after: int, lost_files: Mapping[str, str] = NOTHING_LOST, max_bytes: int = REQUEST_BYTES
     ) -> LoggedOperation | None:
-        """The rows behind id `after` that make one request of about `max_bytes`, or of REQUEST_VALUES; None: none.
+        """The rows after id `after` for one request of about `max_bytes`, or of REQUEST_VALUES. None: no more rows.
 
-        Values that refer to one of the `lost_files` are left out: they would lead nowhere.
+        Values that refer to one of the `lost_files` are left out: there would be no file behind them.
         """
         written_for, run_id = self.target()
         project = self._project or written_for
@@ -181,7 +181,7 @@ class OfflineLog:
         return LoggedOperation(operation, last, values, lost) if last != after else None
 
     def changes(self) -> Iterator[CreateRun | UpdateRunSnapshot]:
-        """Everything that was written, in order."""
+        """All operations in the file, in order."""
         after = 0
         while True:
             with self._transaction() as connection:
@@ -198,13 +198,13 @@ class OfflineLog:
                 yield message.FromString(blob)
 
     def kept(self) -> dict[str, Path]:
-        """The files beside the log by their destination."""
+        """The files kept with the log, by destination."""
         with self._transaction() as connection:
             rows = connection.execute("SELECT destination, source_path FROM file_upload_requests").fetchall()
         return {destination: self.directory / Path(source).name for destination, source in rows}
 
     def lost_files(self) -> dict[str, str]:
-        """By destination, why a file cannot be uploaded: it is missing, or has another size than was written."""
+        """By destination, why a file cannot be uploaded: it is missing, or its size has changed."""
         with self._transaction() as connection:
             rows = connection.execute(
                 "SELECT source_path, destination, size_bytes FROM file_upload_requests"
@@ -220,7 +220,7 @@ class OfflineLog:
         return lost
 
     def next_uploads(self, after: int, count: int, lost_files: Mapping[str, str] = NOTHING_LOST) -> list[LoggedUpload]:
-        """At most `count` files behind id `after`, but for the lost ones."""
+        """At most `count` files after id `after`. Lost files are None."""
         with self._transaction() as connection:
             rows = connection.execute(
                 "SELECT id, source_path, size_bytes, destination, mime_type FROM file_upload_requests WHERE id > ? "
@@ -246,7 +246,7 @@ class OfflineLog:
         except OSError as error:
             raise _disk_error(self.directory, error) from error
         if size_found != size_bytes:
-            raise Retryable(ErrorClass.BAD_DATA, f"{path} has changed while it was uploaded")
+            raise Retryable(ErrorClass.BAD_DATA, f"{path} changed while it was uploaded")
         return LocalFile(path, name, size_bytes, digest)
 
     @contextmanager
@@ -281,7 +281,7 @@ def _rows(operation: Operation) -> Iterator[tuple[OperationType, bytes]]:
 
 
 def _without(snapshot: UpdateRunSnapshot, lost_files: Mapping[str, str]) -> Iterator[Entry]:
-    """Take values of lost files out of the snapshot."""
+    """Remove values of lost files from the snapshot."""
     for values in (snapshot.assign, snapshot.append):
         for path in [path for path, value in values.items() if value.file_ref.path in lost_files]:
             yield Entry(Kind.SKIPPED, path, lost_files[values[path].file_ref.path])
@@ -290,7 +290,7 @@ def _without(snapshot: UpdateRunSnapshot, lost_files: Mapping[str, str]) -> Iter
 
 @contextmanager
 def disk_errors(directory: Path) -> Iterator[None]:
-    """Turns what the operating system, SQLite and the SDK's log raise about `directory` into `RunError`."""
+    """Translate exceptions of the operating system, SQLite and the SDK's log into `RunError`."""
     try:
         yield
     except NeptuneLocalStorageInUnsupportedVersion as error:
@@ -303,7 +303,7 @@ def disk_errors(directory: Path) -> Iterator[None]:
 
 def _disk_error(directory: Path, error: BaseException) -> RunError:
     number = getattr(error, "errno", None)
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without SQLite's details
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # SQLite's primary error code
     if code == sqlite3.SQLITE_FULL:
         return DiskFull("offline files", directory)
     if full := disk_full(error, "offline files", directory):

@@ -1,11 +1,11 @@
-"""Where offline files lie, and how a new one takes the place of an old one.
+"""Where offline files are, and how a new one replaces an old one.
 
     <offline dir>/<project>/<run>        the file of a run, with its attachments
     <offline dir>/<project>/<run>~new    a copy from the start, while there is an older file
-    <offline dir>/<project>/<run>~old    the older file, while the new one takes its place
+    <offline dir>/<project>/<run>~old    the older file, while the new one replaces it
 
-No run's own directory has a `~` in its name. A kill at any moment leaves the old file or the new one, whole: as long as
-`<run>` is not there, both others are, and the swap is finished by whoever looks next.
+The names of runs' own directories contain no `~`. Killing the program at any moment leaves the old or the new file
+complete: while `<run>` does not exist, the other two do, and the next reader finishes the swap.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from migrator.naming import cut_utf8, hex_digest
 
 
 def run_directory(offline_dir: Path, project: str, run_id: str) -> Path:
-    """Where a run's offline file lies: readable, and different for different runs on any file system.
+    """The directory of a run's offline file. Its name is readable, and differs for different runs on any file system.
 
-    The workspace in `project` ("workspace/name") does not matter: it may not be known before the upload.
+    The workspace in `project` ("workspace/name") is not used, because it may not be known before the upload.
     """
     return offline_dir.joinpath(*(_directory_name(level) for level in (project.rpartition("/")[2], run_id)))
 
 
 def find_directory(offline_dir: Path, project: str, run_id: str, is_ours: Callable[[str], bool]) -> Path:
-    """Where a run's offline file lies, also if its project had another name when it was written.
+    """The directory of a run's offline file, even if its project had another name when the file was written.
 
-    `is_ours` tells a copy of the run from that of a run with the same id by its `migration/source_url`.
+    `is_ours` says, from the `migration/source_url` of a file, whether it is a copy of this run: ids may be equal.
     """
     directory = run_directory(offline_dir, project, run_id)
     finish_swap(directory)
@@ -46,7 +46,7 @@ def find_directory(offline_dir: Path, project: str, run_id: str, is_ours: Callab
 
 
 def _directory_name(name: str) -> str:
-    """`name` itself, or a readable cut and a digest where a file system might mistake it for another."""
+    """`name` itself; or, if a file system might confuse it with another name, a shortened form with a digest."""
     if re.fullmatch(r"[a-z0-9_-][a-z0-9._-]{0,99}", name):
         return name
     readable = cut_utf8(re.sub(r"[^A-Za-z0-9._-]", "_", name), 100)
@@ -54,12 +54,12 @@ def _directory_name(name: str) -> str:
 
 
 def beside(directory: Path) -> Path:
-    """Where a run is copied anew while its directory holds an older file."""
+    """The directory for a new copy of a run, while `directory` holds an older file."""
     return directory.with_name(f"{directory.name}~new")
 
 
 def swap(directory: Path) -> None:
-    """The new file, which is whole, takes the place of the old one, which goes away."""
+    """Replace the old file with the new one, which is complete, and remove the old one."""
     old = _old(directory)
     shutil.rmtree(old, ignore_errors=True)
     directory.rename(old)
@@ -67,13 +67,13 @@ def swap(directory: Path) -> None:
 
 
 def finish_swap(directory: Path) -> None:
-    """Finish a swap that may have been interrupted anywhere."""
+    """Finish a swap that may have been interrupted at any point."""
     new, old = beside(directory), _old(directory)
     if not old.exists():
         return
     if not directory.exists():
         (new if new.exists() else old).rename(directory)
-        _sync(directory.parent)  # or a power cut could take the old one, and the name of the new one
+        _sync(directory.parent)  # otherwise a power cut could lose the old file and the new one's name
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -82,7 +82,7 @@ def _old(directory: Path) -> Path:
 
 
 def _sync(directory: Path) -> None:
-    """The names in a directory are on disk when this returns."""
+    """Flush the names in a directory to disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

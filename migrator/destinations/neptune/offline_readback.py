@@ -1,4 +1,4 @@
-"""Offline files read back: their operation logs are replayed, once for what there is, once more for the points."""
+"""Reads offline files back by replaying their operation logs: once for the attributes, and again for the points."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from migrator.destinations.neptune.offline_log import OfflineLog, disk_errors
 from migrator.destinations.neptune.offline_places import run_directory
 from migrator.records import Fork, Histogram, SeriesKind
 
-POINTS_AT_A_TIME = 100_000  # of all series of a run, before they are handed on
+POINTS_AT_A_TIME = 100_000  # of all series of a run together, before they are yielded
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICRO = 1_000_000
 KINDS = {
@@ -39,13 +39,13 @@ KINDS = {
 
 
 class OfflineReadBack:
-    """A directory of Neptune's offline files. The key of a run is its directory."""
+    """Reads a directory of Neptune's offline files. The key of a run is its directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory.absolute()
 
     def close(self) -> None:
-        """Nothing held."""
+        """Nothing to release."""
 
     def runs(self, project: str, run_ids: Sequence[str]) -> dict[str, ReadRun]:
         directories = {run_id: run_directory(self._directory, project, run_id) for run_id in run_ids}
@@ -131,7 +131,7 @@ def _value(value: Any, kept: dict[str, Path]) -> ReadValue:
 
 
 def _file(reference: Any, kept: dict[str, Path]) -> ReadFile:
-    """A file of which the log has no request to upload it has no address."""
+    """A file reference. Without an upload request in the log, the file has no address."""
     return ReadFile(str(kept.get(reference.path, "")), reference.size_bytes)
 
 
@@ -173,7 +173,7 @@ def _point(value: Any, kept: dict[str, Path]) -> Any:
 
 
 def _step(change: UpdateRunSnapshot) -> int:
-    """As doubles give it, which is how steps come back from a server."""
+    """The step in millionths, converted through a double as a server does."""
     step: float = change.step.whole + change.step.micro / MICRO
     return round(step * 1e6)
 

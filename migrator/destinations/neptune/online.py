@@ -1,11 +1,11 @@
-"""Neptune online: operations go straight to the server, and a barrier is passed when the server has processed them.
+"""Neptune online: operations go directly to the server, and a barrier passes when the server has processed them.
 
     write -> RunOperations of about REQUEST_BYTES -> submit -> request ids --StatusPoller--> answers
                                                                                |
     files -> sign -> store (several at a time) ----------------------------> barrier
 
 There is no local operation log: what is not confirmed is read from the source again. One connection and one poller
-serve all runs of a process, so latency and processing delay of many runs overlap.
+serve all runs of a process, so the latency and processing delay of many runs overlap.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from migrator.limits import STATUS_BATCH
 from migrator.naming import MAPPING_VERSION
 from migrator.records import Assign, Record
 
-POLL_MIN_S, POLL_MAX_S = 0.02, 0.5  # between two status questions: a tenth of what the oldest request waits already
-PROCESSING_TIMEOUT_S = 900.0  # a request that is not processed by then never will be: the run is tried again
+POLL_MIN_S, POLL_MAX_S = 0.02, 0.5  # between two status requests: a tenth of the age of the oldest request
+PROCESSING_TIMEOUT_S = 900.0  # a request not processed by then never will be: the run is tried again
 UPLOADS_AT_A_TIME = 16  # files of one run in flight
 
 
 class NeptuneDestination:
-    """One Neptune server. `uploads` runs file uploads; `now` stamps single values."""
+    """One Neptune server. `uploads` runs file uploads; `now` gives the times of single values."""
 
     service = SERVICE
 
@@ -74,7 +74,7 @@ class NeptuneDestination:
     def resend(
         self, project: str, run_id: str, past: Past, source: Provenance, confirm: Confirm = unfenced
     ) -> NeptuneRun:
-        """A run whose operations exist already (in an offline file), its creation included."""
+        """Open a run whose operations exist already in an offline file, including its creation."""
         builder = OperationBuilder(project, run_id, self._now())
         places = _Places(self._connection, self._poller, self._uploads)
         return NeptuneRun((project, run_id), builder, places, past, source, confirm)
@@ -89,7 +89,7 @@ class NeptuneDestination:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """A submitted operation. `replayed`: the server may have some of it from an earlier attempt."""
+    """A submitted operation. `replayed`: the server may already have parts of it from an earlier attempt."""
 
     id: str
     replayed: bool
@@ -99,7 +99,7 @@ class _Request:
 
 @dataclass(slots=True)
 class _Sent:
-    """What was sent since the last barrier."""
+    """Everything sent since the last barrier."""
 
     requests: list[_Request] = field(default_factory=list)
     uploads: list[Future[None]] = field(default_factory=list)
@@ -107,7 +107,7 @@ class _Sent:
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """What all runs of a destination share."""
+    """The resources that all runs of a destination share."""
 
     connection: Connection
     poller: StatusPoller
@@ -115,7 +115,7 @@ class _Places:
 
 
 class NeptuneRun:
-    """Builds and submits the operations of one run, which `name` identifies: (project, run id)."""
+    """Builds and submits the operations of one run. `name` is (project, run id)."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class NeptuneRun:
         return NeptuneBarrier(self._connection, self._uploads, self._project, sent, self._past)
 
     def identify(self) -> None:
-        """Wait for the answer to the creation; if the run was there before it, look whose copy that is."""
+        """Wait for the answer to the creation. If the run existed before, check of which source it is a copy."""
         if self._source is None:
             return
         answers = [request.answer.result().codes or {} for request in self._sent.requests]
@@ -161,7 +161,7 @@ class NeptuneRun:
         self._source = None
 
     def finish(self) -> None:
-        """Nothing was kept back."""
+        """Nothing to do: nothing was held back."""
 
     def _send(self) -> None:
         operations, uploads = self._builder.take()
@@ -170,16 +170,15 @@ class NeptuneRun:
         self.send_files(uploads)
 
     def find(self) -> None:
-        """Raise `Vanished` unless the run, which was there, still is.
+        """Raise `Vanished` if the run no longer exists. Checked with an operation that changes nothing.
 
-        To be asked before its creation is sent again, which would make it anew and hide what it has lost: so with an
-        operation that changes nothing.
+        Call it before sending the creation again, which would create the run anew and hide that its data is lost.
         """
         self.write([Assign({"migration/mapping_version": MAPPING_VERSION})])
         self.flush().wait()
 
     def send_operation(self, operation: Operation, *, replayed: bool) -> None:
-        """Submit a ready operation; its answer is awaited with the next barrier."""
+        """Submit a complete operation. Its answer is awaited with the next barrier."""
         tries = 0
 
         def submit() -> str:
@@ -190,11 +189,11 @@ class NeptuneRun:
 
         request_id = patiently(submit)
         answer = self._poller.watch(self._project, request_id)
-        # A repeated submission may follow one whose answer was lost after the server had applied it.
+        # On a second try, the server may have applied the first one although its answer was lost.
         self._sent.requests.append(_Request(request_id, replayed or tries > 1, answer, operation))
 
     def send_files(self, uploads: Sequence[Upload]) -> None:
-        """Upload in groups: signed addresses expire, and a group must not wait long behind another."""
+        """Upload in groups, so that signed addresses do not expire while files wait for others."""
         for start in range(0, len(uploads), UPLOADS_AT_A_TIME):
             for future in self._sent.uploads[-UPLOADS_AT_A_TIME:]:
                 future.result()
@@ -212,7 +211,7 @@ class NeptuneRun:
             signed = unused.pop() if unused else self._connection.sign(self._project, [upload])[0]
             self._connection.store(self._project, upload, signed)
 
-        patiently(store)  # each time at a new address: the one before may have expired
+        patiently(store)  # each try gets a new address, because the last may have expired
 
     def __enter__(self) -> Self:
         return self
@@ -223,7 +222,7 @@ class NeptuneRun:
 
 
 class NeptuneBarrier:
-    """Waits for the answers to the requests and uploads before it, and classifies them."""
+    """Waits for the answers to all requests and uploads before it, and classifies them."""
 
     def __init__(self, connection: Connection, uploads: Executor, project: str, sent: _Sent, past: Past) -> None:
         self.position: str | None = None
@@ -267,7 +266,7 @@ class NeptuneBarrier:
             return False  # this server does not show runs: what it refuses is counted
 
     def _located(self, request: _Request, refusals: Mapping[str, int]) -> Counter[tuple[str, str]]:
-        """Refused operations of a request by (path, code)."""
+        """The refused operations of a request, counted by (path, code)."""
         if not refusals:
             return Counter()
         found: Counter[tuple[str, str]] = Counter()
@@ -276,7 +275,7 @@ class NeptuneBarrier:
                 if detail.code in refusals:
                     found[detail.path, detail.code] += 1
         except MigratorError:
-            pass  # paths are a courtesy of the server: the counts below stand without them
+            pass  # paths are optional: the counts below are enough
         for code, count in refusals.items():
             missing = count - sum(number for (_, known), number in found.items() if known == code)
             if missing > 0:
@@ -285,15 +284,15 @@ class NeptuneBarrier:
 
 
 class _Open(NamedTuple):
-    """A request that is not processed yet, as far as we know. `since`: time.monotonic()."""
+    """A request that is, as far as we know, not processed yet. `since`: time.monotonic()."""
 
     answer: Future[Answer]
     since: float
-    hear: Callable[[], None]  # that the server still answers
+    hear: Callable[[], None]  # called while the server still answers
 
 
 class StatusPoller:
-    """One thread that asks the server what became of requests, for all runs of this process together."""
+    """One thread that polls the status of requests, for all runs of this process together."""
 
     def __init__(self, connection: Connection, processing_timeout_s: float) -> None:
         self._connection = connection
@@ -305,7 +304,7 @@ class StatusPoller:
         self._thread.start()
 
     def watch(self, project: str, request_id: str) -> Future[Answer]:
-        """The answer to a request, once the server has processed it."""
+        """Return a future for the answer to a request, which comes once the server has processed it."""
         answer: Future[Answer] = Future()
         with self._changed:
             self._open[project, request_id] = _Open(answer, time.monotonic(), life.listener())
@@ -313,7 +312,7 @@ class StatusPoller:
         return answer
 
     def close(self) -> None:
-        """Requests that are still open will not be answered."""
+        """Stop. Requests that are still open get an error."""
         with self._changed:
             self._closed.set()
             self._changed.notify()
@@ -335,7 +334,7 @@ class StatusPoller:
     def _ask(self, project: str, ids: Sequence[str]) -> None:
         try:
             answers = patiently(lambda: self._connection.check(project, ids))
-        except Exception as error:  # noqa: BLE001 - raised again in the threads that wait, or they would for ever
+        except Exception as error:  # noqa: BLE001 - raised again in the waiting threads, which would hang otherwise
             for request_id in ids:
                 self._settle((project, request_id), error)
             return
@@ -348,7 +347,7 @@ class StatusPoller:
                 self._settle(key, Retryable(ErrorClass.TIMEOUT, message))
 
     def _is_overdue(self, key: tuple[str, str]) -> bool:
-        """Whether a request waits for too long; if not, its run is alive: waiting has its own limit."""
+        """Whether a request has waited too long. If not, its run is reported alive: waiting has a limit of its own."""
         with self._changed:
             request = self._open.get(key)
         if request is None:
@@ -359,7 +358,7 @@ class StatusPoller:
     def _settle(self, key: tuple[str, str], result: Answer | Exception) -> None:
         with self._changed:
             request = self._open.pop(key, None)
-        if request is None:  # settled by `close`
+        if request is None:  # already settled by `close`
             return
         if isinstance(result, Answer):
             request.answer.set_result(result)
@@ -374,7 +373,7 @@ class StatusPoller:
 
 
 def _questions(requests: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
-    """(project, request ids) for each status question."""
+    """Yield (project, request ids) for each status request."""
     by_project: dict[str, list[str]] = {}
     for project, request_id in requests:
         by_project.setdefault(project, []).append(request_id)

@@ -1,7 +1,7 @@
-"""Whose copy is a run that Neptune has already? Read back before anything is written to it.
+"""Checks of which source an existing Neptune run is a copy, before anything is written to it.
 
-A run knows its source (`migration/source_url`). One that does not tell it yet is ours if its time of creation is the
-same: then an attempt ended between the creation and the first values.
+A run records its source in `migration/source_url`. A run without it is ours if it was created at the same time: then an
+attempt ended between the creation and the first values.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from migrator.destinations.neptune.errors import check, translated
 from migrator.errors import ErrorClass, Rejected
 
 SOURCE_URL, CREATED_AT = "migration/source_url", "sys/creation_time"
-SAME_TIME = timedelta(milliseconds=1)  # Neptune gives times in whole milliseconds
-TIMEOUT_S = 30.0  # one request of a client of our own
+SAME_TIME = timedelta(milliseconds=1)  # Neptune returns times in whole milliseconds
+TIMEOUT_S = 30.0  # for one request of the client made by `reading_client`
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a run comes from. `source_url` empty: it does not tell, or it is not known."""
+    """Where a run comes from. `source_url` empty: not recorded, or not known."""
 
     source_url: str
     created_at: datetime
 
     def check(self, there: Provenance | None, project: str, run_id: str) -> None:
-        """Raise `Rejected` if `there`, the run that Neptune has (None: it has none), is not a copy of this source."""
+        """Raise `Rejected` if `there`, Neptune's run (None: it has none), is not a copy of this source."""
         if there is None or not self.source_url:
             return
         if there.source_url:
@@ -46,7 +46,7 @@ class Provenance:
         elif abs(there.created_at - self.created_at) <= SAME_TIME:
             return
         else:
-            owner = f"not a copy that this tool has made (created at {there.created_at:%Y-%m-%d %H:%M:%S} UTC)"
+            owner = f"not a copy made by this tool (created at {there.created_at:%Y-%m-%d %H:%M:%S} UTC)"
         raise Rejected(
             ErrorClass.REJECTED_BY_NEPTUNE,
             f"{project} has a run {run_id} already, which is {owner}. It was left as it is, and this run was not "
@@ -56,7 +56,7 @@ class Provenance:
 
 
 def read_provenance(client: Any, project: str, run_id: str) -> Provenance | None:
-    """Of a run in Neptune, by a client of neptune-api; None: there is none."""
+    """Read the provenance of a run in Neptune with a client of neptune-api. None: there is no such run."""
     escaped = run_id.replace("\\", r"\\").replace('"', r"\"")
     question = {
         "query": {"query": f'`sys/custom_run_id`:string == "{escaped}"'},
@@ -84,7 +84,7 @@ def read_provenance(client: Any, project: str, run_id: str) -> Provenance | None
 
 
 def reading_client(api_token: str) -> AuthenticatedClient:
-    """A client made of neptune-api's public parts alone."""
+    """Create a client from public parts of neptune-api only."""
     with translated("connect to Neptune"):
         credentials = Credentials.from_api_key(api_key=api_token)
         options: dict[str, Any] = {"follow_redirects": True, "verify_ssl": _verifies_ssl(), "timeout": TIMEOUT_S}
@@ -105,7 +105,7 @@ def reading_client(api_token: str) -> AuthenticatedClient:
 
 
 def _verifies_ssl() -> bool:
-    """As neptune-scale decides it."""
+    """Decide it as neptune-scale does."""
     truth = {
         name: os.environ.get(f"NEPTUNE_{name}", "").lower() for name in ("VERIFY_SSL", "ALLOW_SELF_SIGNED_CERTIFICATE")
     }

@@ -1,10 +1,10 @@
-"""Neptune read back, on the connection that also writes: runs by their ids, single values, series, stored files.
+"""Reads back from Neptune, on the connection that also writes: runs by id, single values, series, stored files.
 
-    run ids --search--> Neptune's own ids --query--> attributes: single values, and of series what is known of them
+    run ids --search--> Neptune's own ids --query--> attributes: single values, and a summary of each series
     series of several runs --pages, the newest points first--> points
-    files --signed addresses--> one byte (for the size), or all of it (for the md5)
+    files --signed addresses--> one byte (for the size), or the whole file (for the md5)
 
-Endpoints and their limits are those of neptune-query 1.14, which asks the same questions; see `Connection.ask`.
+Endpoints and their limits are those of neptune-query 1.14, which sends the same requests; see `Connection.ask`.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ from migrator.destinations.neptune.errors import patiently
 from migrator.errors import RunError
 from migrator.records import Histogram, SeriesKind
 
-RUNS_AT_A_TIME = 100  # ids in one search
-VALUES_AT_A_TIME = 10_000  # Neptune: values in one page of attributes
-SERIES_AT_A_TIME = 1_000  # Neptune: at most 2,000 series in one question
-POINTS_AT_A_TIME = 250_000  # of all series of a question together: 8 MB
-FILES_AT_A_TIME = 100  # signed with one question
+RUNS_AT_A_TIME = 100  # ids per search
+VALUES_AT_A_TIME = 10_000  # Neptune: values per page of attributes
+SERIES_AT_A_TIME = 1_000  # Neptune: at most 2,000 series per request
+POINTS_AT_A_TIME = 250_000  # of all series of a request together: 8 MB
+FILES_AT_A_TIME = 100  # addresses signed per request
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 KINDS = {
     "floatSeries": SeriesKind.FLOATS,
@@ -63,7 +63,7 @@ KINDS = {
     "histogramSeries": SeriesKind.HISTOGRAMS,
     "fileRefSeries": SeriesKind.FILES,
 }
-#: fields of a ProtoAttributeDTO by its type
+#: the field of a ProtoAttributeDTO that holds the value, by type
 FIELDS = {
     "int": "int_properties",
     "float": "float_properties",
@@ -85,7 +85,7 @@ T = TypeVar("T")
 
 
 class NeptuneReadBack:
-    """One Neptune server. `downloads` looks at several files at a time."""
+    """Reads from one Neptune server. `downloads` reads several files at a time."""
 
     def __init__(self, connection: Connection, downloads: Executor) -> None:
         self._connection, self._downloads = connection, downloads
@@ -127,7 +127,7 @@ class NeptuneReadBack:
         return {row["sys/custom_run_id"]: row["sys/id"] for row in rows if row.get("sys/custom_run_id") in run_ids}
 
     def _fill(self, project: str, by_key: dict[str, ReadRun]) -> None:
-        """All attributes of the runs."""
+        """Add all attributes to the runs."""
         body: dict[str, Any] = {"experimentIdsFilter": [f"{project}/{key}" for key in by_key]}
         token = ""
         while True:
@@ -188,7 +188,7 @@ class NeptuneReadBack:
     def _floats(
         self, project: str, questions: Sequence[dict[str, Any]], *, limit: int, order: str, span: Span = WHOLE
     ) -> Iterator[tuple[int, Any]]:
-        """(number of the question, ProtoFloatSeriesValuesDTO) for each series that is there."""
+        """Yield (number of the question, ProtoFloatSeriesValuesDTO) for each series that exists."""
         body = {
             "requests": questions,
             "stepRange": {"from": span[0], "to": span[1]},
@@ -248,7 +248,7 @@ class NeptuneReadBack:
         return self._look(project, file, address, look)
 
     def _look(self, project: str, file: ReadFile, address: str | None, look: Callable[[str, str], Stored]) -> Stored:
-        """What `look` sees; at a new address, if the first one may have expired."""
+        """Return what `look` finds. Repeats with a new address if the first one may have expired."""
         unused = [address]
 
         def once() -> Stored:
@@ -280,7 +280,7 @@ def _kind(one: SeriesRef) -> SeriesKind:
 
 
 def _questions(project: str, series: Sequence[SeriesRef]) -> list[dict[str, Any]]:
-    """Own points only: those of a fork's parent belong to the parent."""
+    """Ask only for a run's own points: in a fork, inherited points belong to the parent."""
     return [
         {
             "requestId": str(number),
@@ -297,7 +297,7 @@ def _questions(project: str, series: Sequence[SeriesRef]) -> list[dict[str, Any]
 
 
 def _following(questions: Sequence[dict[str, Any]], seen: set[int], tokens: dict[int, Any]) -> Iterator[dict[str, Any]]:
-    """The questions for the next page: series that are not at their end, or that have not been reached yet."""
+    """The questions for the next page: series that have more points, or that were not reached yet."""
     for question in questions:
         number = int(question["requestId"])
         if number not in seen or (number in tokens and tokens[number].finished):
@@ -308,7 +308,7 @@ def _following(questions: Sequence[dict[str, Any]], seen: set[int], tokens: dict
 
 
 def _steps(points: Any) -> Any:
-    """In millionths: steps come as doubles."""
+    """Convert steps, which arrive as doubles, to millionths."""
     return np.rint(np.fromiter((point.step for point in points), np.float64, len(points)) * 1e6).astype(np.int64)
 
 
@@ -322,7 +322,7 @@ def _point(value: Any) -> str | Histogram | ReadFile:
 
 
 def _value(attribute: Any) -> ReadValue:
-    """What a ProtoAttributeDTO tells."""
+    """The value in a ProtoAttributeDTO."""
     kind = attribute.type
     if kind not in FIELDS:
         return ReadOther(kind)

@@ -1,9 +1,9 @@
-"""Neptune online through nothing but neptune-scale's public API: slow, but for other versions of it (`--safe-client`).
+"""Neptune online, through neptune-scale's public API only: slow, but works with other versions of it (`--safe-client`).
 
     write -> a client: one Run(mode="async"), whose own process sends what we log
-    flush -> all is processed, the client is closed -> what it told -> a barrier, which is passed already
+    flush -> wait until all is processed, close the client -> its errors -> a barrier that has already passed
 
-Each barrier has a client, so a process, of its own: a client's errors do not say which operation they concern.
+Each barrier has its own client, and so its own process, because a client's errors do not name the operation.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from migrator.destinations.neptune.token import address_of
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, Throttled, TurnedAway, Vanished
 from migrator.records import Record
 
-PROCESSING_TIMEOUT_S = 900.0  # as for the fast client: what is not processed by then never will be
+PROCESSING_TIMEOUT_S = 900.0  # as in the fast client: what is not processed by then never will be
 
 
 class SafeDestination:
@@ -36,7 +36,7 @@ class SafeDestination:
     service = SERVICE
 
     def __init__(self, api_token: str, visibility: str, processing_timeout_s: float = PROCESSING_TIMEOUT_S) -> None:
-        address_of(api_token)  # a token that is none is told at once
+        address_of(api_token)  # reports an invalid token at once
         self._api_token = api_token
         self._visibility = visibility
         self._processing_timeout_s = processing_timeout_s
@@ -55,7 +55,7 @@ class SafeDestination:
                 message = f"{what}: {_text(error)}. Check --neptune-workspace and NEPTUNE_API_TOKEN"
                 is_refused = "(401)" in message or "(403)" in message
                 if "(403)" in message and project in self._projects():
-                    return  # who may write in a project may not always create one
+                    return  # people who can write to a project cannot always create one
                 raise TurnedAway(message, SERVICE, ExitCode.CREDENTIALS if is_refused else ExitCode.USAGE) from error
             except NeptuneScaleError as error:
                 if error.__cause__ is None:
@@ -75,14 +75,14 @@ class SafeDestination:
         return SafeRun(self, target, past, confirm)
 
     def _reading(self) -> AuthenticatedClient:
-        """The public API of neptune-scale reads nothing back; neptune-api does."""
+        """A client that can read: neptune-api. The public API of neptune-scale cannot."""
         with self._starting:
             if self._reader is None:
                 self._reader = reading_client(self._api_token)
             return self._reader
 
     def _find(self, target: RunTarget, past: Past) -> None:
-        """Raise `Vanished` unless the run, which was there, still is. Else a client has made it anew: without data."""
+        """Raise `Vanished` if the run no longer exists. Otherwise a client would create it again, without its data."""
         client = self.start(target)
         client.finish()
         codes = client.codes()
@@ -96,17 +96,17 @@ class SafeDestination:
             return Client(target, self._api_token, self._processing_timeout_s)
 
     def check(self, client: Client, target: RunTarget) -> None:
-        """Raises why a client that has ended has not done what it should."""
+        """Raise an error if a client that has ended did not finish its work."""
         what = f"send data of {target.project}:{target.run_id}"
         trouble = client.trouble()
         if "NeptuneUnauthorizedError" in trouble:
             raise Rejected(ErrorClass.PERMISSION, f"{what}: you may not write there")
         if "NeptuneFileUploadError" in trouble:
             raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: the storage refused a file")
-        unexpected = trouble.get("NeptuneUnexpectedError")  # an answer without a name, or its process has crashed
+        unexpected = trouble.get("NeptuneUnexpectedError")  # an unknown answer, or the client's process crashed
         if client.is_done and not unexpected:
             return
-        self._projects()  # raises, if the server cannot be reached
+        self._projects()  # raises if the server cannot be reached
         if unexpected:
             raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: {_text(unexpected)}")
         for name, error in trouble.items():
@@ -132,7 +132,7 @@ class SafeDestination:
 
 
 class SafeRun:
-    """Gives the records of one run to one client after the other."""
+    """Passes the records of one run to one client after another."""
 
     def __init__(self, destination: SafeDestination, target: RunTarget, past: Past, confirm: Confirm) -> None:
         self._destination = destination
@@ -149,7 +149,7 @@ class SafeRun:
         if not records:
             return
         if replayed != self._replayed:
-            self._settle()  # or no answer would tell which of both it is about
+            self._settle()  # otherwise answers would not say which of the two they concern
             self._replayed = replayed
         self._confirm()
         self._opened().log(records)
@@ -169,7 +169,7 @@ class SafeRun:
         """Done by `open_run`."""
 
     def finish(self) -> None:
-        """Nothing was kept back."""
+        """Nothing to do: nothing was held back."""
 
     def _opened(self) -> Client:
         if self._client is None:
@@ -178,7 +178,7 @@ class SafeRun:
         return self._client
 
     def _settle(self) -> None:
-        """Everything that was written is in Neptune, or this raises."""
+        """Wait until everything written is in Neptune, or raise."""
         client, self._client = self._client, None
         if client is None:
             return
@@ -199,7 +199,7 @@ class SafeRun:
 
 @dataclass(slots=True)
 class SafeBarrier:
-    """Passed already. Of what the server refused, only in how many requests it did is known."""
+    """Has already passed. Of refusals, only the number of requests that had them is known."""
 
     position: str | None
     refused: Sequence[Refused]
@@ -212,5 +212,5 @@ class SafeBarrier:
 
 
 def _text(error: BaseException) -> str:
-    """The message of the client, which comes in several lines."""
+    """The client's message, which has several lines, as one line."""
     return " ".join(str(error).split())[:300]

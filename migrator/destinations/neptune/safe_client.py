@@ -1,7 +1,7 @@
-"""One client of Neptune: the public `Run(mode="async")`, its process and its log. Nothing of it stays behind.
+"""One Neptune client: the public `Run(mode="async")`, its process and its log. All of it is removed at the end.
 
-The client drops values with a line in its log, hangs on large ones, computes times and steps in doubles, retries for
-ever, and calls refused operations processed. What of that can be detected is detected here.
+The client drops some values with only a line in its log, hangs on large ones, computes times and steps in doubles,
+retries forever, and reports refused operations as processed. This module detects what can be detected of that.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from migrator.errors import DiskFull, ErrorClass, Retryable
 from migrator.limits import HISTOGRAM_MAX_BINS, PATH_MAX_BYTES, STRING_MAX_BYTES
 from migrator.records import AddTags, Assign, AssignFile, Columns, Histogram, LocalFile, Points, Record
 
-POLL_S = 0.1  # between two looks whether all is processed; without a timeout, the client looks once a second
+POLL_S = 0.1  # between two checks whether all is processed; without a timeout, the client checks once per second
 CLOSE_TIMEOUT_S = 30.0  # for the client's process to end by itself when it has nothing left to do
-UPLOAD_ERRORS_MAX = 20  # of a storage that fails: the client repeats an upload at once, and for ever
+UPLOAD_ERRORS_MAX = 20  # then the storage is regarded as failed: the client repeats uploads at once, and forever
 CALL_BYTES = 1024 * 1024  # texts or histograms in one call: near 2 MiB the client miscounts and raises
-CALL_VALUE_BYTES = 16 * 1024  # of a value that is no text, at most
-SET_MEMBERS_MAX = 100_000  # more may need over 2 MiB, in whatever few bytes
+CALL_VALUE_BYTES = 16 * 1024  # of a value that is not text, at most
+SET_MEMBERS_MAX = 100_000  # more members may need over 2 MiB, however short they are
 EXACT_STEP_MAX = 2**53 // 10**6  # the client computes micro-steps in doubles
 EXACT_TIME_MAX_US = 2**33 * 10**6  # and times: within half a microsecond up to here, the year 2242
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-NOT_FINITE = "NaN or infinite: an old Neptune drops it, and the safe client does not hear of that"
+NOT_FINITE = "NaN or infinite: an old Neptune server drops it without telling the safe client"
 INEXACT_STEP = "the safe client rounds steps above 9e9"
 INEXACT_TIME = "the safe client rounds times before 1970 and after 2242"
 
-#: the client's errors by the server's code that they stand for
+#: the server's codes by the client's errors that stand for them
 CODES = {
     "NeptuneProjectNotFound": "PROJECT_NOT_FOUND",
     "NeptuneProjectInvalidName": "PROJECT_INVALID_NAME",
@@ -73,7 +73,7 @@ CODES = {
     "NeptuneHistogramBinEdgesNotIncreasing": "HISTOGRAM_BIN_EDGES_NOT_INCREASING",
     "NeptuneHistogramValuesLengthMismatch": "HISTOGRAM_VALUES_LENGTH_DOESNT_MATCH_BINS",
 }
-#: errors of the client itself, beside those that it goes on after (NeptuneRetryableError)
+#: errors of the client itself, other than those after which it continues (NeptuneRetryableError)
 TROUBLE = {
     "NeptuneFileUploadError",
     "NeptuneInvalidCredentialsError",
@@ -86,12 +86,12 @@ T = TypeVar("T")
 
 
 class Client:
-    """Logs records of one run, which it creates. One thread at a time starts one, or would take another's process."""
+    """Creates a run and logs its records. Start one client at a time, so that each finds its own process."""
 
     def __init__(self, target: RunTarget, api_token: str, timeout_s: float) -> None:
         #: after `finish`: whether everything was processed; whether the client's process ended before that
         self.is_done = self.has_died = False
-        #: found here, not by the server: refused values by (path, reason), and (path, note)
+        #: found here, not by the server: refused values by (path, reason); and (path, note)
         self.refused: Counter[tuple[str, str]] = Counter()
         self.notes: set[tuple[str, str]] = set()
         self._timeout_s = timeout_s
@@ -125,7 +125,7 @@ class Client:
     # ------------------------------------------------------------ records
 
     def log(self, records: Sequence[Record]) -> None:
-        """Take records, in order; they are sent while more are taken."""
+        """Log records, in order. They are sent while more are logged."""
         with self._disk_errors():
             for record in records:
                 match record:
@@ -176,7 +176,7 @@ class Client:
             self._run.log_files(files, step, timestamp=timestamp)
 
     def _taken(self, values: Mapping[str, T]) -> Iterator[tuple[str, T]]:
-        """The values that the client takes; the others are refused here."""
+        """Yield the values that the client can handle; refuse the others."""
         for path, value in values.items():
             reason = _refusal(path, value)
             if reason is None:
@@ -190,7 +190,7 @@ class Client:
         return sorted(value) if isinstance(value, frozenset) else value
 
     def _file(self, file: LocalFile) -> neptune.File:
-        """All is told that the client would look up: it skips a file that it cannot read."""
+        """Describe a file completely, so that the client need not read it: it skips files that it cannot read."""
         self._files.append(file)
         guesses = (mimetypes.guess_type(name)[0] for name in (file.path.name, file.name))
         mime_type = next(filter(None, guesses), "application/octet-stream")
@@ -199,20 +199,20 @@ class Client:
     # ------------------------------------------------------------ the end
 
     def finish(self) -> None:
-        """Wait until all is processed, or never will be, and end the client. `Retryable` if a file has changed."""
+        """Wait until all is processed or never will be, then end the client. `Retryable` if a file has changed."""
         give_up = time.monotonic() + self._timeout_s
         while not (self.is_done or self._is_hopeless() or time.monotonic() > give_up):
             self.is_done = self._run.wait_for_processing(timeout=POLL_S, verbose=False)
         self.has_died = not self._is_alive()
         if self.is_done:
             self._run.close(timeout=CLOSE_TIMEOUT_S)
-            self.is_done = not any(self._directory.iterdir())  # the client removes a log that it has sent
+            self.is_done = not any(self._directory.iterdir())  # the client removes its log once it is sent
         self.abandon()
         for file in self._files:
             _check(file)
 
     def abandon(self) -> None:
-        """End the client as it is: only a closed `Run` has told all that it knows."""
+        """Kill the client's process and close its `Run`: only a closed `Run` has reported all its errors."""
         for process in self._processes:
             process.kill()
             process.join()
@@ -220,16 +220,16 @@ class Client:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def codes(self) -> Counter[str]:
-        """The server's answers, each counted in how many requests it came. A newer client's go by their own names."""
+        """The server's codes, with the number of requests that had each. Unknown errors keep the client's name."""
         names = [type(error).__name__ for error in self._told if not _is_trouble(error)]
         return Counter(CODES.get(name, name) for name in names)
 
     def trouble(self) -> dict[str, BaseException]:
-        """By name, the errors of the client itself."""
+        """The errors of the client itself, by name."""
         return {type(error).__name__: error for error in self._told if _is_trouble(error)}
 
     def _is_hopeless(self) -> bool:
-        """Its process has died, or may go on trying for ever. Of a request it tells after six minutes of trying."""
+        """Whether the process has died or may retry forever. It reports a failing request only after six minutes."""
         names = Counter(type(error).__name__ for error in self._told if _is_trouble(error))
         uploads = names.pop("NeptuneFileUploadTemporaryError", 0)
         return bool(names) or uploads > UPLOAD_ERRORS_MAX or not self._is_alive()
@@ -239,7 +239,7 @@ class Client:
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
-        """What cannot be written to the log. The client raises that only if it is told to: see job."""
+        """Translate errors of writing to the client's log. The client raises them only if configured to: see job."""
         try:
             yield
         except (NeptuneUnableToLogData, sqlite3.Error) as error:
@@ -254,7 +254,7 @@ def _is_trouble(error: BaseException) -> bool:
 
 
 def _refusal(path: str, value: Any) -> str | None:
-    """The server's code for what the client would drop with a line in its log, or be for ever busy with."""
+    """The server's code for a value that the client would drop with only a line in its log, or hang on. None: valid."""
     if _is_longer(path, PATH_MAX_BYTES):
         return "FIELD_PATH_EXCEEDS_SIZE_LIMIT"
     match value:
@@ -285,7 +285,7 @@ def _histogram(histogram: Histogram) -> neptune.Histogram:
 
 
 def _calls(values: Mapping[str, T]) -> Iterator[dict[str, T]]:
-    """The values in as few calls as CALL_BYTES allow."""
+    """Split the values into as few calls as CALL_BYTES allows."""
     call: dict[str, T] = {}
     size_bytes = 0
     for path, value in values.items():
@@ -300,7 +300,7 @@ def _calls(values: Mapping[str, T]) -> Iterator[dict[str, T]]:
 
 
 def _check(file: LocalFile) -> None:
-    """`Retryable` unless the file is what it was."""
+    """Raise `Retryable` if the file has changed."""
     try:
         with file.path.open("rb") as stream:
             unchanged = file_digest(stream, "md5").hexdigest() == file.md5

@@ -1,8 +1,8 @@
-"""Stores and reads files at signed addresses of S3, Google Cloud Storage and Azure, over connections that are kept.
+"""Stores and reads files at signed addresses of S3, Google Cloud Storage and Azure, over persistent connections.
 
-neptune-scale makes an event loop, an HTTP client and a TLS context for each file that goes to Google or Azure: ten
-times the CPU time of the upload itself. Their protocols are a few requests. No file is held in memory as a whole, and
-an upload that breaks off goes on where the storage says it stands.
+neptune-scale creates an event loop, an HTTP client and a TLS context for each file sent to Google or Azure, which takes
+ten times the CPU time of the upload itself. Here their protocols are a few requests. No file is held in memory as a
+whole, and an interrupted upload resumes at the position that the storage reports.
 
 Sources: https://cloud.google.com/storage/docs/performing-resumable-uploads#chunked-upload,
 https://learn.microsoft.com/rest/api/storageservices/put-blob, put-block and put-block-list; S3's PUT Object.
@@ -25,13 +25,13 @@ from migrator.destinations.neptune.errors import check_storage, patiently_in_pla
 from migrator.destinations.neptune.wire import Upload
 from migrator.errors import ErrorClass, Retryable
 
-TIMEOUT_S = 60.0  # one read or write of an upload's connection
+TIMEOUT_S = 60.0  # for one read or write on the connection of an upload
 BLOCK_BYTES = 1024 * 1024  # of a file in memory
-CHUNK_BYTES = 16 * 1024 * 1024  # a request to Google (which wants a multiple of 256 KiB), or a block of Azure's
-AZURE_WHOLE_BYTES = 64 * 1024 * 1024  # larger files go in blocks, as azure-storage-blob does it; Azure allows 5,000 MiB
+CHUNK_BYTES = 16 * 1024 * 1024  # per request to Google (which requires a multiple of 256 KiB), or per block in Azure
+AZURE_WHOLE_BYTES = 64 * 1024 * 1024  # larger files go in blocks, as in azure-storage-blob; Azure allows 5,000 MiB
 AZURE_BLOCKS_MAX = 50_000  # of one blob
 AZURE_VERSION = "2021-12-02"  # of the service's API
-RESUME_INCOMPLETE = 308  # Google: go on behind the bytes in `Range`
+RESUME_INCOMPLETE = 308  # Google: continue after the bytes in `Range`
 
 
 class Storage:
@@ -46,7 +46,7 @@ class Storage:
     # ------------------------------------------------------------ reading
 
     def stored_size(self, url: str, what: str) -> int | None:
-        """The size of a stored file, from one byte of it; None: it is not there."""
+        """The size of a stored file, found by requesting one byte. None: the file is missing."""
         with translated(what), self._http.stream("GET", url, headers={"Range": "bytes=0-0"}) as response:
             whole = response.headers.get("content-range", "").rpartition("/")[2]
             if response.status_code == 416 or (response.status_code == 206 and whole.isdigit()):
@@ -58,7 +58,7 @@ class Storage:
             return int(length) if length else sum(map(len, response.iter_bytes()))
 
     def stored_content(self, url: str, what: str) -> tuple[int, str] | None:
-        """Size and md5 of a stored file, which is read as a whole; None: it is not there."""
+        """The size and md5 of a stored file, which is read completely. None: the file is missing."""
         digest, size_bytes = md5(usedforsecurity=False), 0
         with translated(what), self._http.stream("GET", url) as response:
             if response.status_code == 404:
@@ -72,32 +72,32 @@ class Storage:
     # ------------------------------------------------------------ S3
 
     def put(self, url: str, upload: Upload, start: int, size_bytes: int, what: str) -> str:
-        """Store some bytes of the file; their ETag, which confirms them."""
+        """Store some bytes of the file. Returns their ETag, which confirms them."""
         answer = self.send(url, upload.file.path, start, size_bytes, {"Content-Type": upload.mime_type}, what)
         check_storage(answer, what)
         return _etag(answer, what)
 
     def put_parts(self, urls: Sequence[str], part_bytes: int, upload: Upload, what: str) -> Mapping[int, str]:
-        """Store the parts of a file; their ETags by number, from 1."""
+        """Store the parts of a file. Returns their ETags by number, starting at 1."""
         etags: dict[int, str] = {}
         size_bytes = upload.file.size_bytes
         for number, url in enumerate(urls, start=1):
             start = (number - 1) * part_bytes
             part = partial(self.put, url, upload, start, min(part_bytes, size_bytes - start), what)
-            etags[number] = patiently_in_place(part)  # or the whole file would have to begin again
+            etags[number] = patiently_in_place(part)  # otherwise the whole file would start again
         return etags
 
     # ------------------------------------------------------------ Google
 
     def put_to_google(self, url: str, upload: Upload, what: str) -> None:
-        """Store a file by a resumable upload."""
+        """Store a file with a resumable upload."""
         begin = {"X-goog-resumable": "start", "Content-Type": upload.mime_type}
         with translated(what):
             begun = self._http.post(url, headers=begin)
         check_storage(begun, what)
         session = begun.headers.get("Location")
         if not session:
-            raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: the storage began no upload")
+            raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: the storage did not start the upload")
         resumable = _Resumable(self, session, upload, what)
         while not resumable.done:
             patiently_in_place(resumable.advance)
@@ -105,7 +105,7 @@ class Storage:
     # ------------------------------------------------------------ Azure
 
     def put_to_azure(self, url: str, upload: Upload, what: str) -> None:
-        """Store a file as a block blob, whole or in blocks; it replaces what was there."""
+        """Store a file as a block blob, whole or in blocks. It replaces any existing blob."""
         kind = {"x-ms-version": AZURE_VERSION, "x-ms-blob-content-type": upload.mime_type}
         size_bytes, path = upload.file.size_bytes, upload.file.path
         if size_bytes <= AZURE_WHOLE_BYTES:
@@ -122,12 +122,12 @@ class Storage:
         _etag(answer, what)
 
     def _put_blocks(self, url: str, upload: Upload, what: str) -> Sequence[str]:
-        """Store the blocks of a file; their names. The blob does not change before its list of blocks comes."""
+        """Store the blocks of a file. Returns their names. The blob changes only when it gets the list of blocks."""
         size_bytes = upload.file.size_bytes
         block_bytes = max(CHUNK_BYTES, -(-size_bytes // AZURE_BLOCKS_MAX))
         names: list[str] = []
         for start in range(0, size_bytes, block_bytes):
-            name = b64encode(f"{len(names):05}".encode()).decode()  # all equally long, as Azure wants them
+            name = b64encode(f"{len(names):05}".encode()).decode()  # all of equal length, as Azure requires
             place = _with_query(url, f"comp=block&blockid={quote(name, safe='')}")
 
             def put_block(place: str = place, start: int = start) -> None:
@@ -156,10 +156,10 @@ class _Resumable:
     def __init__(self, storage: Storage, session: str, upload: Upload, what: str) -> None:
         self.done = False
         self._storage, self._session, self._file, self._what = storage, session, upload.file, what
-        self._stored_bytes: int | None = 0  # as far as Google has told; None: to be asked, the last answer was lost
+        self._stored_bytes: int | None = 0  # as confirmed by Google; None: the last answer was lost, ask again
 
     def advance(self) -> None:
-        """Store one more chunk, from where the upload stands."""
+        """Store one more chunk at the current position."""
         size_bytes, stored = self._file.size_bytes, self._stored_bytes
         if stored is None:
             stored = self._told(self._send(0, 0, f"bytes */{size_bytes}"))
@@ -170,7 +170,7 @@ class _Resumable:
         span = f"{stored}-{stored + length - 1}" if length else "*"
         told = self._told(self._send(stored, length, f"bytes {span}/{size_bytes}"))
         if not self.done and told <= stored:
-            raise Retryable(ErrorClass.UNAVAILABLE, f"{self._what}: the storage did not take the bytes from {stored}")
+            raise Retryable(ErrorClass.UNAVAILABLE, f"{self._what}: the storage did not take bytes from {stored} on")
         self._stored_bytes = told
 
     def _send(self, start: int, length: int, content_range: str) -> httpx.Response:
@@ -178,7 +178,7 @@ class _Resumable:
         return self._storage.send(self._session, self._file.path, start, length, headers, self._what)
 
     def _told(self, answer: httpx.Response) -> int:
-        """How many bytes Google has."""
+        """How many bytes Google has, according to its answer."""
         if answer.status_code != RESUME_INCOMPLETE:
             check_storage(answer, self._what)
             self.done = True
@@ -200,7 +200,7 @@ def _etag(answer: httpx.Response, what: str) -> str:
 
 
 def _with_query(url: str, query: str) -> str:
-    """The address with one more parameter; the signature in it stays as it is, byte by byte."""
+    """Add a parameter to the address. The signature in it stays the same, byte for byte."""
     return f"{url}{'&' if '?' in url else '?'}{query}"
 
 

@@ -1,4 +1,4 @@
-"""What a Neptune API token says by itself. Apart from `connection`, whose import takes half a second."""
+"""Reads a Neptune API token. Separate from `connection`, whose import takes half a second."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from migrator.errors import ExitCode, UserError
 
 
 def address_of(api_token: str) -> str:
-    """The server that a Neptune API token names. `UserError` if it is no such token; the token is never shown."""
+    """The server that a Neptune API token names. `UserError` if it is not a valid token; the token is never shown."""
     try:
         url = str(Credentials.from_api_key(api_key=api_token).base_url)
         host = urlsplit(url).hostname

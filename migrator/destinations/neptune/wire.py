@@ -1,8 +1,8 @@
-"""Records as Neptune's protobuf messages, each within Neptune's size limits. No I/O but a look at files' types.
+"""Encodes records as Neptune's protobuf messages, within Neptune's size limits. No I/O, except to find file types.
 
     RunOperation (a request)  1-n  UpdateRunSnapshot (single values, or the points of one step)  1-n  values
 
-Facts are those of the protobuf files in neptune-api and of neptune-scale 0.30, which builds the same messages.
+The facts come from the protobuf files in neptune-api and from neptune-scale 0.30, which builds the same messages.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from migrator.records import (
     Scalar,
 )
 
-REQUEST_BYTES = 4 * 1024 * 1024  # a request: large enough to be rare, small enough to overlap with building the next
+REQUEST_BYTES = 4 * 1024 * 1024  # per request: large enough to be rare, small enough to overlap with building the next
 MIME_TYPE_MAX = 128  # Neptune: characters of a file's MIME type (neptune_scale.sync.parameters)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _CHARACTER_BYTES = 4  # at most, in UTF-8
-_VALUE_BYTES = PATH_MAX_BYTES + 48  # at most, of a number or a time with its path
-_ROOM_BYTES = SNAPSHOT_MAX_BYTES - 1024  # for the values of a snapshot, beside its step and time
+_VALUE_BYTES = PATH_MAX_BYTES + 48  # at most, for a number or a time with its path
+_ROOM_BYTES = SNAPSHOT_MAX_BYTES - 1024  # for the values of a snapshot, besides its step and time
 
 assert REQUEST_BYTES + SNAPSHOT_MAX_BYTES < REQUEST_MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file to store at `destination` of Neptune's file storage."""
+    """A file to store at `destination` in Neptune's file storage."""
 
     file: LocalFile
     destination: str
@@ -56,7 +56,7 @@ class Upload:
 
 
 class OperationBuilder:
-    """Collects records of one run in as few `RunOperation`s as Neptune's limits allow."""
+    """Collects the records of one run in as few `RunOperation`s as Neptune's limits allow."""
 
     def __init__(self, project: str, run_id: str, written_at: datetime) -> None:
         self._project, self._run_id = project, run_id
@@ -66,7 +66,7 @@ class OperationBuilder:
     def _restart(self) -> None:
         self._operations: list[Operation] = []
         self._uploads: list[Upload] = []
-        self._snapshot: UpdateRunSnapshot | None = None  # the one in hand, which is not counted yet
+        self._snapshot: UpdateRunSnapshot | None = None  # the one being built, not counted yet
         self._begin_operation()
 
     def _begin_operation(self) -> None:
@@ -81,7 +81,7 @@ class OperationBuilder:
         return self._size_bytes >= REQUEST_BYTES or len(self._operations) > 1
 
     def take(self) -> tuple[list[Operation], list[Upload]]:
-        """What was added since the last call, in order."""
+        """Return what was added since the last call, in order."""
         operations, uploads = self._operations, self._uploads
         self._restart()
         return [one for one in operations if isinstance(one, Encoded) or one.update_batch.snapshots], uploads
@@ -139,7 +139,7 @@ class OperationBuilder:
             case LocalFile():
                 self._set_file(message, path, value, step)
             case _:
-                message.float64 = value  # a number of another type, or else a TypeError
+                message.float64 = value  # numbers of other types; anything else raises a TypeError
 
     def _assign(self, values: Mapping[str, Scalar | frozenset[str]]) -> None:
         room_bytes = 0
@@ -183,7 +183,7 @@ class OperationBuilder:
 
 
 def create_operation(target: RunTarget) -> RunOperation:
-    """Creates the run, or finds it: the same creation again is a RUN_DUPLICATE, which changes nothing."""
+    """The operation that creates the run. Sent again, it is answered RUN_DUPLICATE and changes nothing."""
     create = CreateRun(family=target.run_id, experiment_id=target.name, inherit_configs=False)
     _set_time(create.creation_time, _microseconds(target.created_at))
     if target.fork:
@@ -193,7 +193,7 @@ def create_operation(target: RunTarget) -> RunOperation:
 
 
 def _microseconds(time: datetime) -> int:
-    """Exact: `timestamp()` is a float, which is coarser than microseconds in far centuries."""
+    """Microseconds since 1970, exactly. (`timestamp()` is a float, too coarse for microseconds in far centuries.)"""
     return (time - EPOCH) // timedelta(microseconds=1)
 
 
@@ -206,7 +206,7 @@ def _set_time(timestamp: Any, time_us: int) -> None:
 def _set_step(message: Any, step: int | float) -> None:
     if isinstance(step, int) or step.is_integer():
         message.whole = int(step)
-        message.micro = 0  # set on purpose: the message must say that there is a step, even at 0
+        message.micro = 0  # set on purpose, to mark the step as present even if it is 0
     else:
         message.whole, message.micro = divmod(round(step * 1_000_000), 1_000_000)
 
@@ -224,7 +224,7 @@ def _set_value(message: Any, value: Scalar | frozenset[str]) -> None:
         case datetime():
             _set_time(message.timestamp, _microseconds(value))
         case frozenset():
-            message.string_set.SetInParent()  # the empty set, too
+            message.string_set.SetInParent()  # even for the empty set
             message.string_set.values.extend(sorted(value))
 
 
@@ -237,7 +237,7 @@ def _set_histogram(message: Any, histogram: Histogram) -> None:
 
 
 def _most_bytes(value: PointValue | Scalar | frozenset[str]) -> int:
-    """What a value with its path takes at most, encoded."""
+    """The maximum encoded size of a value with its path."""
     match value:
         case str():
             return _VALUE_BYTES + _CHARACTER_BYTES * len(value)

@@ -1,9 +1,9 @@
-"""Columns of numbers as Neptune's protobuf messages, many rows at once.
+"""Encodes columns of numbers as Neptune's protobuf messages, many rows at once.
 
 The snapshots of rows with the same paths differ only in their numbers: step, time, values. So they are laid out as a
-matrix of bytes, a row per snapshot, whose constant bytes are written once and whose numbers are written by column.
-Numbers of variable length (varints) are padded to a fixed width, which every parser of protobuf takes. Where a row has
-no point, the bytes of its entry are left out.
+matrix of bytes with one row per snapshot. The constant bytes are written once, the numbers column by column. Numbers of
+variable length (varints) are padded to a fixed width, which every protobuf parser accepts. If a row lacks a point, the
+bytes of its entry are left out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ assert 2 ** (7 * NANOS_WIDTH) >= 10**9
 
 @dataclass
 class Encoded:
-    """A `RunOperation` whose snapshots are partly on the wire already: those of `wire`, then those of `more`."""
+    """A `RunOperation` whose snapshots are partly encoded already: first those of `wire`, then those of `more`."""
 
     project: str
     run_id: str
@@ -39,19 +39,19 @@ class Encoded:
 
     @classmethod
     def following(cls, before: RunOperation | Encoded, snapshots: bytes) -> Encoded:
-        """The operation `before`, and behind it more snapshots."""
+        """The operation `before`, followed by more snapshots."""
         if isinstance(before, RunOperation):
             return cls(before.project, before.run_id, [before.update_batch.SerializeToString(), snapshots])
         return cls(before.project, before.run_id, [*before.wire, before.more.SerializeToString(), snapshots])
 
     def SerializeToString(self) -> bytes:
-        """The message on the wire."""
+        """The encoded message."""
         snapshots = b"".join([*self.wire, self.more.SerializeToString()])
         head = RunOperation(project=self.project, run_id=self.run_id).SerializeToString()
         return b"".join([head, _tag(_BATCH.number, MESSAGE), _varint(len(snapshots)), snapshots])
 
     def message(self) -> RunOperation:
-        """The same as a message object."""
+        """The same message as an object."""
         return RunOperation.FromString(self.SerializeToString())
 
 
@@ -59,13 +59,13 @@ Operation = RunOperation | Encoded
 
 
 def fits_in_rows(columns: Columns, room_bytes: int) -> bool:
-    """Whether each row is one snapshot of at most `room_bytes`, with times from 1970 on."""
+    """Whether each row fits in one snapshot of at most `room_bytes`, with no time before 1970."""
     size_bytes = sum(len(_entry(path)) + 8 for path in columns.values)
     return size_bytes <= room_bytes and bool(columns.times_us[0] >= 0)
 
 
 def encoded_snapshots(columns: Columns, size_bytes: int) -> Iterator[bytes]:
-    """The rows that have points, as `snapshots` of an `UpdateRunSnapshots`, in pieces of about `size_bytes`."""
+    """Encode the rows that have points as `snapshots` of an `UpdateRunSnapshots`, in pieces of about `size_bytes`."""
     layout = _Layout(columns)
     each = max(1, size_bytes // layout.width)
     for start in range(0, len(columns.steps), each):
@@ -74,7 +74,7 @@ def encoded_snapshots(columns: Columns, size_bytes: int) -> Iterator[bytes]:
 
 
 class _Layout:
-    """What the rows have in common: the bytes of a row in which every path has a point."""
+    """What all rows have in common: the bytes of a row in which every path has a point."""
 
     def __init__(self, columns: Columns) -> None:
         row = bytearray(_tag(_SNAPSHOTS.number, MESSAGE))
@@ -83,7 +83,7 @@ class _Layout:
         self._head = len(row)
         row += _tag(_FIELDS["step"].number, MESSAGE) + _varint(1 + STEP_WIDTH + 2) + _tag(_WHOLE.number, VARINT)
         self._step = len(row)
-        row += bytes(STEP_WIDTH) + _tag(_MICRO.number, VARINT) + b"\0"  # the message must say that there is a step
+        row += bytes(STEP_WIDTH) + _tag(_MICRO.number, VARINT) + b"\0"  # marks the step as present
         row += _tag(_FIELDS["timestamp"].number, MESSAGE) + _varint(2 + SECONDS_WIDTH + NANOS_WIDTH)
         row += _tag(_SECONDS.number, VARINT)
         self._seconds = len(row)
@@ -126,7 +126,7 @@ class _Layout:
 
 
 def _write(matrix: Any, at: int, width: int, numbers: Any) -> None:
-    """Write a column of numbers as varints of `width` bytes: all but the last say that there are more."""
+    """Write a column of numbers as varints of `width` bytes. All bytes but the last have the continuation bit."""
     for i in range(width):
         matrix[:, at + i] = (numbers >> 7 * i) & 127 | (128 if i < width - 1 else 0)
 
