@@ -43,7 +43,7 @@ SKIPS_MEAN = {
     "link": "a link that the log does not name, or that leads to no place for files",
     "contains_key": "a key of W&B or Neptune that this tool uses is in it",
     "outside": "neither in the run's directory nor where W&B stages artifacts (WANDB_DATA_DIR of the training)",
-    "missing_rows": "the source counts more rows than it gives",
+    "missing_rows": "the source counts more rows than it returns",
     "bad_row": "a row of the history without `_step`, or that cannot be read",
     "duplicate_step": "the metric has a value there already",
     "step_not_increasing": "a higher step came before it",

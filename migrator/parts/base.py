@@ -328,13 +328,15 @@ class Shortage(NamedTuple):
         batch.cursor["short"] = self
         yield batch
         instead = f"--exclude {what} copies the rest" if not self.given else f"seen {self.times} of {SHORT_TRIES} times"
-        raise Retryable(ErrorClass.BAD_DATA, f"{what}: the source counts {self.counted}, gives {self.given}; {instead}")
+        raise Retryable(
+            ErrorClass.BAD_DATA, f"{what}: the source counts {self.counted} but returns {self.given}; {instead}"
+        )
 
     def skip(self, batch: Batch, reason: str, known: int = 0) -> None:
         """Add the lost items to the ledger of `batch`, without the `known` ones that an earlier batch has."""
         if (lost := self.counted - self.given - known) > 0:
             batch.read += lost
-            told = f"the source counts {self.counted}, gives {self.given}"
+            told = f"the source counts {self.counted} but returns {self.given}"
             batch.ledger.append(Entry(Kind.SKIPPED, told, reason, lost))
 
 

@@ -1,8 +1,8 @@
 """The source contract: how runs are listed and read. Nothing here ever writes to the source.
 
-Every method may raise `Retryable` (network, 429, 5xx, cut answers), `Rejected` (gone, unreadable) or `UserError`
-(wrong key, unknown entity or project). Iterators are lazy: memory is bounded by a page, not by a run. A source is
-used by one process and may be used by several threads; a `SourceRun` belongs to one thread.
+Every method may raise `Retryable` (network, 429, 5xx, truncated answers), `Rejected` (gone, unreadable) or `UserError`
+(wrong key, unknown entity or project). Iterators are lazy, so memory use is limited by a page, not by a run. A source
+belongs to one process and may be used by several threads; a `SourceRun` belongs to one thread.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from migrator.values import SeriesKey
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs to list; empty fields do not filter. Times are aware, `after` inclusive, `before` exclusive.
+    """Which runs to list. Empty fields do not filter. Times are aware; `after` is inclusive, `before` exclusive.
 
     `names` are globs for display names.
     """
@@ -50,7 +50,7 @@ class RunFilter:
     sweeps: Sequence[str] = ()
 
     def accepts(self, listing: RunListing) -> bool:
-        """Any value of each field, inside the times. Unknown times pass."""
+        """Whether a run has one of the values of each field and was created between the times. Unknown times pass."""
         return (
             (not self.states or listing.source_state in self.states)
             and (not self.tags or bool(set(self.tags) & set(listing.tags)))
@@ -65,12 +65,12 @@ class RunFilter:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a run's history holds, known before the first row is converted.
+    """The contents of a run's history, known before the first row is converted.
 
-    `series` are in source order: the order of first appearance (columns of the exports first; inside a local row,
-    where the order is random, by key). `media` are the run's files that the history refers to: (key, name of the
-    file). `rows` are those that `history` gives, `counted` those that the source says there are; `bad_rows` are there,
-    but have no step or cannot be read: they are in neither.
+    `series` are in source order: the order of first appearance (columns of the exports first; within a local row,
+    where the order is random, by key). `media` are the run's files to which the history refers: (key, name of the
+    file). `rows` is the number of rows that `history` returns, `counted` the number according to the source, and
+    `bad_rows` the number without a step or unreadable, which the other two do not include.
     """
 
     series: Sequence[SeriesKey]
@@ -81,7 +81,7 @@ class Survey:
 
 
 class Withheld(Exception):
-    """A file that is there and is not read on purpose: a skip, for `reason` (a code of the ledger)."""
+    """An existing file is deliberately not read and is skipped for `reason` (a code of the ledger)."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -89,19 +89,19 @@ class Withheld(Exception):
 
 
 class Source(Protocol):
-    """A place that runs come from."""
+    """A place from which runs are copied."""
 
-    #: "wandb" or "local": names the service in messages and in shared pauses
+    #: "wandb" or "local": the name of the service in messages and shared pauses
     service: str
 
     @property
     def problems(self) -> Sequence[str]:
-        """What the listing had to leave out so far, or found damaged: a line each, for people."""
+        """What the listing so far had to leave out or found damaged: one line each, for the user."""
         ...
 
     @property
     def left_out(self) -> Sequence[LeftOut]:
-        """What the listing found so far and no run holds, or not whole."""
+        """What the listing found so far that no run contains, or contains only in part."""
         ...
 
     def projects(self, entity: str | None) -> Iterator[SourceProject]:
@@ -109,7 +109,7 @@ class Source(Protocol):
         ...
 
     def count_runs(self, project: SourceProject) -> int | None:
-        """How many runs `runs` without a filter will list; None when only listing tells."""
+        """How many runs `runs` without a filter will list. None: only listing them can tell."""
         ...
 
     def runs(self, project: SourceProject, only: RunFilter) -> Iterator[RunListing]:
@@ -117,29 +117,29 @@ class Source(Protocol):
         ...
 
     def missing(self, project: SourceProject) -> str | None:
-        """Why the last listing of the project may have left out runs that are there; None: it was whole."""
+        """Why the last listing of the project may have left out existing runs. None: it was complete."""
         ...
 
     def open_run(self, ref: RunRef, scratch: Path) -> SourceRun:
-        """Open a run for reading; `scratch` is an empty directory of its own. Gone: `Rejected(NOT_FOUND)`."""
+        """Open a run for reading. `scratch` is an empty directory for this run. Run gone: `Rejected(NOT_FOUND)`."""
         ...
 
     def ping(self) -> None:
-        """Ask a simple question: `Retryable` if there is no answer, `Rejected` or `TurnedAway` if the answer is no."""
+        """Send a simple request. `Retryable` if there is no answer, `Rejected` or `TurnedAway` if it is refused."""
         ...
 
     def close(self) -> None:
-        """Give back connections and processes."""
+        """Release connections and processes."""
         ...
 
 
 class SourceRun(Protocol):
-    """One run, read part by part. A context manager: leaving it frees what it holds (not the scratch directory)."""
+    """One run, read part by part. A context manager: leaving it frees its resources (not the scratch directory)."""
 
     def attributes(self) -> RunAttributes: ...
 
     def findings(self) -> Sequence[Entry]:
-        """What the ledger must tell of the run as a whole: what cannot be read of it, or was read as part of it."""
+        """Ledger entries about the run as a whole: what cannot be read, or what was read as part of it."""
         ...
 
     def config(self) -> Document: ...
@@ -147,14 +147,14 @@ class SourceRun(Protocol):
     def summary(self) -> Document: ...
 
     def survey(self) -> Survey:
-        """What the history holds; cached. Reads the whole history once where nothing cheaper tells."""
+        """The contents of the history; cached. Reads the whole history once if there is no cheaper way."""
         ...
 
     def history(self, after_step: float | None) -> Iterator[list[HistoryRow]]:
-        """Rows with a step above `after_step`, ascending, unsampled, in pages of some thousand values.
+        """Rows with a step above `after_step`, ascending, unsampled, in pages of a few thousand values.
 
-        Rows of equal step stay together in one page, in source order. Keys that start with `_` (but `_step` and
-        `_timestamp`, which are `step` and `time`) are in `values`, too.
+        Rows of equal step are together in one page, in source order. Keys that start with `_` are in `values` too,
+        except `_step` and `_timestamp`, which are `step` and `time`.
         """
         ...
 
@@ -163,40 +163,40 @@ class SourceRun(Protocol):
         ...
 
     def partial(self, part: str) -> str | None:
-        """Why there may be more of `part` than was given; None: that was all. Ask after reading it."""
+        """Why the source may have more of `part` than it returned. None: that was all. Call it after reading."""
         ...
 
     def console(self, first_line: int) -> Iterator[list[ConsoleLine]]:
         """Lines of output from number `first_line` on, in the order in which they were logged.
 
-        Without times where they are from `output.log`.
+        Lines from `output.log` have no times.
         """
         ...
 
     def files(self) -> Sequence[SourceFile]:
-        """All files of the run that the source lists, sorted by name; artifacts are not among them."""
+        """All files of the run that the source lists, sorted by name, without artifacts."""
         ...
 
     def file_count(self) -> int:
-        """How many files the source says there are."""
+        """How many files there are, according to the source."""
         ...
 
     def fetch(self, name: str) -> LocalFile | None:
-        """A file of the run, complete and checked against the source's size and md5; None if there is none.
+        """A file of the run, complete and checked against the source's size and md5. None: there is no such file.
 
-        `Withheld` if the file is not read on purpose.
+        `Withheld` if the file is deliberately not read.
 
-        It lies in the scratch directory or stays where it is (local runs): the caller must not change it, and
+        The file is in the scratch directory, or stays where it is (local runs): the caller must not change it, and
         calls `release` when done. May be called from several threads at once.
         """
         ...
 
     def release(self, file: LocalFile) -> None:
-        """The caller needs `file` no more: its scratch space may be used again."""
+        """The caller no longer needs `file`: its scratch space may be used again."""
         ...
 
     def artifacts(self) -> Iterator[Artifact]:
-        """Logged artifacts but W&B's own (`wandb-history`, `wandb-events`), in source order."""
+        """Logged artifacts except W&B's own (`wandb-history`, `wandb-events`), in source order."""
         ...
 
     def fetch_artifact_file(self, artifact: Artifact, name: str) -> LocalFile:
@@ -214,8 +214,8 @@ class SourceRun(Protocol):
 
 @runtime_checkable
 class OffersColumns(Protocol):
-    """An optional ability of a `SourceRun`: history whose numbers need not become rows."""
+    """An optional ability of a `SourceRun`: history whose numbers come as columns instead of rows."""
 
     def history_pages(self, after_step: float | None) -> Iterator[list[HistoryRow] | HistoryColumns]:
-        """As `history`, but pages may be columns. No step is in two pages."""
+        """Like `history`, but pages may be columns. No step is in two pages."""
         ...

@@ -42,7 +42,7 @@ _Row = TypeVar("_Row", HistoryRow, SystemRow, ConsoleLine)
 
 @dataclass
 class MemoryData:
-    """One run as a test describes it. Change it and its fingerprint changes."""
+    """One run as described by a test. A change of it changes its fingerprint."""
 
     run_id: str
     name: str = ""
@@ -53,18 +53,18 @@ class MemoryData:
     group: str | None = None
     fork: Fork | None = None
     sweep: Sweep | None = None
-    wandb: Mapping[str, Scalar] = field(default_factory=dict)  # more of W&B's attributes
+    wandb: Mapping[str, Scalar] = field(default_factory=dict)  # further W&B attributes
     config: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
     findings: Sequence[Entry] = ()
     history: list[HistoryRow] = field(default_factory=list)
-    history_rows: int | None = None  # as the source counts them, where that is not the length of `history`
+    history_rows: int | None = None  # as the source counts them, if that differs from the length of `history`
     system: list[SystemRow] = field(default_factory=list)
     partial: Mapping[str, str] = field(default_factory=dict)  # by part
-    bad_rows: int = 0  # of the history, besides
+    bad_rows: int = 0  # of the history, not in `history`
     console: list[ConsoleLine] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
-    file_count: int | None = None  # as the source counts them, where that is not the length of `files`
+    file_count: int | None = None  # as the source counts them, if that differs from the length of `files`
     artifacts: list[Artifact] = field(default_factory=list)
     artifact_files: dict[str, bytes] = field(default_factory=dict)  # by "name:version/path"
     used_artifacts: Sequence[str] = ()
@@ -76,7 +76,7 @@ class MemoryData:
 class MemorySource:
     """Projects of one entity: name -> runs.
 
-    `page_rows`: how many rows of series come at a time. `columns`: whether runs offer their history as columns.
+    `page_rows`: rows of series per page. `columns`: whether runs offer their history as columns.
     """
 
     service = "memory"
@@ -94,7 +94,7 @@ class MemorySource:
         self.entity = entity
         self.data = projects
         self._page_rows = page_rows
-        self.shortages: dict[str, str] = {}  # by project: what `missing` says
+        self.shortages: dict[str, str] = {}  # by project: the result of `missing`
         self._run = ColumnarMemoryRun if columns else MemoryRun
 
     def projects(self, entity: str | None) -> Iterator[SourceProject]:
@@ -134,10 +134,10 @@ class MemorySource:
         raise Rejected(ErrorClass.NOT_FOUND, f"run {ref} is gone")
 
     def ping(self) -> None:
-        """Always there."""
+        """Always available."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
 
 class MemoryRun:
@@ -228,7 +228,7 @@ class MemoryRun:
         return self._data.used_artifacts
 
     def _saved(self, name: str, content: bytes) -> LocalFile:
-        """A scratch file of its own, so that releasing it takes nothing from another reader."""
+        """Write a new scratch file, so that releasing it does not affect another reader."""
         path = self._scratch / f"file-{next(self._numbers)}"
         path.write_bytes(content)
         return LocalFile(path, name, len(content), md5(content, usedforsecurity=False).hexdigest())
@@ -237,11 +237,11 @@ class MemoryRun:
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        """Nothing held."""
+        """Nothing to release."""
 
 
 class ColumnarMemoryRun(MemoryRun):
-    """Offers columns, too."""
+    """A `MemoryRun` that also offers columns."""
 
     def history_pages(self, after_step: float | None) -> Iterator[list[HistoryRow] | HistoryColumns]:
         for rows in self.history(after_step):
@@ -271,7 +271,7 @@ def _as_columns(rows: list[HistoryRow]) -> HistoryColumns | None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it can stand in a column: a number that is exact as a double, or nothing."""
+    """Whether a value can be in a column: a number that is exact as a double, or nothing."""
     is_exact = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= FLOAT_EXACT_INT
     return value is None or isinstance(value, float) or is_exact
 

@@ -1,4 +1,4 @@
-"""Pages of rows that every source gives alike: they end by size, whatever the rows hold."""
+"""Pages of rows, in the same way for every source: a page ends at a given size, whatever the rows contain."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from migrator.limits import STRING_MAX_BYTES
 from migrator.records import ConsoleLine, HistoryRow, SystemRow
 
 Row = TypeVar("Row", HistoryRow, SystemRow, ConsoleLine)
-Sized = tuple[Row, int]  # a row and how many bytes of the source it takes
+Sized = tuple[Row, int]  # a row and its size in the source, in bytes
 
-PAGE_BYTES = 1024 * 1024  # in memory some 10 times as many: 100 bytes per number with its name, 30 in a list
-LINE_BYTES = 32  # of a console line besides its text: an empty one counts, too
-LINE_MAX = STRING_MAX_BYTES + 2  # characters kept: over Neptune's limit even without a last "\r": the cut is noted
+PAGE_BYTES = 1024 * 1024  # in memory about 10 times as much: 100 bytes per number with its name, 30 in a list
+LINE_BYTES = 32  # of a console line besides its text, so that empty lines count too
+LINE_MAX = STRING_MAX_BYTES + 2  # characters kept: over Neptune's limit even without a final "\r", so the cut is noted
 
 
 def pages(rows: Iterable[Sized[Row]]) -> Iterator[list[Row]]:
-    """Pages of about `PAGE_BYTES`; rows of one step in one page."""
+    """Group rows into pages of about `PAGE_BYTES`. Rows of one step stay in one page."""
     page: list[Row] = []
     size = 0
     for row, size_bytes in rows:
@@ -31,12 +31,12 @@ def pages(rows: Iterable[Sized[Row]]) -> Iterator[list[Row]]:
 
 
 def output_lines(file: BinaryIO, number: int) -> Iterator[Sized[ConsoleLine]]:
-    """The lines of an `output.log` from `number` on: without times, and both streams as one."""
+    """The lines of an `output.log` from `number` on, without times, and with both streams as one."""
     while line := file.readline(LINE_MAX):
         text = line.decode(errors="replace").removesuffix("\n").removesuffix("\r")
         yield sized(ConsoleLine(number, None, "stdout", text))
         number += 1
-        while line and not line.endswith(b"\n"):  # the rest of a longer one
+        while line and not line.endswith(b"\n"):  # the rest of a longer line
             line = file.readline(LINE_MAX)
 
 

@@ -14,7 +14,7 @@ OWN_TYPES = frozenset({"wandb-history", EVENTS_TYPE})
 
 
 def sum_hex(text: str | None) -> str | None:
-    """W&B's base64 of an md5 or xxh128 as hex; None for what is neither."""
+    """Convert W&B's base64 of an md5 or xxh128 to hex. None: it is neither."""
     try:
         digest = base64.b64decode(text or "", validate=True)
     except (binascii.Error, ValueError):
@@ -23,21 +23,21 @@ def sum_hex(text: str | None) -> str | None:
 
 
 class Branch(NamedTuple):
-    """Where a run left the rows of another run (`fork`), or went back in its own (`rewound_to`, the last step kept)."""
+    """Where a run branched off another run (`fork`), or was rewound (`rewound_to`: the last step that it kept)."""
 
     fork: Fork | None = None
     rewound_to: float | None = None
 
 
 def branch(run_id: str, parent: str, step: float) -> Branch:
-    """A branch point of `run_id`: at another run it is a fork, at the run itself a rewind."""
+    """The branch point of `run_id`: a fork if `parent` is another run, a rewind if it is the run itself."""
     if not parent:
         return Branch()
     return Branch(rewound_to=step) if parent == run_id else Branch(Fork(parent, step))
 
 
 def branch_of_config(run_id: str, config: Any) -> Branch:
-    """The branch point in a run's config, where SDK 0.31 writes it (`wandb_init.py`), wrapped or not."""
+    """The branch point in a run's config, at the place where SDK 0.31 writes it (`wandb_init.py`), wrapped or not."""
     point = _inside(_inside(config, "_wandb"), "branch_point")
     parent, step = _inside(point, "run_id"), _inside(point, "step")
     if not isinstance(parent, str) or not isinstance(step, int | float) or isinstance(step, bool):
@@ -47,5 +47,5 @@ def branch_of_config(run_id: str, config: Any) -> Branch:
 
 def _inside(value: Any, key: str) -> Any:
     if isinstance(value, dict) and key not in value:
-        value = value.get("value")  # W&B wraps values of a config
+        value = value.get("value")  # W&B wraps config values
     return value.get(key) if isinstance(value, dict) else None

@@ -276,7 +276,7 @@ def test_a_history_that_is_cut_short_fails_the_attempt_and_goes_on_later() -> No
     with Migration([data]) as migration:
         migration.refresh()
         claim = migration.must_claim()
-        with pytest.raises(Retryable, match="counts 11, gives 10"):
+        with pytest.raises(Retryable, match="counts 11 but returns 10"):
             migration.copy(claim, slow=ALWAYS_SLOW)
         migration.store.release(claim)
         assert "migration/complete" not in migration.stored().values
@@ -523,7 +523,7 @@ def test_a_run_that_a_listing_may_have_left_out_is_not_gone() -> None:
     with Migration([MemoryData("r"), MemoryData("other")]) as migration:
         migration.refresh()
         left_out = migration.data.pop(0)
-        migration.source.shortages[migration.project] = "the source counts 2 runs, gives 1"
+        migration.source.shortages[migration.project] = "the source counts 2 runs but returns 1"
         migration.refresh()
         assert migration.detail().status is RunStatus.PENDING
         migration.source.shortages.clear()

@@ -392,11 +392,11 @@ class TestShortage:
         data, reason = SHORT[part]
         outcome = Outcome()
         for time in range(1, SHORT_TRIES):
-            with pytest.raises(Retryable, match=f"{part}: the source counts 3, gives 1; seen {time} of 3 times"):
+            with pytest.raises(Retryable, match=f"{part}: the source counts 3 but returns 1; seen {time} of 3 times"):
                 convert(part, data, outcome)
             assert not outcome.written
         convert(part, data, outcome)
-        assert outcome.ledger == {("skipped", "the source counts 3, gives 1", reason): 2}
+        assert outcome.ledger == {("skipped", "the source counts 3 but returns 1", reason): 2}
         assert (outcome.read, outcome.written) == (3, 1)
         assert convert_in_pieces(part, data).seen() == outcome.seen()
 
@@ -830,7 +830,7 @@ class TestOthers:
 
     def test_samples_that_turn_out_to_be_all_rows_are_gone_on_from(self) -> None:
         rows = [SystemRow(n, 1.7e9 + n, {"cpu": n}) for n in range(6)]
-        outcome = convert("system", MemoryData("r", system=rows[:4], partial={"system": "W&B gave samples only"}))
+        outcome = convert("system", MemoryData("r", system=rows[:4], partial={"system": "W&B returned only samples"}))
         whole = convert("system", MemoryData("r", system=rows), outcome)
         assert [step for step, _, _ in whole.series["system/cpu"]] == list(range(6))
         assert not [line for line in whole.ledger if line[0] == "kept"]
@@ -838,7 +838,7 @@ class TestOthers:
     def test_samples_of_a_run_that_went_on_are_told_of(self) -> None:
         rows = [SystemRow(n, 1.7e9 + n, {"cpu": n}) for n in range(6)]
         samples = [row._replace(number=n) for n, row in enumerate(rows[:6:2])]
-        outcome = convert("system", MemoryData("r", system=samples, partial={"system": "W&B gave samples only"}))
+        outcome = convert("system", MemoryData("r", system=samples, partial={"system": "W&B returned only samples"}))
         outcome = convert("system", MemoryData("r", system=rows), outcome)
         assert outcome.ledger["kept", "system", "samples taken while the run was going on"] == 3
 
@@ -853,10 +853,12 @@ class TestOthers:
 
     def test_one_note_says_that_system_metrics_are_samples(self) -> None:
         data = MemoryData(
-            "r", system=[SystemRow(n, 1.7e9, {"cpu": 1}) for n in range(5)], partial={"system": "W&B gave samples only"}
+            "r",
+            system=[SystemRow(n, 1.7e9, {"cpu": 1}) for n in range(5)],
+            partial={"system": "W&B returned only samples"},
         )
         outcome = convert_in_pieces("system", data, slow=[True], page_rows=1)
-        assert outcome.ledger == {("sampled", "system", "W&B gave samples only"): 1}
+        assert outcome.ledger == {("sampled", "system", "W&B returned only samples"): 1}
         assert not convert("system", replace(data, system=[])).ledger
 
     def test_deep_nesting_is_no_trouble(self) -> None:

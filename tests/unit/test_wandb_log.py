@@ -134,7 +134,7 @@ def test_a_log_that_ends_in_its_header_has_no_records(path: Path, size: int) -> 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04 something else", b":W&B\xe1\xbe\x01", b"{", b":W&C"])
 def test_another_file_is_refused_by_name(path: Path, content: bytes) -> None:
-    with pytest.raises(Rejected, match=r"run-x\.wandb is no W&B log") as caught:
+    with pytest.raises(Rejected, match=r"run-x\.wandb is not a W&B log") as caught:
         read(path, content)
     assert caught.value.error_class is ErrorClass.BAD_DATA
 

@@ -1,4 +1,4 @@
-"""W&B's answers and records: the run in them, states, types, times, and the way to the next page."""
+"""Reads W&B's answers and records: runs, states, types, times, and cursors of pages."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from migrator.sources.wandb_facts import branch_of_config
 
 Json = dict[str, Any]
 
-#: States of runs that may still log; in all others they will not, unless they are resumed
+#: States of runs that may still log. Runs in other states log nothing more, unless they are resumed
 LIVE = frozenset({"running", "pending", "preempting"})
 
 
 def run_of(data: Mapping[str, Any], ref: RunRef) -> Json:
-    """`project.run` of an answer. Null on the way there: the run is gone."""
+    """`project.run` of an answer. `Rejected` if it or the project is null: the run is gone."""
     run = (data.get("project") or {}).get("run")
     if run is None:
         raise Rejected(ErrorClass.NOT_FOUND, f"{ref} is not (or no longer) at W&B")
@@ -26,40 +26,40 @@ def run_of(data: Mapping[str, Any], ref: RunRef) -> Json:
 
 
 def nodes(page: Mapping[str, Any]) -> list[Json]:
-    """The things on a page of a connection."""
+    """The nodes on a page of a connection."""
     return [edge["node"] for edge in page.get("edges") or () if edge.get("node")]
 
 
 def next_cursor(page: Mapping[str, Any], before: str | None) -> str | None:
-    """Where the page after this one begins; None after the last, and where the server would go round in circles."""
+    """The cursor of the next page. None after the last page, and if the server repeats a cursor."""
     info, edges = page.get("pageInfo") or {}, page.get("edges") or [{}]
     cursor: str | None = edges[-1].get("cursor") or info.get("endCursor")
     return cursor if info.get("hasNextPage") and cursor and cursor != before else None
 
 
 def parsed(value: Any) -> Any:
-    """A field of type JSON: text on some servers, the value itself on others. ValueError for text that is no JSON."""
+    """A field of type JSON: text on some servers, the value itself on others. ValueError if text is not JSON."""
     return parse_json(value) if isinstance(value, str) else value
 
 
 def fork_of(node: Json, run_id: str) -> Fork | None:
-    """From which run a run was forked: its config tells. Most configs need no parsing for that."""
+    """The run from which a run was forked, according to its config. Most configs need no parsing for that."""
     config = node.get("config")
     if isinstance(config, str):
         if '"branch_point"' not in config:
             return None
         try:
             config = parse_json(config)
-        except ValueError:  # reading the run will say so
+        except ValueError:  # reported when the run is read
             return None
     return branch_of_config(run_id, config).fork
 
 
 def step_metrics(defined: Any) -> dict[str, str]:
-    """The metric that `define_metric` made the x axis of each other one, by key or glob.
+    """The x axis of each metric, as set with `define_metric`, by key or glob.
 
     `defined` is `m` of the config's `_wandb`: a list of MetricRecord, each a dict by field number (wandb 0.31,
-    core/internal/runmetric): "1" name, "2" glob, "4" name of the x axis, or "5" its place in the list, from 1.
+    core/internal/runmetric): "1" name, "2" glob, "4" name of the x axis, or "5" its position in the list, from 1.
     In names, a dot that does not separate levels is written as `\\.`.
     """
     records = [one if isinstance(one, dict) else {} for one in defined] if isinstance(defined, list) else []
@@ -74,12 +74,12 @@ def step_metrics(defined: Any) -> dict[str, str]:
 
 
 def fewer(what: str, given: int, counted: int | None) -> str | None:
-    """What to tell where W&B gives less than it counts."""
-    return f"W&B counts {counted} {what}, gives {given}" if counted is not None and given < counted else None
+    """A message if W&B returns less than it counts, otherwise None."""
+    return f"W&B counts {counted} {what} but returns {given}" if counted is not None and given < counted else None
 
 
 def number(value: Any) -> int | None:
-    """A field of type Int or Int64: a number, or digits. None for anything else."""
+    """Read a field of type Int or Int64: a number or a string of digits. None: it is something else."""
     try:
         return None if value is None else int(value)
     except (ValueError, TypeError):
@@ -87,7 +87,7 @@ def number(value: Any) -> int | None:
 
 
 def parse_time(text: Any) -> datetime | None:
-    """A time as W&B writes it: ISO 8601, UTC, often without a zone. None for anything else."""
+    """Read a time as W&B writes it: ISO 8601, UTC, often without a zone. None: it is something else."""
     try:
         time = datetime.fromisoformat(text or "")
     except (ValueError, TypeError):

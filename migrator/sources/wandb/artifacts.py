@@ -1,4 +1,4 @@
-"""Artifacts of a run: what it logged and used, their files, and W&B's own export of the system metrics among them."""
+"""The artifacts that a run logged and used, and their files. W&B's own export of system metrics is one of them."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from migrator.sources.wandb_facts import EVENTS_TYPE, OWN_TYPES, sum_hex
 
 log = logging.getLogger(__name__)
 
-SUMS = {"MD5": "md5", "XXH128": "xxh128"}  # what manifests call them (wandb 0.31)
+SUMS = {"MD5": "md5", "XXH128": "xxh128"}  # by their names in manifests (wandb 0.31)
 PAGE_ARTIFACTS = 100
-PAGE_URLS = 5_000  # as wandb 0.31 asks for
-VERSION_ALIAS = re.compile(r"v\d+")  # listed among the aliases by some servers; the version says it
+PAGE_URLS = 5_000  # as in wandb 0.31
+VERSION_ALIAS = re.compile(r"v\d+")  # some servers list the version among the aliases
 
 
 @dataclass(frozen=True, slots=True)
 class ArtifactRef:
-    """An artifact version and where it lives: `entity/project/name:version`."""
+    """An artifact version and its place: `entity/project/name:version`."""
 
     id: str
     entity: str
@@ -61,22 +61,22 @@ class RunArtifacts:
         self._lock = threading.Lock()
         self._logged: list[ArtifactRef] | None = None
         self.partial: str | None = None  # see `SourceRun.partial`
-        self._addresses: tuple[str, dict[str, str]] = ("", {})  # of one artifact: there may be a million files
+        self._addresses: tuple[str, dict[str, str]] = ("", {})  # only for one artifact: it may have a million files
 
     def logged(self) -> Iterator[Artifact]:
-        """Logged artifacts but W&B's own, in W&B's order, each with what its manifest lists."""
+        """Logged artifacts except W&B's own, in W&B's order, each with the contents of its manifest."""
         for one in self._outputs():
             if one.type not in OWN_TYPES:
                 yield self._artifact(one)
 
     def used(self) -> Sequence[str]:
-        """Full names."""
+        """The full names of used artifacts."""
         return [str(one) for one in self._list(queries.INPUT_ARTIFACTS)]
 
     def events_export(self) -> list[Path] | None:
-        """W&B's unsampled export of the system metrics, downloaded, in order; None if there is none.
+        """Download W&B's unsampled export of the system metrics. Returns its files in order. None: there is none.
 
-        `Rejected` when it is listed, but cannot be had.
+        `Rejected` if it is listed but cannot be downloaded.
         """
         own = [one for one in self._outputs() if one.type == EVENTS_TYPE]
         if not own:
@@ -125,7 +125,7 @@ class RunArtifacts:
                     break
         except NotKnown as error:
             log.warning("%s", error)
-            self.partial = "this W&B server does not tell of artifacts"
+            self.partial = "this W&B server does not list artifacts"
         self.partial = self.partial or fewer("artifacts", len(found), counted)
         # others are deleted, or uploads that were never finished
         return [self._ref_of(node) for node in found.values() if node.get("state") in (None, "COMMITTED")]
@@ -165,7 +165,7 @@ class RunArtifacts:
         )
 
     def _manifest(self, one: ArtifactRef) -> dict[str, dict[str, Any]]:
-        """Path in the artifact to its entry, by path: base64 `digest`, `size`, `extra`, and `ref` for outside data."""
+        """Entries by path in the artifact: base64 `digest`, `size`, `extra`, and `ref` for data stored elsewhere."""
 
         def addresses(again: bool) -> list[str]:
             found = self._client.ask(queries.MANIFEST, {"id": one.id}, f"manifest of {one}").get("artifact") or {}
@@ -196,7 +196,7 @@ class RunArtifacts:
         return LocalFile(saved.path, name, saved.size_bytes, saved.md5)
 
     def _urls(self, one: ArtifactRef, again: bool = False) -> dict[str, str]:
-        """Path in the artifact to the address of its bytes; signed, so it expires. Kept for the last artifact."""
+        """Addresses by path in the artifact. They are signed, so they expire. Kept for the last artifact only."""
         with self._lock:
             if again or self._addresses[0] != one.id:
                 self._addresses = one.id, dict(self._ask_urls(one))
@@ -218,7 +218,7 @@ class RunArtifacts:
 
 
 def _sum_of(entry: dict[str, Any]) -> dict[str, str | None]:
-    """The sum in a manifest's entry, by the field of `SourceFile`. None of a kind that nobody here knows."""
+    """The checksum in a manifest's entry, by field of `SourceFile`. Unknown kinds are left out."""
     extra = entry.get("extra")
     name = extra.get("alg", "MD5") if isinstance(extra, dict) else "MD5"
     field = SUMS.get(name)
@@ -226,7 +226,7 @@ def _sum_of(entry: dict[str, Any]) -> dict[str, str | None]:
 
 
 def _aliases(one: ArtifactRef) -> list[str]:
-    """Those of the artifact's own collection: a registry that links it has aliases of its own."""
+    """Aliases in the artifact's own collection. (A registry that links the artifact has its own aliases.)"""
     found = []
     for alias in one.node.get("aliases") or ():
         home = (alias.get("artifactCollection") or {}).get("name")

@@ -1,12 +1,12 @@
-"""The one door to the wandb SDK: its environment, one `wandb.Api`, and GraphQL requests through it.
+"""The only access to the wandb SDK: its environment, one `wandb.Api`, and GraphQL requests through it.
 
-Everything else about W&B's service goes through `WandbClient.ask` (and `downloads` for plain downloads), so that a
-new version of the SDK can break in this file only. Private names of wandb 0.31 used here: `Api._service_api` with
+All communication with W&B's service goes through `WandbClient.ask` (and `downloads` for plain downloads), so that a
+new version of the SDK can only break this file. Private names of wandb 0.31 used here: `Api._service_api` with
 `execute_graphql`, `access_token`, `app_url` and `_settings`, `wbauth.authenticate_session`, `wandb_setup.singleton`,
 `WandbApiFailedError`, and the mailbox's errors.
 
-The SDK starts one helper process, `wandb-core`, for all `Api` objects of a process. It lets 10 requests a time through
-for each `Api`; more objects do not pay on the few cores that a worker has.
+The SDK starts one helper process, `wandb-core`, for all `Api` objects of a process. It sends 10 requests at a time for
+each `Api`. More objects bring no gain on the few cores that a worker has.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from migrator.sources.wandb.errors import (
 from migrator.sources.wandb.glance import obstacle
 from migrator.sources.wandb.queries import OPTIONAL, VIEWER
 
-REQUEST_TIMEOUT_S = 120  # one request with all of wandb-core's tries: 30 s each, or as long as W&B asks to wait
+REQUEST_TIMEOUT_S = 120  # for one request with all tries of wandb-core: 30 s each, or as long as W&B asks to wait
 
 DIRECTORIES = ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR")
 SETTINGS = {
     "WANDB_SILENT": "true",
-    "WANDB_ERROR_REPORTING": "false",  # wandb-core would send its errors to a third service
-    # Short, so that our error classes decide; in whole seconds, below 1 means wandb's default (wandb-core 0.31).
+    "WANDB_ERROR_REPORTING": "false",  # otherwise wandb-core sends its errors to a third service
+    # Few retries, so that our error classes decide. Whole seconds: below 1 means wandb's default (wandb-core 0.31).
     "WANDB_X_GRAPHQL_RETRY_MAX": "2",
     "WANDB_X_GRAPHQL_RETRY_WAIT_MIN_SECONDS": "1",
     "WANDB_X_GRAPHQL_RETRY_WAIT_MAX_SECONDS": "2",
@@ -50,7 +50,7 @@ SETTINGS = {
     "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MIN_SECONDS": "1",
     "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MAX_SECONDS": "2",
 }
-#: WANDB_SERVICE would share the wandb-core of a parent process; the others would be taken for defaults
+#: with WANDB_SERVICE, the wandb-core of a parent process would be shared; the others would be used as defaults
 UNSET = ("WANDB_SERVICE", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_MODE")
 
 
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 
 class _Environment:
-    """This process's wandb settings while clients are open. The process has them once: clients are counted."""
+    """This process's wandb settings while clients are open. All clients share them, so they are counted."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -72,14 +72,14 @@ class _Environment:
                 return
             wanted = SETTINGS | {name: str(scratch / name.lower()) for name in DIRECTORIES}
             for name in DIRECTORIES:
-                Path(wanted[name]).mkdir(parents=True, exist_ok=True)  # absent ones fall back to the working directory
+                Path(wanted[name]).mkdir(parents=True, exist_ok=True)  # if missing, wandb uses the working directory
             self._before = {name: os.environ.get(name) for name in (*wanted, *UNSET)}
             os.environ.update(wanted)
             for name in UNSET:
                 os.environ.pop(name, None)
 
     def leave(self) -> bool:
-        """True for the last client; the environment is then as it was."""
+        """Return True for the last client; the environment is then restored."""
         with self._lock:
             self._clients -= 1
             if self._clients:
@@ -93,12 +93,12 @@ class _Environment:
 
 
 class WandbClient:
-    """A logged-in `wandb.Api` of this process's own. May be used by several threads."""
+    """This process's own logged-in `wandb.Api`. May be used by several threads."""
 
     _process: ClassVar = _Environment()
 
     def __init__(self, base_url: str | None, api_key: str | None, scratch: Path, timeout_s: int | None = None) -> None:
-        """Log in (two requests). No key, or a refused one: `UserError`; W&B not there: `Throttled`."""
+        """Log in (two requests). `UserError` if the key is missing or refused, `Throttled` if W&B does not answer."""
         self._timeout_s = timeout_s or REQUEST_TIMEOUT_S
         self._process.enter(scratch)
         try:
@@ -125,14 +125,14 @@ class WandbClient:
     # ------------------------------------------------------------ requests
 
     def ask(self, document: str, variables: Mapping[str, Any], what: str) -> Json:
-        """Send a GraphQL document and return `data`. `what` names the thing asked for in messages."""
+        """Send a GraphQL document and return `data`. `what` names the requested data in messages."""
         for attempt in retries():
             with attempt, self._translated(what):
                 return dict(self._execute(document, variables) or {})
         raise AssertionError("retries() raises its last error")
 
     def _execute(self, document: str, variables: Mapping[str, Any]) -> Json | None:
-        """Without the fields that this server does not know: the first refusal of a document tells them."""
+        """Send a document without the fields that this server does not know. Its first refusal names them."""
         while True:
             absent = self._absent.get(document, frozenset())
             try:
@@ -144,7 +144,7 @@ class WandbClient:
                 refused = OPTIONAL & set(NO_FIELD.findall(str(error))) - absent
                 if not refused:
                     raise
-                log.warning("this W&B server is old: it has no %s; going on without", ", ".join(sorted(refused)))
+                log.warning("this W&B server is old: it has no %s; continuing without", ", ".join(sorted(refused)))
                 self._absent[document] = absent | refused
 
     @contextmanager
@@ -157,19 +157,19 @@ class WandbClient:
             if UNANSWERED.search(str(error)) and (told := obstacle(self.base_url, self.transport)):
                 raise Throttled(told.error_class, f"{what}: {told}", told.service, told.retry_after_s) from error
             raise of_message(str(error), what, status) from error
-        except ValueError as error:  # json: not even wandb-core's answer is whole
+        except ValueError as error:  # from json: wandb-core's own answer is not complete
             raise Passing(ErrorClass.UNAVAILABLE, f"{what}: unreadable answer") from error
         except self._dead as error:
             self._revive(api)
             raise Passing(ErrorClass.UNAVAILABLE, f"{what}: the wandb-core process ended; started again") from error
 
     def _revive(self, dead: Any) -> None:
-        """Start a new wandb-core in place of one that was killed; without it every later run would fail."""
+        """Start a new wandb-core if it was killed; otherwise every later run would fail."""
         with self._lock:
             if self._api is not dead:
                 return
             try:
-                self._api = self._log_in()  # another client of this process may have started one
+                self._api = self._log_in()  # another client of this process may already have started one
             except MigratorError:
                 _tear_down(self._wandb)
                 self._api = self._log_in()
@@ -196,17 +196,17 @@ class WandbClient:
 
     @property
     def transport(self) -> Transport:
-        """How downloads are to be sent: as the SDK sends its own."""
+        """How to send downloads: in the same way as the SDK."""
         settings = self._api._service_api._settings
         return replace(_transport(settings), bearer=self._access_token if settings.identity_token_file else None)
 
     def _access_token(self) -> str:
-        """Of an identity token: wandb-core keeps it, and fetches a new one in time."""
+        """The access token for an identity token. wandb-core stores it, and renews it in time."""
         with self._translated("access token"):
             return self._api._service_api.access_token() or ""
 
     def absolute(self, url: str) -> str:
-        """An address as answers give it, which may be a path on the API's host."""
+        """Make an address from an answer absolute: it may be a path on the API's host."""
         return self.base_url + url if url.startswith("/") else url
 
     @property
@@ -221,7 +221,7 @@ class WandbClient:
             self._check_key()
             if told := obstacle(self._url.rstrip("/"), _transport(self._settings())):
                 raise told
-            # An explicit key is given to Api alone: nothing is written to ~/.netrc or to the environment.
+            # An explicit key is passed only to Api: nothing is written to ~/.netrc or to the environment.
             return self._wandb.Api(
                 overrides={"base_url": self._url, "entity": None, "project": None},
                 timeout=self._timeout_s,
@@ -229,11 +229,11 @@ class WandbClient:
             )
         except self._wandb.errors.AuthenticationError as error:
             raise _login_error(error, self._url) from error
-        except (self._wandb.errors.UsageError, ValueError) as error:  # pydantic's errors of settings are ValueErrors
+        except (self._wandb.errors.UsageError, ValueError) as error:  # pydantic raises ValueError for wrong settings
             raise UserError(f"W&B settings: {clean(str(error))}. Check WANDB_BASE_URL ({self._url}).") from error
 
     def _check_key(self) -> None:
-        """`Api` would ask a person at a terminal for a missing key, and a worker has none to ask."""
+        """Raise if there is no key. (`Api` would prompt for it on the terminal, which a worker does not have.)"""
         if self._key or self._wbauth.authenticate_session(
             host=self._url, source="migrate", prompt=False, update_session=False
         ):
@@ -244,7 +244,7 @@ class WandbClient:
         )
 
     def close(self) -> None:
-        """Stop wandb-core when this is the process's last client, and put the environment back."""
+        """If this is the process's last client, stop wandb-core and restore the environment."""
         if not self._process.leave():
             return
         _tear_down(self._wandb)
@@ -260,12 +260,13 @@ def _transport(settings: Any) -> Transport:
 
 
 def _without_password(url: str) -> str:
-    """The address itself. One with a user name or password is refused: addresses are stored, sent and shown, and
-    wandb-core would not even use the password, since the API key takes its place in each request.
+    """Return the address, or raise `UserError` if it contains a user name or password.
+
+    Addresses are stored, sent and shown. And wandb-core would not use the password: it sends the API key instead.
     """
     if "@" in url:
         raise UserError(
-            "The address of W&B holds a user name or password, which W&B does not use: remove everything up to `@` "
+            "The address of W&B contains a user name or password, which W&B does not use: remove everything up to `@` "
             "from WANDB_BASE_URL (or base_url in wandb's settings), and put your API key in WANDB_API_KEY."
         )
     return url
@@ -274,14 +275,14 @@ def _without_password(url: str) -> str:
 def _tear_down(wandb: Any) -> None:
     try:
         wandb.teardown()
-    except (OSError, AssertionError):  # wandb-core is dead already, or was torn down by an exit hook
+    except (OSError, AssertionError):  # wandb-core has already died, or was stopped by an exit hook
         pass
 
 
 def _login_error(error: Exception, url: str) -> MigratorError:
-    """wandb 0.31 says `AuthenticationError` for every failure of a login, W&B being down among them."""
+    """The error for a failed login. wandb 0.31 raises `AuthenticationError` for all of them, even if W&B is down."""
     cause = error.__cause__
-    if cause is None:  # the key's form: too short, odd letters
+    if cause is None:  # the key has the wrong form: too short, wrong characters
         return refused_key(clean(str(error)))
     response = getattr(cause, "response", None)
     told = of_message(str(cause), f"login at {url}", response.http_status if response else 0)

@@ -1,6 +1,6 @@
-"""Batches of W&B's history exports with their plain numbers as numpy columns: a twentieth of the work of rows.
+"""Converts plain numbers of W&B's history exports to numpy columns, with a twentieth of the work for rows.
 
-All that needs a look at its single values (text, histograms, media, booleans, large integers) stays rows.
+Everything that must be examined value by value (text, histograms, media, booleans, large integers) stays in rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from migrator.sources.wandb.exports import STEP, TIME, columns_to_rows
 
 
 def history_columns(batch: pa.RecordBatch) -> HistoryColumns | None:
-    """A batch (not empty, steps strictly ascending) as columns; None: there is something about it that needs rows."""
+    """Convert a batch (not empty, steps strictly ascending) to columns. None: something in it needs rows."""
     names = batch.schema.names
     if len(set(names)) < len(names) or TIME not in names:
         return None
@@ -40,9 +40,9 @@ def history_columns(batch: pa.RecordBatch) -> HistoryColumns | None:
 
 
 def _whole_steps(column: pa.Array) -> np.ndarray | None:
-    """Steps that Neptune takes, as integers."""
+    """The steps as integers. None: not all of them are steps that Neptune accepts."""
     steps = column.to_numpy(zero_copy_only=False)
-    if not ((steps >= 0) & (steps < STEP_MAX)).all():  # NaN, too
+    if not ((steps >= 0) & (steps < STEP_MAX)).all():  # also false for NaN
         return None
     whole = steps.astype(np.int64)
     return np.asarray(whole) if (whole == steps).all() else None
@@ -55,7 +55,7 @@ def _times(column: pa.Array) -> np.ndarray | None:
 
 
 def _numbers(column: pa.Array) -> np.ndarray | None:
-    """The column as doubles, 0 where there is no value; None: not numbers, or not all of them are exact as doubles."""
+    """The column as doubles, 0 for missing values. None: not numbers, or not all of them are exact as doubles."""
     is_integer = pa.types.is_integer(column.type)
     if not is_integer and not pa.types.is_floating(column.type):
         return None
@@ -66,5 +66,5 @@ def _numbers(column: pa.Array) -> np.ndarray | None:
 
 
 def _may_be_nested(column: pa.Array) -> bool:
-    """Whether values of the column may be dicts of further keys, which could be the names of other columns."""
+    """Whether values of the column may be dicts, whose keys could lead to the names of other columns."""
     return bool(pa.types.is_struct(column.type) or pa.types.is_map(column.type))

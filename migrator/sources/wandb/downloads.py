@@ -1,9 +1,9 @@
-"""Plain downloads: run files, exports and artifact files, by several threads over kept connections.
+"""Plain downloads: run files, exports and artifact files, by several threads over persistent connections.
 
-Requests look like those of the wandb SDK (`Transport`). The key goes to W&B's own addresses only, never to a storage
-host: not by a redirect, and not from ~/.netrc. Proxies and certificates are those of wandb's settings, else those of
-`requests` (HTTPS_PROXY, REQUESTS_CA_BUNDLE). A file is taken when it is whole: as long as its Content-Length, and of
-the size and sum that W&B tells.
+Requests look like those of the wandb SDK (`Transport`). The key is sent only to W&B's own addresses, never to a storage
+host: neither after a redirect nor from ~/.netrc. Proxies and certificates come from wandb's settings, else from
+`requests` (HTTPS_PROXY, REQUESTS_CA_BUNDLE). A file is accepted only if it is complete: it must have the length in
+Content-Length, and the size and checksum that W&B has recorded.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable, Thro
 from migrator.records import LocalFile
 from migrator.sources.wandb.errors import SERVICE, Passing, of_disk, of_status, retries
 
-CONNECTIONS = 16  # kept open for one host
+CONNECTIONS = 16  # kept open per host
 TIMEOUT_S = (10.0, 60.0)  # to connect; between two pieces of a body
 PIECE_BYTES = 1 << 20
-SHORT_WAIT_S = 10.0  # a Retry-After up to this is waited for in place, a longer one pauses all workers
+SHORT_WAIT_S = 10.0  # up to this Retry-After, the download itself waits; a longer one pauses all workers
 
-#: W&B's service answers under both names (wandb 0.31, sdk/lib/urls.py), and may name files by either
+#: W&B's service has both names (wandb 0.31, sdk/lib/urls.py); addresses of files may use either
 SAME_SERVICE = frozenset({"api.forge.coreweave.com", "api.wandb.ai"})
 
-PASSING = frozenset({408, 425, 429})  # the other 4xx refuse an address
+PASSING = frozenset({408, 425, 429})  # other 4xx statuses refuse the address
 
-#: Headers of people's own settings that may be keys; all others go to storage hosts, too, as the SDK sends them
+#: Headers from the user's settings that may be keys. All others are also sent to storage hosts, as the SDK does
 KEY_HEADERS = frozenset({"authorization", "cookie"})
 
-#: Gives the addresses of a file, the best one first; asked with True for fresh ones. Empty: there is no such file
+#: Returns the addresses of a file, the best one first; with True, new ones. Empty: there is no such file
 Addresses = Callable[[bool], Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """What wandb's settings say about requests. `bearer` gives the access token in use; None: an API key is used."""
+    """wandb's settings for requests. `bearer` returns the current access token. None: an API key is used."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
     proxies: Mapping[str, str] = field(default_factory=dict)  # by scheme
@@ -54,24 +54,24 @@ class Transport:
     bearer: Callable[[], str] | None = None
 
     def options(self) -> dict[str, Any]:
-        """For each request: requests would prefer its own environment variables to settings of a session."""
+        """Options to pass with each request, because requests prefers its environment variables to session settings."""
         told: dict[str, Any] = {"proxies": dict(self.proxies)} if self.proxies else {}
         if not self.verify:
             told["verify"] = False
-            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # a person's own wish
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # the user has chosen this
         return told
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What W&B's records say of a file; None: nothing. Sums are hex."""
+    """What W&B has recorded about a file. None: not recorded. Checksums are hex."""
 
     size_bytes: int | None = None
     md5: str | None = None
     xxh128: str | None = None
 
     def check(self, found: LocalFile) -> None:
-        """Raise `Passing` if the download is another."""
+        """Raise `Passing` if the download differs."""
         if self.size_bytes is not None and found.size_bytes != self.size_bytes:
             told = f"{found.size_bytes} bytes instead of {self.size_bytes}"
         elif self.md5 is not None and found.md5 != self.md5:
@@ -84,7 +84,7 @@ class Expected:
 
 
 class Downloads:
-    """A pool of connections that knows the key."""
+    """A pool of connections that sends the key where it belongs."""
 
     def __init__(self, base_url: str, api_key: str | None, transport: Transport | None = None) -> None:
         transport = transport or Transport()
@@ -92,9 +92,10 @@ class Downloads:
         self._session = _Session(base_url, api_key, transport)
 
     def save(self, addresses: Addresses, path: Path, name: str, expected: Expected | None = None) -> LocalFile | None:
-        """Download to `path` and check; None only if every address says that there is no such file (404, 410).
+        """Download to `path` and check. None: every address says that there is no such file (404, 410).
 
-        Refused addresses are asked for again once: signed ones expire. Cut bodies, 5xx and wrong sums are tried again.
+        If addresses are refused, new ones are requested once, because signed ones expire. Truncated bodies, 5xx and
+        wrong checksums are tried again.
         """
         for attempt in retries(_again):
             with attempt:
@@ -108,7 +109,7 @@ class Downloads:
         refusals: list[_RefusedAddress] = []
         for fresh in (False, True):
             urls = dict.fromkeys(addresses(fresh))
-            refusals = [] if urls else refusals  # those of fresh addresses tell more
+            refusals = [] if urls else refusals  # refusals of new addresses say more
             for url in urls:
                 try:
                     return self._save_once(url, path, name)
@@ -125,11 +126,11 @@ class Downloads:
                 if answer.status_code != 200:
                     raise _of_answer(answer, name)
                 size, md5 = _copy(answer, path)
-                encoded = "Content-Encoding" in answer.headers  # was decoded while reading, against our wish
+                encoded = "Content-Encoding" in answer.headers  # decoded while reading, although not requested
                 promised = None if encoded else answer.headers.get("Content-Length")
         except (requests.RequestException, HTTPException) as error:
             raise _of_network(error, url, name) from error
-        except OSError as error:  # not the network's: requests wraps those
+        except OSError as error:  # not from the network: requests wraps those
             raise of_disk(error, name, path.parent) from error
         if promised is not None and promised.isdigit() and size != int(promised):
             raise Passing(ErrorClass.UNAVAILABLE, f"{name}: cut after {size} of {promised} bytes")
@@ -140,7 +141,7 @@ class Downloads:
 
 
 def _copy(answer: requests.Response, path: Path) -> tuple[int, str]:
-    """Write the body as it is on the wire; its size in bytes and md5 in hex."""
+    """Write the body as transferred. Returns its size in bytes and md5 in hex."""
     size, sums = 0, hashlib.md5(usedforsecurity=False)
     with path.open("wb") as out:
         for piece in answer.iter_content(PIECE_BYTES):
@@ -156,11 +157,11 @@ def _xxh128(path: Path) -> str:
         return hashlib.file_digest(file, xxhash.xxh128).hexdigest()
 
 
-# ---------------------------------------------------------------- the key, to W&B alone
+# ---------------------------------------------------------------- the key, only for W&B
 
 
 class _Session(requests.Session):
-    """A session whose key stays at W&B's own addresses."""
+    """A session that sends the key only to W&B's own addresses."""
 
     def __init__(self, base_url: str, api_key: str | None, transport: Transport) -> None:
         super().__init__()
@@ -168,22 +169,22 @@ class _Session(requests.Session):
         if urlsplit(base_url).hostname in SAME_SERVICE:
             hosts = [f"https://{name}" for name in SAME_SERVICE]
         self._key = _KeyForWandb(hosts, api_key, transport)
-        self.auth = self._key  # with an auth object, requests does not look into ~/.netrc
+        self.auth = self._key  # with an auth object, requests does not read ~/.netrc
         self.headers.update({name: text for name, text in transport.headers.items() if not _is_key(name)})
-        self.headers["Accept-Encoding"] = "identity"  # sizes and sums are those of the stored bytes
+        self.headers["Accept-Encoding"] = "identity"  # sizes and checksums are those of the stored bytes
         adapter = HTTPAdapter(pool_connections=CONNECTIONS, pool_maxsize=CONNECTIONS)
         self.mount("https://", adapter)
         self.mount("http://", adapter)
 
     def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
-        """requests would turn `a/../b` into `b`, but W&B's files may be called `a/../b`."""
+        """Keep the path unchanged: requests would turn `a/../b` into `b`, but W&B's files may be called `a/../b`."""
         prepared = super().prepare_request(request)
         if "/." in urlsplit(str(request.url)).path:
             prepared.url = str(request.url)
         return prepared
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
-        """After a redirect; requests' own would look into ~/.netrc here."""
+        """Set the key after a redirect. The method of requests would read ~/.netrc here."""
         for name in [name for name in prepared_request.headers if _is_key(name)]:
             del prepared_request.headers[name]
         self._key(prepared_request)
@@ -231,7 +232,7 @@ class _RefusedAddress(Exception):
         return self.status in (404, 410)
 
     def as_error(self, name: str) -> MigratorError:
-        """A 401 is about this file: GraphQL requests tell whether the key itself is good."""
+        """The error for this file. A 401 does not mean that the key is wrong: GraphQL requests check that."""
         if self.status in (401, 403):
             return Rejected(ErrorClass.PERMISSION, f"{name}: HTTP {self.status}: this account may not download it")
         return of_status(self.status, name)
@@ -248,7 +249,7 @@ def _of_answer(answer: requests.Response, name: str) -> Exception:
 
 
 def _again(error: Exception) -> bool | float:
-    """Whether to try again: after the pause that was asked for if it is short, else after our own."""
+    """Whether to try again: after the requested pause if that is short, else after our own."""
     if isinstance(error, Throttled):
         wait_s = error.retry_after_s
         return wait_s is None or (wait_s <= SHORT_WAIT_S and wait_s)
@@ -258,7 +259,9 @@ def _again(error: Exception) -> bool | float:
 def _of_network(error: Exception, url: str, name: str) -> MigratorError:
     host = urlsplit(url).netloc
     if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return UserError(f"The certificate of {host} is not accepted. REQUESTS_CA_BUNDLE names your own authorities.")
+        return UserError(
+            f"The certificate of {host} is not accepted. Set REQUESTS_CA_BUNDLE to a file of your authorities."
+        )
     if isinstance(error, requests.TooManyRedirects):
         return Passing(ErrorClass.UNAVAILABLE, f"{name}: {host} redirects without end")
     if isinstance(error, requests.Timeout):
@@ -266,5 +269,5 @@ def _of_network(error: Exception, url: str, name: str) -> MigratorError:
     if isinstance(error, requests.ConnectionError) and ("refused" in str(error) or "resolve" in str(error)):
         return Throttled(ErrorClass.UNAVAILABLE, f"{name}: {host} cannot be reached", SERVICE)
     if isinstance(error, ValueError):  # requests' InvalidURL, MissingSchema, InvalidSchema
-        return Rejected(ErrorClass.BAD_DATA, f"{name}: W&B names an address that cannot be used")
+        return Rejected(ErrorClass.BAD_DATA, f"{name}: W&B returned an address that cannot be used")
     return Passing(ErrorClass.UNAVAILABLE, f"{name}: {host}: connection lost ({type(error).__name__})")

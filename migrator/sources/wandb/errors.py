@@ -1,8 +1,8 @@
-"""W&B's failures as ours, and which of them are worth a second try at once.
+"""Translates W&B's failures into our errors, and decides which requests to repeat at once.
 
-Two layers retry before a run does: wandb-core repeats GraphQL requests on 429, 5xx and dropped connections (twice, as
-`client` sets it), and `retries` repeats what wandb-core does not: answers that were cut, downloads, addresses
-that have expired. What is left is raised, and costs the run an attempt. Wording of messages: wandb-core 0.31.
+There are two layers of retries below those of a run. wandb-core repeats GraphQL requests after 429, 5xx and dropped
+connections (twice, as set in `client`). `retries` repeats the rest: truncated answers, downloads, expired addresses.
+Errors that remain are raised and cost the run an attempt. The wording of messages is that of wandb-core 0.31.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import stamina
 from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable, Throttled, TurnedAway, disk_full
 
 SERVICE = "wandb"
-TRIES = 4  # of one request, by us: about 2 s with the waits between them
+TRIES = 4  # our tries of one request: about 2 s including the waits
 
 STATUS = re.compile(r"\bHTTP (\d{3})\b")
 CUT = re.compile(r"unexpected EOF|invalid character|unexpected end of JSON|malformed chunked", re.IGNORECASE)
-UNANSWERED = re.compile(r"did not respond in time")  # wandb-core is still at it
+UNANSWERED = re.compile(r"did not respond in time")  # wandb-core is still trying
 SLOW = re.compile(r"did not respond in time|deadline exceeded|timed? ?out", re.IGNORECASE)
 DOWN = re.compile(r"connection refused|no such host|network is unreachable|no route to host", re.IGNORECASE)
 REFUSED = re.compile(r"permission|forbidden|access denied|not authori[sz]ed", re.IGNORECASE)
@@ -37,20 +37,20 @@ WEB_PAGE = "a web page answers, not W&B's API: check WANDB_BASE_URL, and whether
 
 
 class NotKnown(Rejected):
-    """This server does not know the request, or some of what it asks for: it is older, or newer, than wandb 0.31."""
+    """The server does not know the request or some of its fields: it is older or newer than wandb 0.31."""
 
     def __init__(self, message: str) -> None:
         super().__init__(ErrorClass.UNKNOWN, message)
 
 
 class Passing(Retryable):
-    """A fault that the same request, sent again in a moment, may not meet."""
+    """A fault that may be gone if the same request is sent again in a moment."""
 
 
 def retries(on: type[Exception] | Callable[[Exception], bool | float] = Passing) -> Iterator[Any]:
-    """`for attempt in retries(): with attempt: ...` repeats the block on `Passing`, or on what `on` says.
+    """`for attempt in retries(): with attempt: ...` repeats the block on `Passing`, or as `on` says.
 
-    The last try's `Passing` comes out as `Retryable`: so nested retries do not multiply.
+    After the last try, `Passing` is raised as `Retryable`, so that nested retries do not multiply.
     """
     try:
         yield from stamina.retry_context(
@@ -61,7 +61,7 @@ def retries(on: type[Exception] | Callable[[Exception], bool | float] = Passing)
 
 
 def of_message(message: str, what: str, status: int = 0) -> MigratorError:
-    """The error for a GraphQL request that failed with wandb-core's `message`; `status` 0: not in the answer."""
+    """The error for a GraphQL request that failed with wandb-core's `message`. `status` 0: not known."""
     if not status and (found := STATUS.search(message)):
         status = int(found[1])
     if status in (0, 200, 400, 403, 503) and LIMITED.search(message) and not ABSENT.search(message):
@@ -86,7 +86,7 @@ def of_message(message: str, what: str, status: int = 0) -> MigratorError:
 
 
 def of_status(status: int, what: str, message: str = "", retry_after_s: float | None = None) -> MigratorError:
-    """The error for an answer with HTTP status `status`, once nobody below us will try again."""
+    """The error for an answer with HTTP status `status`, after all retries of the layers below."""
     text = f"{what}: HTTP {status}" + (f": {clean(message)}" if message else "")
     match status:
         case 401:
@@ -122,6 +122,6 @@ def of_disk(error: OSError, what: str, scratch: Path) -> MigratorError:
 
 
 def clean(message: str) -> str:
-    """`message` on one line, without what may be secret: queries of URLs (signatures) and long tokens (keys)."""
+    """`message` on one line, without possible secrets: queries of URLs (signatures) and long tokens (keys)."""
     text = re.sub(r"(https?://[^\s?\"']+)\?[^\s\"']*", r"\1?...", " ".join(message.split()))
     return re.sub(r"\b[0-9A-Za-z_-]{40,}\b", "***", text)[:300]

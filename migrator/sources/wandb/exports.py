@@ -1,7 +1,7 @@
-"""W&B's history exports: Parquet files, one row a logged step, one column a key, read column by column.
+"""W&B's history exports: Parquet files with one row per logged step and one column per key, read column by column.
 
-Shapes (measured, wandb 0.31): `_step` is always there, of any integer or float type; a missing value is null; a nested
-dict is a struct column that has every field of any row, absent ones null. Nulls are left out of what is read here.
+Their form (measured, wandb 0.31): `_step` always exists and has any integer or float type. A missing value is null. A
+nested dict is a struct column with the fields of all rows, null where a row lacks them. Nulls are left out here.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from migrator.sources.wandb.errors import Passing
 from migrator.values import SeriesKey, SeriesKind, leaves
 
 VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
-BATCH_BYTES = 4 << 20  # converted at once: enough to make the cost of a batch small
-VALUE_BYTES = 40  # at least, of one value in memory; repeated ones take hardly any space in the file
-TEXT_ROWS = 100  # at most in a batch with texts: how long they are is not known where they repeat
-READ_BYTES = 64 << 10  # read at once of one column; without a limit a column is read as a whole
+BATCH_BYTES = 4 << 20  # converted at once: enough to make the overhead per batch small
+VALUE_BYTES = 40  # one value in memory, at least; repeated values take hardly any space in the file
+TEXT_ROWS = 100  # per batch with texts, at most: the length of repeated texts is not known in advance
+READ_BYTES = 64 << 10  # read at once of one column; without a limit, the whole column is read
 UNREADABLE = (pa.ArrowException, OSError)
 
 STEP, TIME = "_step", "_timestamp"
 
 
 class Table:
-    """A Parquet file of W&B's. Opening it reads the footer: a cut or foreign file raises `Passing(BAD_DATA)`."""
+    """A Parquet file from W&B. Opening it reads the footer: a truncated or foreign file raises `Passing(BAD_DATA)`."""
 
     def __init__(self, path: Path, what: str) -> None:
         self.path, self._what = path, what
@@ -42,7 +42,7 @@ class Table:
             self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES)
         except UNREADABLE as error:
             raise self._unreadable(error) from error
-        arrow = self._file.schema_arrow  # made anew at each look
+        arrow = self._file.schema_arrow  # computed anew on each access
         self.names: list[str] = arrow.names
         self.kinds: dict[str, pa.DataType] = dict(zip(arrow.names, arrow.types, strict=True))
         self.rows: int = self._file.metadata.num_rows
@@ -50,7 +50,7 @@ class Table:
         self._flat = {schema.column(i).path: i for i in range(len(schema))}  # struct columns by the path of each part
 
     def batches(self, columns: list[str] | None = None, groups: list[int] | None = None) -> Iterator[pa.RecordBatch]:
-        """The rows in file order, some at a time. May hold more columns than asked for (names with dots)."""
+        """The rows in file order, in batches. May contain more columns than requested (names with dots)."""
         groups = list(range(self._file.metadata.num_row_groups)) if groups is None else groups
         if not groups:
             return
@@ -68,7 +68,7 @@ class Table:
         return max(1, int(min(at_most, BATCH_BYTES * meta.num_rows / max(size_bytes, 1))))
 
     def statistics(self, name: str) -> list[Any]:
-        """Of the flat column `name`, one a row group; None where the file has none."""
+        """The statistics of the flat column `name`, one per row group. None: the file has none."""
         meta, at = self._file.metadata, self._flat.get(name)
         if at is None:
             return [None]
@@ -82,7 +82,7 @@ class Table:
 
 
 def _computable(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Views of text (which newer writers use) as texts: pyarrow can do little with them."""
+    """Convert string views, which newer writers use, to plain strings: pyarrow can do little with views."""
     if VIEWS.keys().isdisjoint(batch.schema.types):
         return batch
     columns = [column.cast(VIEWS[column.type]) if column.type in VIEWS else column for column in batch.columns]
@@ -92,19 +92,19 @@ def _computable(batch: pa.RecordBatch) -> pa.RecordBatch:
 class HistoryExport:
     """One export file of a run's history; `first` and `last` are its lowest and highest step (rows > 0).
 
-    `bad_rows` have no step: they are not among `rows`, and are not read.
+    `bad_rows` have no step: they do not count as `rows` and are not read.
     """
 
     def __init__(self, path: Path, what: str) -> None:
         self._table, self._what = Table(path, what), what
         self.rows, self.bad_rows = 0, self._table.rows
         self.first, self.last, self._ascending = 0.0, 0.0, True
-        self.strict = True  # whether each row has a higher step than the one before
-        if self.bad_rows and STEP in self._table.names:  # without rows there are no columns, or of no type
+        self.strict = True  # whether each row has a higher step than the previous one
+        if self.bad_rows and STEP in self._table.names:  # without rows, there are no columns, or they have no type
             self.first, self.last, self._ascending = self._span()
 
     def _span(self) -> tuple[float, float, bool]:
-        """Lowest and highest step, and whether the rows ascend (W&B writes them so). Counts the rows."""
+        """The lowest and highest step, and whether the rows ascend (W&B writes them so). Also counts the rows."""
         first = last = before = None
         ascending = True
         for batch in self._with_step(self._table.batches([STEP])):
@@ -128,7 +128,7 @@ class HistoryExport:
         yield from map(history_rows, self.batches(after_step))
 
     def batches(self, after_step: float | None) -> Iterator[pa.RecordBatch]:
-        """As `chunks`, as they are in the file; none is empty."""
+        """Like `chunks`, but as Parquet batches. None of them is empty."""
         for batch in self._batches(after_step):
             if after_step is not None:
                 batch = batch.filter(pc.greater(batch.column(STEP), pa.scalar(after_step)))
@@ -145,11 +145,11 @@ class HistoryExport:
             return self._with_step(self._table.batches(groups=groups))
         table = pa.Table.from_batches(
             self._with_step(self._table.batches())
-        )  # W&B writes rising steps; sorting needs all in memory
+        )  # W&B writes ascending steps; sorting needs all rows in memory
         return iter(table.sort_by(STEP).to_batches(max_chunksize=1000))
 
     def _with_step(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Without the rows that have no step."""
+        """Drop the rows that have no step."""
         for batch in batches:
             steps = batch.column(STEP)
             if pa.types.is_floating(steps.type):
@@ -157,7 +157,7 @@ class HistoryExport:
             yield batch.filter(steps.is_valid()) if steps.null_count else batch
 
     def survey(self, series: dict[SeriesKey, None], media: set[tuple[str, str]]) -> None:
-        """Add the series in this file, in the order of its columns, and the media files its values name."""
+        """Add the series in this file, in column order, and the media files that its values name."""
         found: dict[str, dict[SeriesKey, None]] = {}
         to_read = []
         for name in self._table.names:
@@ -185,19 +185,19 @@ class HistoryExport:
 
 
 def history_rows(batch: pa.RecordBatch) -> list[HistoryRow]:
-    """A batch of history as rows; values that are null are left out."""
+    """Convert a batch of history to rows, without null values."""
     steps, times, values = columns_to_rows(batch, (STEP, TIME))
     return list(map(HistoryRow, map(_whole, steps), map(as_time, times), values))
 
 
 def plain_rows(batch: pa.RecordBatch) -> tuple[list[Any], list[dict[str, Any]]]:
-    """The `_timestamp` column and the other values of each row, without nulls."""
+    """Return the `_timestamp` column and the other values of each row, without nulls."""
     times, values = columns_to_rows(batch, (TIME,))
     return times, values
 
 
 def columns_to_rows(batch: pa.RecordBatch, apart: tuple[str, ...]) -> list[Any]:
-    """The columns named in `apart` as lists, and last the rows of all the others."""
+    """Return the columns named in `apart` as lists, followed by the rows of all other columns."""
     values: list[dict[str, Any]] = [{} for _ in range(batch.num_rows)]
     alone: dict[str, list[Any]] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
@@ -214,7 +214,7 @@ def columns_to_rows(batch: pa.RecordBatch, apart: tuple[str, ...]) -> list[Any]:
 
 
 def _plain_list(column: pa.Array) -> list[Any]:
-    """The values of a column without nulls, in JSON's types, as wandb 0.31 gives them: the fast ways first."""
+    """The values of a column without nulls, in JSON types, as wandb 0.31 returns them. Tries the fastest ways first."""
     if _is_number(column.type):
         return column.to_numpy(zero_copy_only=False).tolist()  # type: ignore[no-any-return]
     values: list[Any] = column.to_pylist(maps_as_pydicts="lossy")
@@ -234,7 +234,7 @@ Cleaner = Callable[[Any], Any]
 
 
 def _cleaner(kind: pa.DataType) -> Cleaner | None:
-    """What makes a value of type `kind` one of JSON, with absent fields of dicts left out; None: nothing to do."""
+    """A function that converts values of type `kind` to JSON types and drops absent dict fields. None: not needed."""
     if pa.types.is_struct(kind):
         parts = {kind.field(i).name: _cleaner(kind.field(i).type) for i in range(kind.num_fields)}
         return lambda value: {
@@ -262,7 +262,7 @@ def _whole(step: int | float) -> int | float:
 
 
 def as_time(value: Any) -> float | None:
-    """Seconds since the epoch; None for what is not a finite number or a time (UTC if it does not say)."""
+    """Convert to seconds since the epoch (UTC if no zone is given). None: not a finite number or a time."""
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, Decimal) and value.is_finite():
@@ -298,7 +298,7 @@ def _survey_column(
 
 
 def _all_histograms(column: pa.Array) -> bool:
-    """The common case, without building the lists of bins."""
+    """Whether all values are histograms in the common form. Does not build the lists of bins."""
     if column.type.get_field_index("_type") < 0:
         return False
     kinds = pc.struct_field(column, "_type")
@@ -308,7 +308,7 @@ def _all_histograms(column: pa.Array) -> bool:
 def add_leaves(
     key: str, value: Any, step: float | None, found: dict[SeriesKey, None], media: set[tuple[str, str]]
 ) -> None:
-    """Add the series that `value` of `key` becomes, and the media files that it names."""
+    """Add the series that the `value` of `key` becomes, and the media files that it names."""
     for leaf in leaves(key, value, step):
         found[leaf.series] = None
         if leaf.series.kind is SeriesKind.FILE:

@@ -1,4 +1,4 @@
-"""The files of a run: one listing, and downloads into scratch files whose names owe nothing to the remote name."""
+"""The files of a run: one listing, and downloads to scratch files whose names do not depend on the remote names."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from migrator.sources.wandb.connections import pages, sizes
 from migrator.sources.wandb.downloads import Downloads, Expected
 from migrator.sources.wandb_facts import sum_hex
 
-PAGE_FILES = 500  # in one answer: about 300 kB
+PAGE_FILES = 500  # per answer: about 300 kB
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """None: W&B does not tell. Without `urls` it is not there, whatever the list says."""
+    """A file as listed. None: W&B does not say. Without `urls`, the file does not exist although it is listed."""
 
     name: str
-    urls: Sequence[str]  # W&B's own, and that of the storage behind it: either may be refused
+    urls: Sequence[str]  # W&B's own address, and that of the storage behind it: either may be refused
     size_bytes: int | None
     md5: str | None
 
@@ -40,16 +40,16 @@ class RunFiles:
         self._listed: tuple[dict[str, _File], int] | None = None
 
     def all(self) -> Sequence[SourceFile]:
-        """All files, by name."""
+        """All files, sorted by name."""
         return [SourceFile(one.name, one.size_bytes or 0, one.md5) for _, one in sorted(self._list()[0].items())]
 
     def count(self) -> int:
-        """W&B's own count."""
+        """The number of files according to W&B."""
         return self._list()[1]
 
     def fetch(self, name: str) -> LocalFile | None:
-        """The file `name`, checked against W&B's size and md5; None if the run has none of that name,
-        or W&B has lost it."""
+        """Download the file `name`, checked against W&B's size and md5. None: the run has no such file, or W&B
+        has lost it."""
         file = self._list()[0].get(name)
         if file is None:
             return None
@@ -61,7 +61,7 @@ class RunFiles:
         return self._downloads.save(addresses, self._places.new(), name, Expected(file.size_bytes, file.md5))
 
     def release(self, file: LocalFile) -> None:
-        """Delete the scratch file; others (none of ours) are left alone."""
+        """Delete the scratch file. Files elsewhere are left alone."""
         if self._places.owns(file.path):
             file.path.unlink(missing_ok=True)
 
@@ -79,7 +79,7 @@ class RunFiles:
             return self._listed
 
     def _ask(self, names: Sequence[str], size: int = PAGE_FILES) -> tuple[dict[str, _File], int]:
-        """All files (or those of `names`), and how many the run has by W&B's own count."""
+        """All files (or those in `names`), and how many the run has according to W&B."""
         found: dict[str, _File] = {}
         counted = 0
 
@@ -100,12 +100,12 @@ class RunFiles:
         urls = [self._client.absolute(url) for url in (node.get("url"), node.get("directUrl")) if url]
         size_bytes, md5 = number(node.get("sizeBytes")), sum_hex(node.get("md5"))
         if md5 is None and not size_bytes:
-            size_bytes = None  # 0 may mean that nobody knows
+            size_bytes = None  # 0 may mean that the size is unknown
         return _File(node["name"], urls, size_bytes, md5)
 
 
 class ScratchNames:
-    """Fresh paths in a directory of our own: remote names hold `..`, `/`, and anything else."""
+    """New paths in a directory of our own. Remote names are not used: they may contain `..`, `/` and anything else."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -1,7 +1,7 @@
-"""One plain look at what answers under W&B's address, for what wandb-core cannot tell.
+"""Sends one plain request to W&B's address, to find problems that wandb-core does not report well.
 
-wandb-core waits as long as Retry-After asks, without a word; says of a web page that it is no JSON; and of an answer
-that comes byte by byte that a deadline is exceeded.
+wandb-core silently waits as long as Retry-After asks. Of a web page, it says only that it is not JSON; of an answer
+that comes byte by byte, only that a deadline was exceeded.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from migrator.sources.wandb.downloads import Transport
 from migrator.sources.wandb.errors import SERVICE, WEB_PAGE
 from migrator.sources.wandb.queries import VIEWER
 
-LOOK_S = 30.0  # as long as wandb-core gives one try
-LOOK_BYTES = 64 << 10  # of an answer that may be endless; that to VIEWER is shorter
-SHORT_WAIT_S = 10.0  # wandb-core waits for so long itself
+LOOK_S = 30.0  # the time limit of one try in wandb-core
+LOOK_BYTES = 64 << 10  # read of an answer, which may be endless; the real answer to VIEWER is shorter
+SHORT_WAIT_S = 10.0  # up to here, we leave the waiting to wandb-core
 
 
 class _NoKey(AuthBase):
@@ -30,13 +30,13 @@ class _NoKey(AuthBase):
 
 
 def obstacle(base_url: str, transport: Transport, look_s: float = LOOK_S) -> Throttled | None:
-    """What keeps W&B from answering: it asks to wait, is too slow, is a web page, redirects for ever. Else None.
+    """Why W&B does not answer: it asks to wait, is too slow, is a web page, or redirects forever. None: none of these.
 
-    Anything else is better told by wandb-core, refused connections and keys among them. Sends no key, but people's own
-    headers: a proxy may ask for them.
+    wandb-core reports all other problems better, such as refused connections and keys. Sends no key, but the user's own
+    headers, because a proxy may require them.
     """
     found: list[Throttled | None] = []
-    # a thread: time limits of requests are for one byte, and an answer may come byte by byte
+    # in a thread, because the time limit of requests applies to each byte, and an answer may come byte by byte
     thread = threading.Thread(
         target=lambda: found.append(_obstacle(base_url, transport, look_s)), name="look", daemon=True
     )
@@ -46,7 +46,7 @@ def obstacle(base_url: str, transport: Transport, look_s: float = LOOK_S) -> Thr
 
 
 def _too_slow(base_url: str, look_s: float) -> Throttled:
-    return Throttled(ErrorClass.TIMEOUT, f"W&B at {base_url} is too slow: no whole answer in {look_s:.0f} s", SERVICE)
+    return Throttled(ErrorClass.TIMEOUT, f"W&B at {base_url} is too slow: no full answer in {look_s:.0f} s", SERVICE)
 
 
 def _obstacle(base_url: str, transport: Transport, look_s: float) -> Throttled | None:

@@ -1,12 +1,12 @@
 """The history of a run: its Parquet exports and the live rows that are not exported yet, never sampled.
 
 W&B exports the rows of a run to Parquet files (some hours after its end; long runs in parts) and lists the steps of
-the rows that are in no file yet. This module asks `RunParquetHistory` once, downloads the files into the run's own
-scratch directory and leaves the rest to `LiveRows`: the two documents that wandb-core sends for `scan_history`.
-Sending them ourselves (measured, wandb 0.31) saves two requests a run and two thirds of the CPU; exports of a running
-run are not downloaded twice; whole floats and integers over 64 bits stay as they were logged; the status of a
-download is looked at (wandb-core keeps the error text of an expired address as if it were data); every request has a
-time limit; and files of runs whose cache names collide cannot be mixed up.
+the rows that are in no file yet. This module sends `RunParquetHistory` once, downloads the files into the run's scratch
+directory and leaves the rest to `LiveRows`. wandb-core sends the same two documents for `scan_history`. Doing it
+ourselves saves two requests per run and two thirds of the CPU time (measured, wandb 0.31). And: exports of
+a running run are not downloaded twice; whole floats and integers over 64 bits stay as they were logged; the status of
+downloads is checked (wandb-core takes the error text of an expired address for data); every request has a time limit;
+and files of runs whose cache names collide cannot be mixed up.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from migrator.sources.wandb.exports import HistoryExport, add_leaves, history_ro
 from migrator.sources.wandb.live import Chunk, Exported, HistoryFacts, LiveRows, Spool, listed_steps
 from migrator.values import SeriesKey
 
-PAGE_VALUES = 10_000  # handed out at once
+PAGE_VALUES = 10_000  # values per page
 
 
 class RunHistory:
-    """One run's history. Belongs to one thread; nothing is asked for before it is needed."""
+    """One run's history. Belongs to one thread. Nothing is requested before it is needed."""
 
     def __init__(
         self, client: WandbClient, downloads: Downloads, ref: RunRef, facts: HistoryFacts, scratch: Path
@@ -48,10 +48,10 @@ class RunHistory:
         self._spool: Spool | None = None
         self._survey: Survey | None = None
         self._bad_rows = 0  # of the exports
-        self._repeats = False  # whether there are more rows than W&B counts, so that some must be there twice
+        self._repeats = False  # whether there are more rows than W&B counts, so some must be duplicates
 
     def survey(self) -> Survey:
-        """Read what tells the kinds of all series: statistics and odd columns of the exports, and all live rows."""
+        """Find the kinds of all series from statistics and unusual columns of the exports, and from all live rows."""
         if self._survey is None:
             exports, live = self._open()
             series: dict[SeriesKey, None] = {}
@@ -75,14 +75,14 @@ class RunHistory:
         return self._survey
 
     def pages(self, after_step: float | None) -> Iterator[Chunk]:
-        """Rows with a step above `after_step`, ascending; rows of one step in one page."""
+        """Rows with a step above `after_step`, ascending. Rows of one step are in one page."""
         exports, live = self._open()
         exported, rest = _in_order(exports, after_step), (self._spool or live).chunks(after_step)
         pages = _paged(_merged([exported, rest]) if live.overlap else itertools.chain(exported, rest))
         yield from map(_without_repeats, pages) if self._repeats else pages
 
     def mixed_pages(self, after_step: float | None) -> Iterator[Chunk | HistoryColumns]:
-        """As `pages`; exports give columns where no step is there twice and their rows need no merging."""
+        """Like `pages`, but exports without repeated steps whose rows need no merging come as columns."""
         exports, live = self._open()
         apart = all(one.strict for one in exports) and all(a.last < b.first for a, b in itertools.pairwise(exports))
         if self._repeats or not apart or not live.follow:
@@ -106,7 +106,7 @@ class RunHistory:
     # ------------------------------------------------------------ exports
 
     def _open(self) -> tuple[Sequence[HistoryExport], LiveRows]:
-        """The exports, downloaded and open, by first step; and what is not in them."""
+        """The exports, downloaded and open, ordered by first step; and the rows that are not in them."""
         if self._opened is None:
             self._scratch.mkdir(parents=True, exist_ok=True)
             done: dict[str, HistoryExport] = {}
@@ -117,7 +117,7 @@ class RunHistory:
                     for key, url in urls.items():
                         if key not in done:
                             done[key] = self._download(url, len(done))
-                    for key in done.keys() - urls.keys():  # W&B exported anew while we were at it
+                    for key in done.keys() - urls.keys():  # W&B has made a new export meanwhile
                         done.pop(key).close()
             exports = sorted((one for one in done.values() if one.rows), key=attrgetter("first"))
             self._bad_rows = sum(one.bad_rows for one in done.values())
@@ -130,7 +130,7 @@ class RunHistory:
         return self._opened
 
     def _ask(self) -> tuple[dict[str, str], list[float]]:
-        """Fresh addresses of the exports by their path (the signature is in the query), and the live steps."""
+        """New addresses of the exports by path (the signature is in the query), and the live steps."""
         ref = self._ref
         asked = {"entity": ref.entity, "project": ref.project, "runName": ref.run_id, "liveKeys": ["_step"]}
         try:
@@ -138,7 +138,7 @@ class RunHistory:
         except Rejected as error:
             if error.error_class is not ErrorClass.UNKNOWN:
                 raise
-            return {}, []  # a server from before the exports: all rows are live
+            return {}, []  # a server too old for exports: all rows are live
         found = run_of(answer, ref).get("parquetHistory") or {}
         urls: list[str] = found.get("parquetUrls") or []
         paths = [urlsplit(url).path for url in urls]
@@ -152,7 +152,7 @@ class RunHistory:
                 raise Passing(ErrorClass.UNAVAILABLE, f"{self._what}: the address of an export has expired")
             return HistoryExport(path, self._what)
         except Rejected as error:
-            if error.error_class is ErrorClass.PERMISSION:  # has expired, perhaps: W&B gives a fresh one
+            if error.error_class is ErrorClass.PERMISSION:  # it may have expired: W&B sends a new one
                 raise Passing(error.error_class, str(error)) from error
             raise
         except Retryable:
@@ -164,7 +164,7 @@ class RunHistory:
 
 
 def _in_order(exports: Sequence[HistoryExport], after_step: float | None) -> Iterator[Chunk]:
-    """The rows of all exports, ascending. Files that overlap are merged row by row, others read one by one."""
+    """The rows of all exports, ascending. Overlapping files are merged row by row, others are read one by one."""
     together: list[HistoryExport] = []
     reach = -math.inf
     for export in exports:
@@ -179,9 +179,9 @@ def _in_order(exports: Sequence[HistoryExport], after_step: float | None) -> Ite
 
 
 def _merged(streams: Sequence[Iterator[Chunk]]) -> Iterator[Chunk]:
-    """Ascending streams as one; of equal steps the earlier stream's come first.
+    """Merge ascending streams into one. For equal steps, the earlier stream comes first.
 
-    A chunk ends where any of the streams begins its next, so that none is larger than those in hand together.
+    A chunk ends where any stream begins a new chunk, so no chunk is larger than the current chunks of all streams.
     """
     if len(streams) == 1:
         yield from streams[0]
@@ -200,8 +200,8 @@ def _merged(streams: Sequence[Iterator[Chunk]]) -> Iterator[Chunk]:
 
 
 def _paged(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-    """The same rows in pages of about PAGE_VALUES, rows of one step in one page."""
-    held: Chunk = []  # the chunk before: the next may begin with more rows of its last step
+    """Regroup rows into pages of about PAGE_VALUES. Rows of one step stay in one page."""
+    held: Chunk = []  # the previous chunk: the next one may begin with more rows of its last step
     for chunk in chunks:
         if held and held[-1].step == chunk[0].step:
             cut = len(held)
@@ -214,7 +214,7 @@ def _paged(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
 
 
 def _without_repeats(page: Chunk) -> Chunk:
-    """Rows that two exports hold, or an export and the live history, once each: all of one step are in a page."""
+    """Drop rows that are repeated in two exports, or in an export and the live history. One step is in one page."""
     kept: Chunk = []
     for _, rows in itertools.groupby(page, attrgetter("step")):
         of_step: Chunk = []
@@ -238,7 +238,7 @@ def _slices(rows: Chunk) -> Iterator[Chunk]:
 def _survey_rows(
     rows: Iterable[HistoryRow], series: dict[SeriesKey, None], media: set[tuple[str, str]], numbers: set[str]
 ) -> None:
-    """`numbers` are the keys that are known to have numbers: most values, and they need no second look."""
+    """Add the series and media files of `rows`. `numbers`: keys known to have numbers, for a fast path."""
     for row in rows:
         for key, value in row.values.items():
             if key in numbers and type(value) in (float, int):

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 PAGE_PROJECTS = 200
 
-#: What the inventory knows of a run, and what makes another fingerprint when it changes
+#: The fields of a run that the inventory knows and that make up its fingerprint
 FINGERPRINT = (
     *("state", "heartbeatAt", "historyLineCount", "displayName", "notes", "tags"),
     *("group", "jobType", "sweepName", "description"),
@@ -45,16 +45,16 @@ FINGERPRINT = (
 
 
 class WandbApiSource:
-    """Implements `Source` for api.wandb.ai or a server of one's own. May be used by several threads."""
+    """Implements `Source` for api.wandb.ai or a self-hosted server. May be used by several threads."""
 
     service = "wandb"
     left_out: Sequence[LeftOut] = ()
 
     def __init__(self, base_url: str | None, api_key: str | None, scratch: Path, timeout_s: int | None = None) -> None:
-        """Log in. None: WANDB_BASE_URL (else W&B's own service); WANDB_API_KEY, else ~/.netrc;
-        `timeout_s`: of one request with all its tries.
+        """Log in. `base_url` None: WANDB_BASE_URL, else W&B's own service. `api_key` None: WANDB_API_KEY, else
+        ~/.netrc. `timeout_s`: for one request with all its tries.
 
-        Imports wandb and starts its helper process (0.8 s), whose files lie in `scratch`.
+        Imports wandb and starts its helper process (0.8 s), whose files are in `scratch`.
         """
         from migrator.sources.wandb.client import WandbClient
         from migrator.sources.wandb.downloads import Downloads
@@ -94,7 +94,7 @@ class WandbApiSource:
             return None
 
     def runs(self, project: SourceProject, only: RunFilter) -> Iterator[RunListing]:
-        """A fork whose parent is not listed, deleted perhaps, is a root: W&B gives its inherited rows with its own."""
+        """A fork whose parent is not listed (perhaps deleted) is a root: W&B returns inherited rows with its own."""
         lists = RunLists(partial(self._page, project), self.ping, mongo_filter(only))
         accepted: dict[str, bool] = {}
         for node in lists.nodes():
@@ -112,7 +112,7 @@ class WandbApiSource:
         return self._missing.get(project)
 
     def _page(self, project: SourceProject, filters: Json, order: str, cursor: str | None, size: int) -> Json:
-        """`project` of the answer: see `AskRuns`."""
+        """Implements `AskRuns`: returns `project` of the answer."""
         asked: Json = {"project": project.name, "entity": project.entity, "filters": json.dumps(filters)}
         asked |= {"cursor": cursor, "perPage": size, "order": order} if size else {}
         path = f"{project.entity}/{project.name}"
@@ -122,14 +122,14 @@ class WandbApiSource:
         return dict(found)
 
     def _list(self, document: str, asked: dict[str, Any], what: str) -> Json:
-        """A refusal is a person's business here, not a run's."""
+        """Send a document for listing. A refusal is a `UserError`, because it concerns no single run."""
         try:
             return self._client.ask(document, asked, what)
         except Rejected as error:
             if error.error_class is ErrorClass.PERMISSION:
                 raise UserError(f"This W&B account may not list {what}: {error}", ExitCode.CREDENTIALS) from error
             if error.error_class is ErrorClass.NOT_FOUND:
-                raise UserError(f"W&B knows no {what}. Check --wandb-entity and --projects. ({error})") from error
+                raise UserError(f"W&B has no {what}. Check --wandb-entity and --projects. ({error})") from error
             raise
 
     def _project(self, entity: str, name: str) -> SourceProject:
@@ -153,9 +153,9 @@ class WandbApiSource:
 
 
 def mongo_filter(only: RunFilter) -> Json:
-    """`only` in the form that W&B's run filters have; `RunFilter.accepts` has the last word.
+    """Convert `only` to the form of W&B's run filters. `RunFilter.accepts` makes the final decision.
 
-    Times go out in whole seconds, rounded outwards, and without a zone, as W&B documents them.
+    Times are sent in whole seconds, rounded outwards, and without a zone, as W&B documents them.
     """
     wanted: list[Json] = []
     if only.states:

@@ -1,9 +1,9 @@
 """Live history: the rows of a run that W&B has not exported to Parquet yet, read with `HistoryPage`.
 
-A page is a range of steps, not a number of rows, and steps may lie far apart (0, 10, 1e9), and a row may be long: an
-answer is held in memory as a whole. `LiveRows` asks for all that is left where that is little, begins with few rows,
-and sizes each page by the rows and bytes of the one before. Rows come as JSON text, where NaN and infinities
-are the strings "NaN", "Infinity" and "-Infinity" (as summaries have them), or bare.
+A page is a range of steps, not a number of rows. Steps may be far apart (0, 10, 1e9), and rows may be long, but an
+answer is held in memory as a whole. So `LiveRows` begins with few rows, sizes each page by the rows and bytes of the
+previous one, and requests the whole rest once that is small. Rows come as JSON text, in which NaN and infinities are
+the strings "NaN", "Infinity" and "-Infinity" (as in summaries) or bare.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from migrator.sources.wandb.connections import SHRINK, is_too_much
 from migrator.sources.wandb.errors import of_disk
 from migrator.sources.wandb.exports import as_time
 
-PAGE_BYTES = 4 * 1024 * 1024  # aimed at in one HistoryPage; wandb-core, its message and our rows each hold a copy
-PAGE_BYTES_MAX = 64 * 1024 * 1024  # in one where rows turn out to be longer than those before
-PAGE_ROWS = 5_000  # at most aimed at in one
-FIRST_ROWS = 100  # at most aimed at in the first: how long rows are is known only then
-WIDEN = 8  # at most so many times as much in the next page
-BAD_STEPS_MAX = 5  # one after the other that W&B fails at: it fails at the whole history
+PAGE_BYTES = 4 * 1024 * 1024  # target per HistoryPage; wandb-core, its message and our rows each hold a copy
+PAGE_BYTES_MAX = 64 * 1024 * 1024  # accepted in a page whose rows are longer than expected
+PAGE_ROWS = 5_000  # target per page, at most
+FIRST_ROWS = 100  # target of the first page, at most: the length of rows is not known before
+WIDEN = 8  # a page may be at most this many times larger than the previous one
+BAD_STEPS_MAX = 5  # if W&B fails at this many steps in a row, it fails at the whole history
 SPOOL_BYTES = 1024 * 1024  # kept in memory; more goes to a scratch file
 
 Chunk = list[HistoryRow]
@@ -46,52 +46,52 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class HistoryFacts:
-    """What the run itself says of its history. `last_step` None: it has none; `row_count` 0: none, or not known."""
+    """What the run record says about its history. `last_step` None: no rows; `row_count` 0: no rows, or not known."""
 
     last_step: float | None
     row_count: int
-    row_bytes: int  # of JSON text, about: the summary has the last value of each key
-    ended: bool  # while a run goes on, its counts lag behind
-    has_rows: bool = False  # the summary tells of some, although there is no count
+    row_bytes: int  # of JSON text, estimated from the summary, which has the last value of each key
+    ended: bool  # while a run is active, its counts lag behind
+    has_rows: bool = False  # the summary shows that there are rows, although there is no count
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What the Parquet exports hold: so many rows, up to step `last` (-inf: none)."""
+    """The contents of the Parquet exports: the number of rows, up to step `last` (-inf: no rows)."""
 
     rows: int
     last: float
 
 
 class LiveRows:
-    """The live rows of one run. `listed` are the steps of the rows that W&B says are not exported, ascending."""
+    """The live rows of one run. `listed` are the steps of rows that, according to W&B, are not exported, ascending."""
 
     def __init__(
         self, client: WandbClient, ref: RunRef, facts: HistoryFacts, exported: Exported, listed: Sequence[float]
     ) -> None:
         self._client, self._ref, self._facts, self._exported, self._listed = client, ref, facts, exported, listed
         self._what = f"history of {ref}"
-        self._bad_rows: set[str] = set()  # their texts: pages may repeat them
+        self._bad_rows: set[str] = set()  # their texts, because pages may repeat them
         self._last = max(-1 if facts.last_step is None else facts.last_step, *listed[-1:], -1)
 
     @property
     def counted(self) -> int:
-        """How many W&B says there are, at least."""
+        """The minimum number of live rows, according to W&B."""
         return len(self._listed) or int(self._last > self._exported.last and self._facts.last_step is not None)
 
     @property
     def bad_rows(self) -> int:
-        """How many of those read so far have no step, or cannot be read."""
+        """How many rows read so far have no step or cannot be parsed."""
         return len(self._bad_rows)
 
     @property
     def overlap(self) -> bool:
-        """Whether some of them belong between exported rows."""
+        """Whether some live rows belong between exported rows."""
         return bool(self._listed) and self._listed[0] < self._exported.last
 
     @property
     def follow(self) -> bool:
-        """Whether all of them have steps behind those of the exported rows."""
+        """Whether all live rows have higher steps than the exported rows."""
         return not self._listed or self._listed[0] > self._exported.last
 
     def chunks(self, after_step: float | None) -> Iterator[Chunk]:
@@ -107,7 +107,7 @@ class LiveRows:
                 yield rows
 
     def _start(self) -> float:
-        """The first step worth asking for; the list of live steps is trusted when it is as long as it should be."""
+        """The first step to request. The list of live steps is trusted if it has the expected length."""
         first = max(self._exported.last, 0)
         if self._listed and self._exported.rows + len(self._listed) >= self._facts.row_count:
             first = self._listed[0]
@@ -118,7 +118,7 @@ class LiveRows:
         left: float = max(self._facts.row_count - self._exported.rows, len(self._listed)) or math.inf
         aim = self._aim(FIRST_ROWS, self._facts.row_bytes)
         width = aim
-        at_most: float = math.inf  # steps, since W&B failed at more
+        at_most: float = math.inf  # steps, because W&B failed at more
         bad_steps = 0
         while at < stop:
             end = stop if left <= aim else min(at + width, stop)
@@ -132,7 +132,7 @@ class LiveRows:
                 if not is_too_much(error) or bad_steps == BAD_STEPS_MAX:
                     raise
                 at_most = max(1, (end - at) // SHRINK)
-                if end - at == 1:  # its rows are missing: W&B counts more than it gives
+                if end - at == 1:  # its rows are then missing: W&B counts more than it returns
                     self._client.ask(queries.VIEWER, {}, "the account")  # raises if W&B fails at everything
                     log.warning("%s; step %d is left out", error, at)
                     bad_steps, at = bad_steps + 1, end
@@ -147,14 +147,14 @@ class LiveRows:
             at = end
 
     def _aim(self, at_most: int, row_bytes: int) -> int:
-        """How many rows to ask for when they had `row_bytes` so far; the next may be as long as the summary."""
+        """How many rows to request if they had `row_bytes` so far. The next ones may be as long as the summary."""
         worst = PAGE_BYTES_MAX // max(self._facts.row_bytes, 1)
         return max(1, min(at_most, PAGE_ROWS, worst, PAGE_BYTES // max(row_bytes, 1)))
 
     def _page(self, at: int, end: int) -> tuple[Chunk, int]:
-        """The rows with `at` <= step < `end`, and the length of their texts."""
+        """The rows with `at` <= step < `end`, and the total length of their texts."""
         asked: dict[str, Any] = {"entity": self._ref.entity, "project": self._ref.project, "run": self._ref.run_id}
-        # W&B samples when more than pageSize rows are in range (several rows may have one step).
+        # W&B samples if more than pageSize rows are in the range (several rows may have the same step).
         size = min(max(end - at, PAGE_ROWS, len(self._listed)), WANDB_PAGE_STEPS_MAX)
         asked |= {"minStep": at, "maxStep": end, "pageSize": size}
         found = run_of(self._client.ask(queries.HISTORY_PAGE, asked, self._what), self._ref).get("history") or []
@@ -172,7 +172,7 @@ class LiveRows:
 
 
 def _row(row: Any) -> HistoryRow:
-    """ValueError and its like for a row without `_step`, or that is no JSON object."""
+    """Parse a row. Raises ValueError or similar if it is not a JSON object or has no `_step`."""
     values = dict(parsed(row))
     step = values.pop("_step")
     whole = int(step)
@@ -180,7 +180,7 @@ def _row(row: Any) -> HistoryRow:
 
 
 def _not_exported(rows: Iterable[HistoryRow], exported_last: float, within: Counter[float]) -> Iterator[HistoryRow]:
-    """Without rows that a page repeats: up to the last exported step, only as many of a step as are listed for it."""
+    """Drop rows that are exported already: up to the last exported step, keep as many per step as are listed."""
     for step, same in itertools.groupby(rows, attrgetter("step")):
         if step > exported_last:
             yield from same
@@ -189,13 +189,13 @@ def _not_exported(rows: Iterable[HistoryRow], exported_last: float, within: Coun
 
 
 def listed_steps(live_data: Iterable[Any]) -> list[float]:
-    """The steps in `parquetHistory.liveData`: one object with `_step` for each row that is not exported."""
+    """The steps in `parquetHistory.liveData`, which has one object with `_step` per row that is not exported."""
     rows = map(parsed, live_data)
     return sorted(row["_step"] for row in rows if isinstance(row, dict) and isinstance(row.get("_step"), (int, float)))
 
 
 class Spool:
-    """Rows set aside: read once from W&B, served again from memory or a scratch file."""
+    """Stores rows that were read once from W&B, in memory or in a scratch file, to read them again."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -1,14 +1,14 @@
-"""The GraphQL documents that the source sends: those of wandb 0.31, without the fields that nobody here reads.
+"""The GraphQL documents that the source sends: those of wandb 0.31, without the fields that are not read here.
 
-Names and variables are the SDK's and wandb-core's own, always all of them: that is what servers are known to answer.
+Names and variables are always those of the SDK and wandb-core, because servers are known to answer these.
 `HistoryPage`, `RunParquetHistory` and `RunConsoleLogPage` are the documents inside wandb-core.
-An old server refuses a whole document for one field that it does not know: `client` then leaves it out, if it is one of
-`OPTIONAL`. Without the others there is nothing to read.
+An old server refuses a whole document for one field that it does not know. `client` then leaves out the field if it is
+one of `OPTIONAL`. The other fields are indispensable.
 """
 
 from __future__ import annotations
 
-#: fields that are left out for servers that do not know them
+#: fields that are omitted for servers that do not know them
 OPTIONAL = frozenset(
     [
         *("entityName", "tags", "displayName", "sweepName", "state", "group", "jobType", "commit"),

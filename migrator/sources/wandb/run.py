@@ -40,11 +40,11 @@ from migrator.sources.wandb.sweeps import SweepCache
 
 log = logging.getLogger(__name__)
 
-WRAPPER = {"value", "desc"}  # what W&B wraps each top-level config value in
+WRAPPER = {"value", "desc"}  # keys of the dict in which W&B wraps each top-level config value
 
 
 class WandbRun:
-    """Implements `SourceRun`; `node` is the run as `queries.RUN` answers it."""
+    """Implements `SourceRun`. `node` is the run in the answer to `queries.RUN`."""
 
     def __init__(
         self, client: WandbClient, downloads: Downloads, sweeps: SweepCache, ref: RunRef, node: Json, scratch: Path
@@ -99,13 +99,13 @@ class WandbRun:
     def _step_metrics(self) -> dict[str, str]:
         own = self.config().values.get("_wandb")
         defined = step_metrics(own.get("m")) if isinstance(own, Mapping) else {}
-        return {f"step_metric/{key}": defined[key] for key in sorted(defined)}  # W&B has them in random order
+        return {f"step_metric/{key}": defined[key] for key in sorted(defined)}  # W&B returns them in random order
 
     def findings(self) -> Sequence[Entry]:
         return ()
 
     def config(self) -> Document:
-        """Without the wrapper around each value; `_wandb` among them. W&B stores wrapped and bare values."""
+        """The config, including `_wandb`, without the wrappers around values. W&B stores wrapped and bare values."""
         document = self._document("config")
         return Document({key: _unwrapped(value) for key, value in document.values.items()}, document.raw)
 
@@ -118,11 +118,11 @@ class WandbRun:
         try:
             values = parse_json(text)
         except ValueError as error:
-            raise Rejected(ErrorClass.BAD_DATA, f"{name} of {self._ref} is no JSON") from error
+            raise Rejected(ErrorClass.BAD_DATA, f"{name} of {self._ref} is not JSON") from error
         if values is None:
             values = {}
         if not isinstance(values, dict):
-            raise Rejected(ErrorClass.BAD_DATA, f"{name} of {self._ref} is no JSON object")
+            raise Rejected(ErrorClass.BAD_DATA, f"{name} of {self._ref} is not a JSON object")
         return Document(values, text.encode("utf-8", "surrogatepass"))
 
     # ------------------------------------------------------------ series
@@ -156,7 +156,7 @@ class WandbRun:
         keys = parsed(self._node.get("historyKeys")) or {}
         rows, summary = number(self._node.get("historyLineCount")), str(self._node.get("summaryMetrics") or "")
         step = keys.get("lastStep")
-        # A server that does not tell: the summary has it, too. In a run without rows people set such a key themselves.
+        # If the server does not say, the summary has it too. (In a run without rows, the user has set that key.)
         if "lastStep" not in keys and rows != 0:
             step = self._summary_step()
         if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 <= step < math.inf:
@@ -202,7 +202,7 @@ class WandbRun:
 
 
 def _unwrapped(value: Any) -> Any:
-    """Without W&B's `{"desc": ..., "value": ...}`, taken off once: a user's own dict of that form stays inside."""
+    """Remove W&B's wrapper `{"desc": ..., "value": ...}` once: a user's own dict of that form inside it stays."""
     if isinstance(value, Mapping) and "value" in value and value.keys() <= WRAPPER:
         return value["value"]
     return value

@@ -1,9 +1,10 @@
-"""All runs of a project, whatever the server fails at.
+"""Lists all runs of a project, even if the server fails at some of them.
 
-    oldest first, page by page      newest first, if that gave fewer than W&B counts or came to a run it fails at
-    around the failures             if both ends were stuck: behind the run, then back towards it
+    oldest first, page by page
+    newest first               if that returned fewer runs than W&B counts, or got stuck at a run
+    around the failures        if both lists got stuck: from a time after the run, then back towards it
 
-Some servers list fewer runs than they count, or some twice; and some fail at single runs, whatever page they are on.
+Some servers list fewer runs than they count, or list some twice. Some fail at single runs, whatever page they are on.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from migrator.errors import Rejected, Retryable
 from migrator.sources.wandb.answers import Json, nodes, number, parse_time
 from migrator.sources.wandb.connections import is_too_much, pages
 
-PAGE_RUNS = 500  # in one answer: light fields, and configs, which have the fork points; W&B allows 1000 at most
+PAGE_RUNS = 500  # per answer: small fields, and configs, which have the fork points; W&B allows at most 1000
 PAGE_RUNS_MIN = 20
-PAGE_CONFIG_BYTES = 4 * 1024 * 1024  # of configs in one answer, as far as the answer before lets expect
+PAGE_CONFIG_BYTES = 4 * 1024 * 1024  # of configs per answer, estimated from the previous answer
 OLDEST, NEWEST = "+created_at", "-created_at"
-#: one list after the other, while they give fewer runs than W&B counts
+#: (order, page size) of the lists to request, one after another, while they return fewer runs than W&B counts
 LISTS = ((OLDEST, PAGE_RUNS), (NEWEST, 333), ("+heartbeat_at", 250))
-BAD_RUNS_MAX = 20  # so many that the server fails at are gone around: each costs a dozen failing requests
+BAD_RUNS_MAX = 20  # work around at most this many runs at which the server fails: each costs a dozen failing requests
 
 log = logging.getLogger(__name__)
 
 
 class AskRuns(Protocol):
-    """Asks for a page of runs that pass `filters`, or with size 0 for their number only: `project` of the answer."""
+    """Requests a page of runs that pass `filters`; with size 0 only their count. Returns `project` of the answer."""
 
     def __call__(self, filters: Json, order: str, cursor: str | None, size: int) -> Json: ...
 
@@ -40,18 +41,18 @@ class RunLists:
     def __init__(self, ask: AskRuns, ping: Callable[[], None], filters: Json) -> None:
         self._ask, self._ping, self._filters = ask, ping, filters
         self._seen: set[str] = set()
-        self._fitting = PAGE_RUNS  # runs in one answer, by the length of the configs seen last
+        self._fitting = PAGE_RUNS  # runs per answer, estimated from the last configs
         self._counted: int | None = None
-        self._failures: list[Retryable] = []  # of pages of one run
-        self._last: datetime | None = None  # when the run was created that the list at hand gave last
-        self._stuck_at: dict[str, datetime | None] = {}  # by order: `_last` of the whole list that came to a failure
+        self._failures: list[Retryable] = []  # of pages with a single run
+        self._last: datetime | None = None  # creation time of the last run from the current list
+        self._stuck_at: dict[str, datetime | None] = {}  # by order: `_last` when an unrestricted list got stuck
 
     def nodes(self) -> Iterator[Json]:
-        """Each run once; the first list is oldest first."""
+        """All runs, each once. The first list is ordered oldest first."""
         for order, size in LISTS:
             try:
                 yield from self._list(order, size)
-            except Rejected as error:  # an order that this server does not know
+            except Rejected as error:  # this server does not know the order
                 if order == OLDEST:
                     raise
                 log.warning("%s", error)
@@ -62,13 +63,13 @@ class RunLists:
                 return
 
     def missing(self) -> str | None:
-        """What the lists left out, for people; None: nothing."""
+        """A message about what the lists left out. None: nothing."""
         short = self._counted is not None and len(self._seen) < self._counted
         if short and self._filters and self._counted == self._count({}):
-            short = False  # this server counts all runs, whatever the filter
+            short = False  # this server ignores the filter when it counts
         if not short and not self._failures:
             return None
-        told = f"W&B counts {'?' if self._counted is None else self._counted} runs, gives {len(self._seen)}"
+        told = f"W&B counts {'?' if self._counted is None else self._counted} runs but returns {len(self._seen)}"
         return told + (f"; it fails at others: {self._failures[0]}" if self._failures else "")
 
     def _is_whole(self) -> bool:
@@ -79,7 +80,7 @@ class RunLists:
     # ------------------------------------------------------------ one list
 
     def _list(self, order: str, size: int, created: Mapping[str, str] | None = None) -> Iterator[Json]:
-        """Runs that were not listed yet, up to one that the server fails at."""
+        """Runs that were not listed yet, until the server fails at one."""
         filters = self._filters if created is None else _both(self._filters, {"createdAt": created})
 
         def ask(cursor: str | None, at_most: int) -> Json:
@@ -115,10 +116,10 @@ class RunLists:
                 raise
             return None
 
-    # ------------------------------------------------------------ around runs that the server fails at
+    # ------------------------------------------------------------ around runs at which the server fails
 
     def _around_failures(self) -> Iterator[Json]:
-        """Between the oldest such run and the newest: the first list from either end stops there."""
+        """Runs between the oldest and the newest run at which the server fails: where the lists from both ends stop."""
         at, newest = self._stuck_at.get(OLDEST), self._stuck_at.get(NEWEST)
         if newest is None:
             return
@@ -137,7 +138,7 @@ class RunLists:
         return self._counted is not None and len(self._seen) >= self._counted - few
 
     def _behind(self, at: datetime, newest: datetime) -> datetime | None:
-        """A time soon after `at` from which the server lists on: gaps double until it does."""
+        """A time soon after `at` from which the server can list runs again. The gap doubles until it can."""
         gap_s = 1
         while at.timestamp() + gap_s < newest.timestamp():
             behind = datetime.fromtimestamp(int(at.timestamp()) + gap_s, UTC)
@@ -154,7 +155,7 @@ class RunLists:
 
 
 def _fitting(runs: Sequence[Json]) -> int:
-    """How many runs to ask for next, if their configs are as long as those of `runs`."""
+    """How many runs to request next, assuming that their configs are as long as those of `runs`."""
     config_bytes = sum(len(str(run.get("config") or "")) for run in runs) // max(1, len(runs))
     return max(PAGE_RUNS_MIN, min(PAGE_RUNS, PAGE_CONFIG_BYTES // max(1, config_bytes)))
 
@@ -164,5 +165,5 @@ def _both(one: Json, other: Json) -> Json:
 
 
 def _text(time: datetime) -> str:
-    """In whole seconds and without a zone, as W&B documents it."""
+    """Format a time in whole seconds and without a zone, as W&B documents it."""
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -1,4 +1,4 @@
-"""System metrics and console lines of a run."""
+"""The system metrics and console lines of a run."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from migrator.sources.wandb.files import RunFiles
 log = logging.getLogger(__name__)
 
 PREFIX = "system."
-SAMPLES = (2**31 - 1, 1_000_000, 100_000, 10_000)  # GraphQL Int; the smaller ones for servers that refuse so many
+SAMPLES = (2**31 - 1, 1_000_000, 100_000, 10_000)  # GraphQL Int; the smaller ones are for servers that refuse more
 PAGE_VALUES = 20_000  # numbers
-PAGE_LINES = 2_000  # asked for at once; servers may give less
+PAGE_LINES = 2_000  # lines per request; servers may return fewer
 OUTPUT_LOG = "output.log"
 
 
 class SystemMetrics:
-    """One run's system metrics: W&B's own export if there is one, else what `events` gives, which may be samples."""
+    """One run's system metrics: W&B's own export if there is one, otherwise `events`, which may be only samples."""
 
     def __init__(self, client: WandbClient, ref: RunRef, artifacts: RunArtifacts, ended: bool) -> None:
-        """`ended`: only then is an export complete (a resumed run has one of its first part)."""
+        """`ended`: the run has ended. Until then, an export is incomplete (a resumed run has one of its first part)."""
         self._client, self._ref, self._artifacts, self._ended = client, ref, artifacts, ended
         self.partial: str | None = None
         self._export: list[Table] | None = None
@@ -58,7 +58,7 @@ class SystemMetrics:
                 yield from zip(*plain_rows(batch), strict=True)
         if tables is None:
             texts = self._events()
-            self.partial = "W&B gave samples only" if texts else None
+            self.partial = "W&B returned only samples" if texts else None
             for text in texts:
                 row = parsed(text)
                 yield row.get("_timestamp"), row
@@ -67,17 +67,17 @@ class SystemMetrics:
         if self._export is None and self._ended:
             try:
                 for attempt in retries():
-                    with attempt:  # an unreadable file is fetched again
+                    with attempt:  # if a file is unreadable, it is fetched again
                         paths = self._artifacts.events_export()
                         if paths is None:
                             return None
                         self._export = [Table(path, f"system metrics of {self._ref}") for path in paths]
-            except Rejected as error:  # a server without artifacts, or one that does not show them: samples have to do
+            except Rejected as error:  # a server that has no artifacts or does not show them: use samples
                 log.warning("%s: no export of system metrics: %s", self._ref, error)
         return self._export
 
     def _events(self) -> list[Any]:
-        """All rows, or as many as the server gives at most."""
+        """All rows, or the maximum that the server returns."""
         ref = self._ref
         last: Exception | None = None
         for samples in SAMPLES:
@@ -87,7 +87,7 @@ class SystemMetrics:
             except (Retryable, Rejected) as error:
                 if isinstance(error, Throttled) or error.error_class in (ErrorClass.NOT_FOUND, ErrorClass.PERMISSION):
                     raise
-                last = error  # too many for this server, perhaps
+                last = error  # perhaps too many for this server
                 continue
             return list(run_of(data, ref).get("events") or ())
         assert last is not None
@@ -99,12 +99,12 @@ class SystemMetrics:
 
 
 class Console:
-    """One run's output: W&B's console log, or `output.log` where there is none."""
+    """One run's output: W&B's console log or, if there is none, `output.log`."""
 
     def __init__(self, client: WandbClient, ref: RunRef, files: RunFiles, ended: bool) -> None:
         self._client, self._ref, self._files, self._ended = client, ref, files, ended
         self.partial: str | None = None
-        self._counted: int | None = None  # lines, by the server
+        self._counted: int | None = None  # lines, as the server counts them
 
     def pages(self, first_line: int) -> Iterator[list[ConsoleLine]]:
         """Lines from number `first_line` on."""
@@ -124,7 +124,7 @@ class Console:
             self.partial = fewer("lines", given, self._counted)
 
     def _logged(self) -> Iterator[list[ConsoleLine]]:
-        """Pages; lines that a page repeats are left out, those without a number are counted on."""
+        """Pages of lines. Repeated lines are left out; lines without a number get the next one."""
         ref, next_number = self._ref, 0
 
         def ask(cursor: str | None, at_most: int) -> Json:

@@ -1,4 +1,4 @@
-"""Sweeps: their configurations are YAML that people wrote, so it may hold anything."""
+"""Sweeps. Their configurations are YAML written by people, so they may contain anything."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import Json
 from migrator.sources.wandb.client import WandbClient
 
-TEXT_MAX = 256 << 10  # characters of YAML that are parsed: it takes a second for as many
-LEVELS_MAX = 100  # of nested values
-VALUES_MAX = 100_000  # with aliases written out
+TEXT_MAX = 256 << 10  # characters of YAML that are parsed at most: this takes about a second
+LEVELS_MAX = 100  # levels of nested values
+VALUES_MAX = 100_000  # values, with aliases expanded
 
 log = logging.getLogger(__name__)
 
 
 class SweepCache:
-    """Sweeps already asked for: many runs share one."""
+    """Caches sweeps, because many runs share one."""
 
     def __init__(self, client: WandbClient) -> None:
         self._client = client
@@ -35,7 +35,7 @@ class SweepCache:
             asked = {"entity": ref.entity, "project": ref.project, "name": sweep_id}
             try:
                 project = self._client.ask(queries.SWEEP, asked, f"sweep {sweep_id} of {ref}").get("project") or {}
-            except Rejected as error:  # deleted, perhaps: the run still tells its id
+            except Rejected as error:  # perhaps deleted: the run still has its id
                 log.warning("%s: %s", ref, error)
                 project = {}
             self._known[key] = _sweep(sweep_id, project.get("sweep") or {})
@@ -48,13 +48,13 @@ def _sweep(sweep_id: str, node: Json) -> Sweep:
         try:
             config = parse_yaml(config)
         except ValueError as error:
-            note = f"YAML as it is, not as JSON: {error}"
+            note = f"kept as YAML, not converted to JSON: {error}"
     text = None if config is None else json.dumps(_plain(config), ensure_ascii=False)
     return Sweep(sweep_id, node.get("displayName"), node.get("method"), text, note)
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML document; ValueError (with why) for what is none, or would take too much to write out."""
+    """The value of a YAML document. ValueError, with the reason, if it is not valid or would become too large."""
     if len(text) > TEXT_MAX:
         raise ValueError(f"over {TEXT_MAX} characters")
     if _levels(text) > LEVELS_MAX:  # the parser would take minutes
@@ -64,21 +64,21 @@ def parse_yaml(text: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        if _values(node, {}) > VALUES_MAX:  # before it is built: merge keys write aliases out
+        if _values(node, {}) > VALUES_MAX:  # checked before it is built: merge keys expand aliases
             raise ValueError(f"over {VALUES_MAX} values")
         return loader.construct_document(node)
     except RecursionError as error:
         raise ValueError("too many levels") from error
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())[:200]) from error
-    except (AttributeError, TypeError, LookupError, ArithmeticError) as error:  # of odd tags in PyYAML's constructors
+    except (AttributeError, TypeError, LookupError, ArithmeticError) as error:  # from PyYAML, for unusual tags
         raise ValueError(f"{type(error).__name__}: {error}"[:200]) from error
     finally:
         loader.dispose()
 
 
 def _levels(text: str) -> int:
-    """Of brackets; those in strings count, too."""
+    """The depth of nested brackets. Brackets in strings count too."""
     level = deepest = 0
     for sign in text:
         if sign in "[{":
@@ -90,10 +90,10 @@ def _levels(text: str) -> int:
 
 
 def _values(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values `node` has with all aliases written out; ValueError for an alias inside of what it stands for."""
+    """The number of values in `node` with all aliases expanded. ValueError if an alias is part of its own value."""
     size = known.get(id(node))
     if size == 0:
-        raise ValueError("an alias of itself")
+        raise ValueError("an alias refers to itself")
     if size is None:
         known[id(node)] = 0
         children: list[yaml.Node] = []
@@ -106,7 +106,7 @@ def _values(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """In JSON's types: what YAML has besides (dates, sets, bytes, keys that are no texts) as texts and lists."""
+    """Convert to JSON types: dates, sets, bytes and keys that are not strings become strings and lists."""
     if isinstance(value, Mapping):
         return {key if isinstance(key, str) else _key(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -117,5 +117,5 @@ def _plain(value: Any) -> Any:
 
 
 def _key(key: Any) -> str:
-    """As JSON has it: `true`, `null`, `1`; anything else as text."""
+    """A key as JSON writes it: `true`, `null`, `1`; anything else as text."""
     return json.dumps(key) if key is None or isinstance(key, int | float) else str(key)

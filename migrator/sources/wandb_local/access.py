@@ -1,7 +1,7 @@
-"""Which files of a local run directory may be read: the directory may come from anywhere, and hold anything.
+"""Decides which files of a local run directory may be read: it may come from anywhere and contain anything.
 
-Only regular files are. A link is followed if the run's own log names the file (what `run.save()` leaves), never into
-the kernel's file systems; and what holds one of this tool's keys is not sent anywhere.
+Only regular files are read. A link is followed if the run's own log names the file (as `run.save()` does), but never
+into the kernel's file systems. A file that contains one of this tool's keys is not sent anywhere.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ KERNEL_PLACES = (Path("/proc"), Path("/sys"), Path("/dev"))
 
 
 def staging_directories() -> list[Path]:
-    """Where the SDK stages the files of artifacts (wandb 0.31 `artifacts/staging.py`)."""
+    """The directories where the SDK stages artifact files (wandb 0.31 `artifacts/staging.py`)."""
     from wandb.env import get_data_dir
 
     return [Path(get_data_dir(), "artifacts", "staging")]
 
 
 def is_inside(path: Path, directories: Sequence[Path]) -> bool:
-    """Whether a file lies below one of the directories, all links followed."""
+    """Whether a file is below one of the directories after all links are resolved."""
     try:
         place = path.resolve()
     except (OSError, RuntimeError):  # a loop of links
@@ -38,10 +38,10 @@ def is_inside(path: Path, directories: Sequence[Path]) -> bool:
 def local_file(
     path: Path, name: str, *, link_allowed: bool, keys: Set[bytes], home: Path | None = None
 ) -> LocalFile | None:
-    """A regular file with its size and md5 as they are now; None if there is none (any more).
+    """A regular file with its current size and md5. None: there is no such file (any more).
 
-    `Withheld` if it is a link that may not be followed, or holds one of `keys`. `home`: the run's directory; a file
-    that lies outside of it, behind a link, says so.
+    `Withheld` if it is a link that may not be followed, or contains one of `keys`. `home`: the run's directory. If a
+    link leads out of it, `linked_from` of the result is set.
     """
     if path.is_symlink() and not link_allowed:
         raise Withheld("link")
@@ -78,7 +78,7 @@ def _read_without_keys(file: BinaryIO, saw: Callable[[bytes], None], keys: Set[b
 
 
 def console_files(directories: Sequence[Path], keys: Set[bytes]) -> list[Path]:
-    """The `output.log` of each directory that may be read; `files` says of the others why not."""
+    """The readable `output.log` files of the directories. For the others, `files` reports why they are not read."""
     found = []
     for directory in directories:
         path = directory / "files" / "output.log"

@@ -1,7 +1,7 @@
-"""Artifacts of a local run: records in its log, files where the SDK staged them.
+"""Artifacts of a local run: records in its log, and files where the SDK staged them.
 
-What a log cannot tell: the version that the service gave an artifact (here they are counted by name within the run,
-equal content once, as the service does), aliases that other runs moved, the time of logging; of an artifact that
+A log does not have the version that the service gave an artifact (here, versions are counted by name within the run,
+equal content once, as in the service), aliases that other runs moved, the time of logging, and, of an artifact that
 the run used, the entity, project and version.
 """
 
@@ -21,13 +21,13 @@ from migrator.sources.wandb_facts import OWN_TYPES, sum_hex
 from migrator.sources.wandb_local.access import is_inside, local_file
 from migrator.sources.wandb_local.log import WandbLog, opened
 
-MANIFEST_NAME = "wandb_manifest.json"  # W&B's own name for it
+MANIFEST_NAME = "wandb_manifest.json"  # W&B's name for the file
 MD5_ALGORITHMS = frozenset({"", "MANIFEST_MD5"})  # ArtifactRecord.digest_algorithm; "" before wandb 0.31
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedArtifact:
-    """A version of an artifact; its record begins at `offset` in `log`."""
+    """A version of an artifact. Its record begins at `offset` in `log`."""
 
     name: str
     version: str
@@ -37,7 +37,7 @@ class LoggedArtifact:
 
 @dataclass(frozen=True, slots=True)
 class ManifestEntry:
-    """A file (`local_path` may be gone, or empty) or, with `ref`, a reference."""
+    """A file (`local_path` may be empty, or no longer exist) or, with `ref`, a reference."""
 
     path: str
     size_bytes: int
@@ -47,7 +47,7 @@ class ManifestEntry:
 
 
 class ArtifactIndex:
-    """The artifacts that a run logged, in order. Records stay on disk: manifests may be long."""
+    """The artifacts that a run logged, in order. Records stay on disk, because manifests may be long."""
 
     def __init__(self) -> None:
         self._by_digest: dict[str, dict[str, LoggedArtifact]] = {}
@@ -55,7 +55,7 @@ class ArtifactIndex:
         self.logged: list[LoggedArtifact] = []
 
     def add(self, record: Any, log: Path, offset: int) -> None:
-        """Note a record. Equal content under one name is one version; an alias goes to the last that takes it."""
+        """Add a record. Equal content with one name is one version. An alias belongs to the last version with it."""
         if record.type in OWN_TYPES:
             return
         versions = self._by_digest.setdefault(record.name, {})
@@ -78,9 +78,9 @@ class ArtifactIndex:
 def read_artifact(
     logged: LoggedArtifact, aliases: list[str], places: Sequence[Path]
 ) -> tuple[Artifact, dict[str, ManifestEntry]]:
-    """The artifact, and its files by path. Files whose staged copy is gone are among them.
+    """The artifact, and its files by path, including files whose staged copy is gone.
 
-    `places` are the directories in which the SDK leaves manifests and staged files: nothing else is read.
+    `places` are the directories where the SDK leaves manifests and staged files: nothing else is read.
     """
     record = _record(logged)
     entries = {entry.path: entry for entry in sorted(_entries(record, places), key=lambda entry: entry.path)}
@@ -91,7 +91,7 @@ def read_artifact(
         type=record.type,
         aliases=aliases,
         digest=record.digest,
-        size_bytes=sum(entry.size_bytes for entry in entries.values()),  # of references, too: as W&B counts
+        size_bytes=sum(entry.size_bytes for entry in entries.values()),  # including references, as in W&B
         created_at=None,
         metadata=record.metadata or "{}",
         files=[SourceFile(path, entry.size_bytes, entry.md5) for path, entry in files.items()],
@@ -111,9 +111,9 @@ def staged_file(
         raise Withheld("outside")
     file = local_file(Path(entry.local_path), name, link_allowed=False, keys=keys)
     if file is None:
-        raise Rejected(ErrorClass.NOT_FOUND, f"{title} is not on this machine any more: {entry.local_path} is gone")
+        raise Rejected(ErrorClass.NOT_FOUND, f"{title} is no longer on this machine: {entry.local_path} is gone")
     if file.size_bytes != entry.size_bytes or file.md5 != (entry.md5 or file.md5):
-        raise Rejected(ErrorClass.NOT_FOUND, f"{title}: {entry.local_path} is not what was logged any more")
+        raise Rejected(ErrorClass.NOT_FOUND, f"{title}: {entry.local_path} is no longer what was logged")
     return file
 
 
@@ -122,7 +122,7 @@ def _record(logged: LoggedArtifact) -> Any:
         if record.HasField("artifact"):
             return record.artifact
         break
-    raise Rejected(ErrorClass.BAD_DATA, f"{logged.log} has changed: no artifact at {logged.offset}")
+    raise Rejected(ErrorClass.BAD_DATA, f"{logged.log} has changed: there is no artifact at byte {logged.offset}")
 
 
 def _entries(record: Any, places: Sequence[Path]) -> Iterator[ManifestEntry]:
@@ -136,9 +136,9 @@ def _entries(record: Any, places: Sequence[Path]) -> Iterator[ManifestEntry]:
 
 
 def _entries_of_file(path: Path, with_md5: bool, places: Sequence[Path]) -> Iterator[ManifestEntry]:
-    """Long manifests are gzipped JSON lines beside the staged files (wandb 0.31 `interface.py`).
+    """The entries of a long manifest: gzipped JSON lines next to the staged files (wandb 0.31 `interface.py`).
 
-    Where that file is gone or may not be read, nobody knows the artifact's files: the manifest stands for them.
+    If that file is gone or may not be read, the artifact's files are unknown, and the manifest is their only entry.
     """
     if not is_inside(path, places):
         yield ManifestEntry(MANIFEST_NAME, 0, None, "", str(path))

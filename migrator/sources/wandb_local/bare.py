@@ -1,8 +1,8 @@
-"""A run of which there is no log: its directory is all that is known of it.
+"""A run without a log: only its directory is left.
 
-Two kinds: those of SDKs before 0.10, which wrote history and system metrics as JSON lines, and those whose log is gone,
-which have neither. Both have `config.yaml`, `wandb-summary.json`, `wandb-metadata.json`, `output.log` and media, the
-former in the run directory itself, the latter in its `files/`.
+There are two kinds. SDKs before 0.10 wrote history and system metrics as JSON lines; runs whose log is gone have
+neither. Both have `config.yaml`, `wandb-summary.json`, `wandb-metadata.json`, `output.log` and media: the former in
+the run directory itself, the latter in its `files/`.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ from migrator.sources.wandb_local.yaml_text import parse_yaml
 from migrator.values import SeriesKey, SeriesKind, leaves
 
 HISTORY, EVENTS = "wandb-history.jsonl", "wandb-events.jsonl"
-NO_HISTORY = "there is no log of this run: history, system metrics and times of console lines are missing"
-NO_SUMMARY = "there is no wandb-summary.json: the last value of each key"
-NO_START = "the files do not say when the run began: by the name of its directory"
-OWN_CONFIG = ("wandb_version",)  # of config.yaml itself
+NO_HISTORY = "this run has no log: history, system metrics and times of console lines are missing"
+NO_SUMMARY = "there is no wandb-summary.json: taken from the last value of each key"
+NO_START = "the files do not say when the run began: taken from the name of its directory"
+OWN_CONFIG = ("wandb_version",)  # keys about config.yaml itself
 STATES = frozenset({"finished", "failed", "crashed", "killed", "running"})
 
 
 def directory_of(root: Path) -> Path:
-    """The run directory of a place with the files of a run."""
+    """The run directory of the place where a run's files are."""
     return root.parent if root.name == "files" else root
 
 
 @dataclass(frozen=True, slots=True)
 class BareHead:
-    """What the directory of a run says of it. `estimated`: the start is from the directory's name."""
+    """What the directory of a run says about it. `estimated`: the start time is from the directory's name."""
 
     root: Path
     run_id: str
@@ -94,7 +94,7 @@ class BareHead:
 
 
 def _time(text: Any) -> datetime | None:
-    """ISO time without a zone: UTC."""
+    """Parse an ISO time. Without a zone, it is UTC."""
     try:
         time = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
@@ -103,7 +103,7 @@ def _time(text: Any) -> datetime | None:
 
 
 def _state(metadata: dict[str, Any], directory: Path) -> str:
-    """As W&B calls it: by the metadata (SDKs before 0.10), or the last words of the SDK."""
+    """The state of the run in W&B's terms, from the metadata (SDKs before 0.10) or the last line of the SDK's log."""
     state, exit_code = metadata.get("state"), metadata.get("exitcode")
     if isinstance(state, str) and state in STATES - {"running"}:
         return state
@@ -152,7 +152,7 @@ class BareRun:
             if not root.is_dir():
                 raise Rejected(ErrorClass.NOT_FOUND, f"{root} is gone")
         self._heads = [BareHead.of(root) for root in self._roots]
-        self._last_step: float | None = None  # of the history; set by the survey, as is:
+        self._last_step: float | None = None  # of the history; set by the survey, like the next line
         self._latest: dict[str, Any] = {}  # the last value of each key
 
     # ------------------------------------------------------------ single values
@@ -184,7 +184,7 @@ class BareRun:
         )
 
     def findings(self) -> Sequence[Entry]:
-        """What cannot be read, and what is not known."""
+        """Entries for what cannot be read or is not known."""
         found = [Entry(Kind.SKIPPED, place, "unreadable", count) for place, count in self._unreadable.items()]
         if not self._has_history:
             found.append(Entry(Kind.SAMPLED, "history", NO_HISTORY))
@@ -197,7 +197,7 @@ class BareRun:
         return found
 
     def config(self) -> Document:
-        """Of `config.yaml`; later directories over earlier ones."""
+        """The contents of `config.yaml`. Later directories replace values of earlier ones."""
         raw = {key: value for key, value in self._config.items() if key not in OWN_CONFIG}
         values = {key: value["value"] if _is_wrapped(value) else value for key, value in raw.items()}
         wrapped = {key: value if _is_wrapped(value) else {"value": value} for key, value in raw.items()}
@@ -217,7 +217,7 @@ class BareRun:
         return pages(rows)
 
     def _rows(self) -> Iterator[Sized[HistoryRow]]:
-        """A step that does not rise is the next one, as in W&B."""
+        """All rows. A step that does not rise is replaced by the previous one + 1, as in W&B."""
         last = -1
         for values, size_bytes in self._objects(HISTORY):
             logged = values.pop("_step", None)
@@ -233,13 +233,13 @@ class BareRun:
         return pages(samples)
 
     def _objects(self, name: str) -> Iterator[tuple[dict[str, Any], int]]:
-        """The objects in JSON lines of all directories, each with its size."""
+        """The objects in the JSON lines of all directories, each with its size."""
         for root in self._roots:
             for line in _lines(root / name):
                 try:
                     value = json_text.parse_json(line.decode(errors="replace"))
                 except ValueError:
-                    continue  # `_unreadable` has counted it
+                    continue  # counted by `_unreadable`
                 if isinstance(value, dict):
                     yield value, len(line)
 
@@ -269,7 +269,7 @@ class BareRun:
         return local_file(found.path, name, link_allowed=False, keys=self._keys) if found else None
 
     def release(self, file: LocalFile) -> None:
-        """Files stay where they are."""
+        """Nothing to release: files stay where they are."""
 
     # ------------------------------------------------------------ artifacts: only a log has them
 
@@ -277,7 +277,7 @@ class BareRun:
         return iter(())
 
     def fetch_artifact_file(self, artifact: Artifact, name: str) -> LocalFile:
-        raise Rejected(ErrorClass.NOT_FOUND, f"{self._ref} has no log, which alone would have {artifact.name}")
+        raise Rejected(ErrorClass.NOT_FOUND, f"{self._ref} has no log, so the files of {artifact.name} are unknown")
 
     def used_artifacts(self) -> Sequence[str]:
         return ()
@@ -323,19 +323,19 @@ class BareRun:
         return not has_summary and self._surveyed.rows > 0
 
     def _document(self, name: str, parse: Any) -> dict[str, Any]:
-        """The values of all directories' files of this name, later ones over earlier ones."""
+        """The values in all directories' files of this name. Later ones replace earlier ones."""
         values: dict[str, Any] = {}
         for root in self._roots:
             try:
                 found = parse(text_of(root / name) or "{}")
             except ValueError:
-                continue  # `_unreadable` tells
+                continue  # reported by `_unreadable`
             values |= found if isinstance(found, dict) else {}
         return values
 
     @cached_property
     def _unreadable(self) -> dict[str, int]:
-        """Places that cannot be read, with the number of values or lines."""
+        """Places that cannot be read, with their number of values or lines."""
         found: dict[str, int] = {}
         for root in self._roots:
             for name, parse in (("config.yaml", parse_yaml), ("wandb-summary.json", json_text.parse_json)):
@@ -362,7 +362,7 @@ def _parses(text: str, parse: Any) -> bool:
 
 
 def _is_wrapped(value: Any) -> bool:
-    """Is it a config value as W&B writes it, with its description?"""
+    """Whether a config value has W&B's form, with a description."""
     return isinstance(value, dict) and "value" in value and value.keys() <= {"value", "desc"}
 
 

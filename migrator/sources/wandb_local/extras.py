@@ -1,4 +1,4 @@
-"""Records of a log that say something of the run as a whole: x axes of metrics, preemption, linked artifacts."""
+"""Records of a log about the run as a whole: x axes of metrics, preemption, linked artifacts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from migrator.values import compact_json
 
 
 class Extras:
-    """Collects them; `attributes` says what they mean."""
+    """Collects these records; `attributes` converts them."""
 
     def __init__(self) -> None:
         self._axes: dict[str, str] = {}  # by metric
@@ -20,7 +20,7 @@ class Extras:
         self._linked: dict[str, None] = {}
 
     def add(self, record: Any) -> None:
-        """Take note of a record; of those that mean nothing here, none is."""
+        """Add a record. Records of other kinds are ignored."""
         match record.WhichOneof("record_type"):
             case "metric":
                 self._add_metric(record.metric)
@@ -28,7 +28,7 @@ class Extras:
                 self._preempting = True
             case "request" if record.request.WhichOneof("request_type") == "link_artifact":
                 self._linked[_link(record.request.link_artifact)] = None
-            case "noop_link_artifact":  # of older SDKs; 0.31 has taken its fields away, but not the bytes
+            case "noop_link_artifact":  # from older SDKs; 0.31 no longer knows its fields, but the bytes are there
                 old = type(record.request.link_artifact).FromString(record.noop_link_artifact.SerializeToString())
                 self._linked[_link(old)] = None
 
@@ -41,9 +41,9 @@ class Extras:
             self._axes[_plain(metric.name)] = _plain(metric.step_metric)
 
     def attributes(self, keys: Iterable[str]) -> dict[str, Scalar]:
-        """By name below `wandb/`. A glob stands for those of the metrics `keys` that no definition of their own has.
+        """Attributes by name below `wandb/`. A glob applies to metrics in `keys` that have no definition of their own.
 
-        W&B's own metrics, which begin with `_`, and an axis itself are not meant by globs.
+        Globs do not apply to W&B's own metrics, which begin with `_`, nor to an axis itself.
         """
         axes = dict(self._axes)
         for key in keys:
@@ -61,12 +61,12 @@ class Extras:
 
 
 def _plain(name: str) -> str:
-    """A metric as W&B shows it: the SDK escapes dots that are part of a key."""
+    """The name of a metric as W&B shows it, without the SDK's escapes for dots in a key."""
     return name.replace("\\.", ".")
 
 
 def _link(record: Any) -> str:
-    """Where an artifact was linked to, as W&B writes it: entity/project/portfolio:alias."""
+    """The target of an artifact's link, as W&B writes it: entity/project/portfolio:alias."""
     place = "/".join(
         word for word in (record.portfolio_entity, record.portfolio_project, record.portfolio_name) if word
     )

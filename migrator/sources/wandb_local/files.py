@@ -1,4 +1,4 @@
-"""Files of a local run: all regular files below `files/` of its directories, where they lie."""
+"""Files of a local run: all regular files below `files/` of its directories, read in place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from migrator.records import SourceFile
 
 
 class FoundFile(NamedTuple):
-    """A file where it lies; links followed, as far as they lead to a regular file."""
+    """A file in its place. Links that lead to a regular file are followed."""
 
     path: Path
     size_bytes: int = 0
@@ -25,16 +25,16 @@ class FoundFile(NamedTuple):
 
 
 def run_files(directories: Sequence[Path]) -> dict[str, FoundFile]:
-    """A run's files by name, sorted; of one name, that of the latest directory that has it.
+    """A run's files by name, sorted. If several directories have a file of one name, the latest one counts.
 
-    Files that were given to `run.save()` are symlinks to their place. All links are listed, those to directories and
-    `files` itself, too, but not walked: `local_file` decides which of them is read.
+    Files passed to `run.save()` are symlinks to their original place. All links are listed but not walked, including
+    those to directories and `files` itself. `local_file` decides which of them are read.
     """
     return files_in([directory / "files" for directory in directories])
 
 
 def files_in(roots: Sequence[Path]) -> dict[str, FoundFile]:
-    """As `run_files`, of the directories that hold the files themselves."""
+    """Like `run_files`, but `roots` contain the files themselves."""
     found: dict[str, FoundFile] = {}
     for root in roots:
         if root.is_symlink():
@@ -53,15 +53,15 @@ def files_in(roots: Sequence[Path]) -> dict[str, FoundFile]:
 
 
 def _regular(path: Path) -> FoundFile | None:
-    """A regular file, links followed; None for anything else."""
+    """A regular file, after following links. None: it is something else."""
     try:
         status = path.stat()
-    except OSError:  # a dangling link, or removed meanwhile
+    except OSError:  # a dangling link, or a file removed meanwhile
         return None
     return FoundFile(path, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
 def files_digest(directories: Sequence[Path]) -> str:
-    """Another one when a file has come, gone or changed."""
+    """A digest that changes when a file is added, removed or changed."""
     content = [[name, file.size_bytes, file.mtime_ns] for name, file in run_files(directories).items()]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

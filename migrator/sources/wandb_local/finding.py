@@ -1,7 +1,7 @@
-"""Where runs lie below the directories that a person gave: logs, run directories without one, and what is neither.
+"""Finds runs below the given directories: logs, run directories without a log, and what is neither.
 
-Any `.wandb` file is a log, whatever its directory is called, and all directories are walked: people rename run
-directories, move them, and keep experiments in folders that are called like one.
+Any `.wandb` file is a log, whatever the name of its directory, and all directories are walked: people rename and move
+run directories, and keep experiments in folders whose names look like one.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from migrator.errors import RunError, UserError
 from migrator.records import Cause, LeftOut
 from migrator.sources.wandb_local.log import HEADER, opened
 
-#: as the SDK calls run directories: (date and time, run id)
+#: the SDK's names for run directories: (date and time, run id)
 DATED = re.compile(r"(?:offline-|dry)?run-(\d{8}_\d{6})-(.+)")
 #: what SDKs before 0.10 wrote into a run directory itself, instead of a log and `files/`
 OLD_FILES = ("wandb-history.jsonl", "wandb-events.jsonl", "wandb-summary.json", "wandb-metadata.json")
 OWN_FILES = (*OLD_FILES, "config.yaml", "output.log", "requirements.txt")
 LFS_HEAD = b"version https://git-lfs"
-LOOKED_AT_BYTES = 4 * 1024 * 1024  # of a log, to tell whether its line ends were converted
-LINE_ENDS_MIN = 3  # fewer may be converted by chance
+LOOKED_AT_BYTES = 4 * 1024 * 1024  # of a log, to detect whether its line ends were converted
+LINE_ENDS_MIN = 3  # fewer may look converted by chance
 
 
 @dataclass(slots=True)
 class Found:
-    """What lies below the directories: `logs` by their resolved paths, once each.
+    """What was found below the directories: `logs` by their resolved paths, each once.
 
-    `bare` are the directories that hold the files of a run of which there is no log: `files/` of its run directory, or
-    the run directory itself where an SDK before 0.10 wrote it.
+    `bare` are directories with the files of a run that has no log: `files/` of its run directory or, from SDKs before
+    0.10, the run directory itself.
     """
 
     logs: dict[Path, Path] = field(default_factory=dict)
@@ -40,13 +40,13 @@ class Found:
 
 
 def find(paths: Sequence[Path]) -> Found:
-    """Walk the directories (or take logs as they are). Links to directories are not followed."""
+    """Walk the directories (or take logs directly). Links to directories are not followed."""
     found = Found()
     roots = []
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist. Give --local a directory with W&B runs.")
-        roots.append(path.resolve() if path.is_symlink() else path)  # latest-run: soon it will be another
+        roots.append(path.resolve() if path.is_symlink() else path)  # latest-run soon points elsewhere
     for root in roots:
         if root.is_dir():
             _Walk(found, root, roots).walk()
@@ -58,12 +58,12 @@ def find(paths: Sequence[Path]) -> Found:
 
 
 class _Walk:
-    """Finds what is below one directory."""
+    """Finds everything below one directory."""
 
     def __init__(self, found: Found, root: Path, roots: Sequence[Path]) -> None:
         self._found, self._root = found, root
         self._roots = [one.resolve() for one in roots]
-        self._without_log: list[Path] = []  # called like run directories
+        self._without_log: list[Path] = []  # with names like run directories
         self._holding: set[Path] = set()  # directories with a run in them or below
 
     def walk(self) -> None:
@@ -79,7 +79,7 @@ class _Walk:
             for name in folders:
                 if os.path.islink(place / name):
                     self._linked(place / name)
-        for place in reversed(self._without_log):  # the deepest first: one above may only be called like a run
+        for place in reversed(self._without_log):  # the deepest first: one above may only have a name like a run
             files = files_of(place)
             if files is not None and (place not in self._holding or _has_own_files(files)):
                 self._found.bare.append(files)
@@ -94,13 +94,13 @@ class _Walk:
         self._found.left_out.append(LeftOut(Cause.UNREADABLE, str(error.filename)))
 
     def _linked(self, link: Path) -> None:
-        """Tell of a linked directory that seems to hold runs, and that is not walked anyway."""
+        """Report a linked directory that seems to contain runs and is not walked otherwise."""
         if "files" in link.relative_to(self._root).parts:
-            return  # the run's own files tell of it
+            return  # reported with the run's own files
         try:
             target = link.resolve(strict=True)
             holds_runs = DATED.fullmatch(target.name) or any(map(_is_called_like_runs, os.listdir(target)))
-        except (OSError, RuntimeError):  # gone, not ours, or a loop of links
+        except (OSError, RuntimeError):  # gone, not accessible, or a loop of links
             return
         if holds_runs and not any(target.is_relative_to(root) for root in self._roots):
             self._found.left_out.append(LeftOut(Cause.LINK, str(link)))
@@ -113,7 +113,7 @@ def _is_called_like_runs(name: str) -> bool:
 def _add_log(found: Found, log: Path) -> None:
     try:
         place = log.resolve(strict=True)
-    except (OSError, RuntimeError):  # a link that leads nowhere: what git-annex and DVC leave without the data
+    except (OSError, RuntimeError):  # a dangling link, as git-annex and DVC leave it without the data
         found.left_out.append(LeftOut(Cause.UNREADABLE, str(log)))
         return
     if place.is_file():
@@ -123,7 +123,7 @@ def _add_log(found: Found, log: Path) -> None:
 
 
 def files_of(directory: Path) -> Path | None:
-    """Where the files of a run directory lie; None if there are none."""
+    """The place of the files of a run directory. None: there are none."""
     files = directory / "files"
     if files.is_dir() and not files.is_symlink() and any(_regular_files(files)):
         return files
@@ -144,7 +144,7 @@ def _regular_files(directory: Path) -> Iterator[str]:
 
 
 def what_is_wrong(log: Path) -> Cause | None:
-    """Why a file cannot be a whole log, by its first bytes; None: it may be one."""
+    """Why a file cannot be a complete log, judged by its first bytes. None: it may be one."""
     try:
         with opened(log) as file:
             head = file.read(len(LFS_HEAD))
@@ -158,7 +158,7 @@ def what_is_wrong(log: Path) -> Cause | None:
 
 
 def has_converted_line_ends(log: Path) -> bool:
-    """Whether git or an editor made CRLF of each LF byte, which spoils a binary log from its first record on."""
+    """Whether git or an editor converted each LF byte to CRLF, which damages a binary log from its first record on."""
     try:
         with opened(log) as file:
             content = file.read(LOOKED_AT_BYTES)

@@ -1,4 +1,4 @@
-"""One quick pass over a log: what listing it and ordering it among other logs takes."""
+"""One quick pass over a log, for what is needed to list it and to order it among other logs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from migrator.sources.wandb_local.log import Tail, WandbLog, opened
 from migrator.sources.wandb_local.values import as_time_s, epoch_s, row_step, row_time_s
 
 SYNC_STATE_MAX_BYTES = 1024 * 1024
-OFFLINE_DIRECTORIES = ("offline-", "dryrun-")  # as SDKs name those of offline runs; the oldest logs do not tell
+OFFLINE_DIRECTORIES = ("offline-", "dryrun-")  # of offline runs, named by SDKs; the oldest logs do not record it
 
 
 @dataclass(frozen=True, slots=True)
 class LogGlance:
-    """What one log holds, in numbers. Steps are as logged; `first_step` is None without rows.
+    """The contents of one log, in numbers. Steps are as logged; `first_step` is None without rows.
 
-    `rising_end` is the last step if each row is at least one step behind the row before it. `first_time_s` and
-    `last_time_s` are those of rows, samples and output (None: there are no times).
+    `rising_end` is the last step if the step rises by at least one with each row. `first_time_s` and `last_time_s` are
+    times of rows, samples and output (None: there are no times).
     """
 
     log: Path
@@ -48,7 +48,7 @@ class LogGlance:
 
     @property
     def whole_bytes(self) -> int:
-        """How much of the log can be read."""
+        """The size of the readable part of the log."""
         return self.end - sum(end - begin for begin, end in self.tail.holes)
 
     @property
@@ -62,12 +62,12 @@ class LogGlance:
 
     @property
     def title(self) -> str:
-        """Its name in the ledger."""
+        """The name of the log in the ledger."""
         return f"{self.log.parent.name}/{self.log.name}"
 
 
 def glance(path: Path) -> LogGlance | None:
-    """Read a log once, quickly; None for one that holds no run."""
+    """Read a log once, quickly. None: it contains no run."""
     try:
         status = path.stat()
     except OSError as error:
@@ -141,14 +141,14 @@ class _Times:
 
 
 def first_head(log: Path) -> RunHead | None:
-    """The head of a log as its first run record has it, without reading on."""
+    """The head of a log from its first run record, without reading further."""
     runs = (record.run for record, _ in WandbLog(log).records() if record.HasField("run"))
     run = next(runs, None)
     return RunHead.of(run) if run is not None else None
 
 
 def starting_step(log: Path) -> int | None:
-    """The step from which W&B numbered the rows at the first upload of a log; None: it was not uploaded."""
+    """The step at which W&B began to number the rows when the log was first uploaded. None: it was not uploaded."""
     path = log.with_name(log.name + ".syncstate")
     try:
         with opened(path) as file:
@@ -160,9 +160,9 @@ def starting_step(log: Path) -> int | None:
 
 
 def last_sign(written_at: datetime, last_time_s: float | None, head: RunHead) -> datetime:
-    """When a run last gave a sign of life: its last record, but never later than its log was written.
+    """When a run was last known to be alive: the time of its last record, but not after its log was written.
 
-    A copy of a log is newer than the log, so that its own times count where it has any.
+    If the log contains no times, this is when it was written. (A copied file may be much newer than its records.)
     """
     started_s = (head.started_ns or 0) / 1e9
     known_s = max(last_time_s or 0.0, started_s)
@@ -170,7 +170,7 @@ def last_sign(written_at: datetime, last_time_s: float | None, head: RunHead) ->
 
 
 def longest_first(logs: Sequence[LogGlance]) -> list[LogGlance]:
-    """Copies of one log: the one with the most in it, of equal ones the one that is named and placed as by the SDK."""
+    """Sort copies of one log: the most complete first; among equal ones, that with the SDK's name and place."""
 
     def rank(one: LogGlance) -> tuple[int, bool, bool, int, str]:
         named = one.log.name == f"run-{one.head.run_id}.wandb"

@@ -1,4 +1,4 @@
-"""The run record of a log: what a start says of itself."""
+"""The run record of a log: what a start says about itself."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from migrator.sources.wandb_facts import Branch, branch
 
 @dataclass(frozen=True, slots=True)
 class RunHead:
-    """The run record of a log. Empty texts mean that the run was started without one.
+    """The run record of a log. Empty texts mean that the run was started without that value.
 
-    `started_ns` (since the epoch, None: unknown) tells starts apart. `resume`: W&B was asked to continue the run.
-    `shared`: one of several processes that write one run (`mode="shared"`).
+    `started_ns` (since the epoch, None: unknown) distinguishes starts. `resume`: W&B was asked to continue the run.
+    `shared`: this is one of several processes that write one run (`mode="shared"`).
     """
 
     run_id: str
@@ -70,10 +70,10 @@ class RunHead:
 
 
 def latest(run: Any, before: Any) -> Any:
-    """The run record that holds once `run` came behind `before` (None: it is the first).
+    """Combine the run record `run` with the earlier one `before` (None: `run` is the first).
 
-    Entity, project and start time stay those of the first: the SDK repeats the record at odd moments, then with the
-    server's.
+    Entity, project and start time stay those of the first record: the SDK sometimes repeats the record with the values
+    of the server.
     """
     if before is not None:
         run.entity, run.project = before.entity or run.entity, before.project or run.project
@@ -83,7 +83,7 @@ def latest(run: Any, before: Any) -> Any:
 
 
 def merged(heads: Sequence[RunHead]) -> RunHead:
-    """The heads of a run's starts as one: the first start, and what later starts set anew."""
+    """Combine the heads of a run's starts: the first start, with the values that later starts set again."""
     result = heads[0]
     for head in heads[1:]:
         result = replace(

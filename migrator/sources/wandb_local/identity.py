@@ -1,7 +1,7 @@
-"""Which W&B project a run belongs to, where its log does not say so.
+"""Finds the W&B project of a run whose log does not name it.
 
-Only runs that were told an entity have it in their log (those of sweep agents, for example); for the others the server
-chose it. Then it is in what the SDK wrote beside the log, or in another run of the same project.
+Only runs that were started with an entity have it in their log (those of sweep agents, for example); for others, the
+server chose it. It is then in files that the SDK wrote next to the log, or in another run of the same project.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from migrator.errors import RunError
 from migrator.sources.wandb_local.log import opened
 
 UNKNOWN_PROJECT = "uncategorized"  # W&B's own name for it
-READ_BYTES = 4 * 1024 * 1024  # of files beside the log
-#: the SDK's last words (wandb_run.py): entity/project/run id; without an entity only project/run id
+READ_BYTES = 4 * 1024 * 1024  # of each file next to the log
+#: the SDK's last message (wandb_run.py): entity/project/run id; without an entity only project/run id
 _FINISHING = re.compile(r"finishing run ([^/\s]+)/([^/\s]+)/(\S+)")
 _SETTING = r"['\"]%s['\"]: ['\"]([^'\"/]+)['\"]"
 _ENTITY, _PROJECT = (re.compile(_SETTING % name) for name in ("entity", "project"))
@@ -28,9 +28,9 @@ _ENTITY, _PROJECT = (re.compile(_SETTING % name) for name in ("entity", "project
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A run of some directory; `entity` and `project` are empty while they are not known.
+    """A run in a directory. `entity` and `project` are empty while they are not known.
 
-    `start` tells the start of the run from others: copies of a log have the same.
+    `start` identifies the start of the run: copies of a log have the same one.
     """
 
     directory: Path
@@ -41,12 +41,12 @@ class Identity:
 
     @property
     def neighbours(self) -> Path:
-        """The directory that holds run directories: `wandb/`."""
+        """The directory that contains the run directories: `wandb/`."""
         return self.directory.parent
 
 
 def identified(runs: Sequence[Identity]) -> list[Identity]:
-    """The runs, in order, with all that can be found out; what remains unknown is empty."""
+    """The runs, in order, with everything that can be found out. What remains unknown is empty."""
     runs = [_beside(run) for run in runs]
     agreed = _Agreed((run.project, [(run.run_id, run.start), run.neighbours]) for run in runs)
     runs = [
@@ -57,7 +57,7 @@ def identified(runs: Sequence[Identity]) -> list[Identity]:
 
 
 def _kin(run: Identity) -> list[object]:
-    """What other runs of the same entity have in common with a run, the closest first."""
+    """Keys that a run shares with other runs of the same entity, the closest relation first."""
     return [
         (run.project, run.run_id, run.start),  # copies of its log
         (run.project, run.neighbours, run.run_id),  # its other starts
@@ -66,7 +66,7 @@ def _kin(run: Identity) -> list[object]:
 
 
 class _Agreed:
-    """What runs that have something in common agree on."""
+    """The values on which runs with a common key agree."""
 
     def __init__(self, told: Iterable[tuple[str, Sequence[object]]]) -> None:
         self._known: defaultdict[object, set[str]] = defaultdict(set)
@@ -75,12 +75,12 @@ class _Agreed:
                 self._known[key].add(value)
 
     def on(self, *keys: object) -> str:
-        """The value of the first key that has one alone; empty: none has."""
+        """The value of the first key that has exactly one value. Empty: there is no such key."""
         return next((min(self._known[key]) for key in keys if len(self._known[key]) == 1), "")
 
 
 def _beside(run: Identity) -> Identity:
-    """What the files of its directory say."""
+    """Complete a run from the files in its directory."""
     if run.entity and run.project:
         return run
     entity, project = run.entity, run.project
@@ -90,7 +90,7 @@ def _beside(run: Identity) -> Identity:
         _of_settings(run.neighbours),
     ):
         if project and told_project and told_project != project:
-            continue  # of another run
+            continue  # from another run
         entity, project = entity or told_entity, project or told_project
     return replace(run, entity=entity, project=project)
 
@@ -111,7 +111,7 @@ def _of_metadata(directory: Path) -> tuple[str, str]:
 
 
 def metadata_of(directory: Path) -> dict[str, Any]:
-    """`wandb-metadata.json` of a run directory; empty if there is none that can be read."""
+    """The contents of `wandb-metadata.json` in a run directory. Empty: there is no readable one."""
     for place in (directory / "files", directory):
         try:
             found = json.loads(text_of(place / "wandb-metadata.json"))
@@ -133,7 +133,7 @@ def _of_settings(neighbours: Path) -> tuple[str, str]:
 
 
 def text_of(path: Path) -> str:
-    """The text of a small file that belongs to the run; empty if there is none. Links are not followed."""
+    """The text of a small file that belongs to the run. Empty: there is none. Links are not followed."""
     if path.is_symlink() or path.parent.is_symlink():
         return ""
     try:

@@ -1,4 +1,4 @@
-"""The source of local W&B run directories: listing. `finding` finds them, `run` and `bare` read one run."""
+"""Local W&B run directories as a source: the listing. `finding` finds the directories, `run` and `bare` read a run."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def utc_now() -> datetime:
 
 
 class LocalSource:
-    """A `Source` over directories: a run directory (or its log), a `wandb` directory, or any directory above such.
+    """A `Source` over directories: a run directory (or its log), a `wandb` directory, or any directory above these.
 
-    The first listing reads every log once and is kept: a new instance sees what has changed since. `left_out` then
-    says of each log or directory, with its cause, that was left out or could be read in part only.
+    The first listing reads every log once and is cached, so only a new instance sees later changes. `left_out` then
+    lists each log or directory that was left out, or was only partly readable, with the cause.
     """
 
     service = "local"
@@ -57,7 +57,7 @@ class LocalSource:
         keys: Set[bytes] = frozenset(),
         known: Mapping[RunKey, Sequence[str]] = NOTHING,
     ) -> None:
-        """`known`: where the runs lie that earlier inventories found."""
+        """`known`: the places of runs that earlier inventories found."""
         self.left_out: list[LeftOut] = []
         self._paths = [Path(path).absolute() for path in paths]
         self._now = now
@@ -84,7 +84,7 @@ class LocalSource:
         return (listing for listing in listed if only.accepts(listing))
 
     def missing(self, project: SourceProject) -> str | None:
-        """None: a listing is whole."""
+        """None: a listing is always complete."""
         return None
 
     def open_run(self, ref: RunRef, scratch: Path) -> LocalRun | BareRun:
@@ -93,10 +93,10 @@ class LocalSource:
         return LocalRun(ref, self._now, follow_links=self._follow_links, keys=self._keys)
 
     def ping(self) -> None:
-        """Always there."""
+        """Always available."""
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Nothing to release."""
 
     def _places(self) -> str:
         return ", ".join(map(str, self._paths))
@@ -140,12 +140,12 @@ class LocalSource:
         return {key: listings for key, listings in projects.items() if listings}
 
     def _as_known(self, key: RunKey) -> RunKey:
-        """A run that was listed before its entity was known keeps its place, and is not copied a second time."""
+        """The key of a run. If first listed when its entity was unknown, it keeps that key and is copied only once."""
         before = (UNKNOWN_ENTITY, *key[1:])
         return before if before in self._known and key not in self._known else key
 
     def _add_known(self, logs_of: Mapping[tuple[str, str], dict[str, list[LogGlance]]]) -> None:
-        """Logs of these runs that an earlier inventory found elsewhere: they are the runs' as much as before."""
+        """Add logs of these runs that an earlier inventory found elsewhere: they still belong to the runs."""
         for (entity, project), runs in logs_of.items():
             for run_id, logs in runs.items():
                 seen = {log.log.resolve() for log in logs}
@@ -159,15 +159,15 @@ class LocalSource:
                         logs.append(log)
 
     def _tell_bare(self, heads: Sequence[BareHead], *, has_log: bool) -> None:
-        """Directories without a log are told, but for those of old SDKs, which have all that there was."""
-        with_log = {str(Path(one.path).parent) for one in self.left_out}  # told as what is wrong with the log
+        """Report directories without a log, except those of old SDKs, which are complete without one."""
+        with_log = {str(Path(one.path).parent) for one in self.left_out}  # already reported for their log
         for head in heads:
             directory = str(directory_of(head.root))
             if directory not in with_log and (has_log or not head.has_history):
                 self.left_out.append(LeftOut(Cause.NO_HISTORY, directory))
 
     def _glance(self, path: Path, bare: list[Path]) -> LogGlance | None:
-        """None: nothing can be read of it, and `left_out` says so. Files beside an empty log are added to `bare`."""
+        """Read a log. None: it is unreadable, and reported in `left_out`. Files next to an empty log go to `bare`."""
         cause = what_is_wrong(path)
         log = None
         if cause is None:
@@ -190,7 +190,7 @@ class LocalSource:
         return log
 
     def _has_ended(self, log: LogGlance) -> bool:
-        """Of a log that is being written, the last record is seldom whole."""
+        """Whether a log has ended. While a log is being written, its last record is seldom complete."""
         sign = last_sign(log.written_at, log.last_time_s, log.head)
         return run_state(log.exit_code, sign, self._now()) != "running"
 
@@ -199,7 +199,7 @@ class LocalSource:
 
 
 def run_keys(found: Sequence[LogGlance | BareHead]) -> list[RunKey]:
-    """Which run each log or directory belongs to."""
+    """The run to which each log or directory belongs."""
     identities = [
         Identity(one.log.parent, one.head.run_id, one.head.started_ns, one.head.entity, one.head.project)
         if isinstance(one, LogGlance)
@@ -212,14 +212,14 @@ def run_keys(found: Sequence[LogGlance | BareHead]) -> list[RunKey]:
 
 
 def is_bare(place: str) -> bool:
-    """Whether a place of a run's location is one of files without a log, as `find` gives it."""
+    """Whether a place in a run's location has files without a log, as `find` returns it."""
     path = Path(place)
     is_old = any((path / name).is_file() for name in OLD_FILES) and not any(path.glob("*.wandb"))
     return path.is_dir() and (path.name == "files" or is_old)
 
 
 def listing_of(run_id: str, logs_of: dict[str, list[LogGlance]], now: datetime) -> RunListing:
-    """The listing of a run; `logs_of`: the logs of each run of its project."""
+    """The listing of a run. `logs_of`: the logs of each run in its project."""
     logs = sorted(logs_of[run_id], key=lambda log: (log.began_s or 0.0, log.log))
     run = run_of(logs)
     head = run.head
@@ -246,7 +246,7 @@ def listing_of(run_id: str, logs_of: dict[str, list[LogGlance]], now: datetime) 
 
 
 def _fingerprint(logs: Sequence[LogGlance], state: str) -> str:
-    """Changes with the logs, the steps that an upload decided, the files beside, and the state, which time changes."""
+    """Changes with the logs, the steps that an upload decided, other files, and the state, which depends on time."""
     content = [
         (f"{log.log.parent.name}/{log.log.name}", log.size_bytes, log.mtime_ns, starting_step(log.log)) for log in logs
     ]

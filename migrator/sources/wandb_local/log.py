@@ -1,16 +1,16 @@
-"""Reader of W&B's transaction log, the file `run-ID.wandb`.
+"""Reads W&B's transaction log, the file `run-ID.wandb`.
 
-The format is that of wandb 0.31 (its `core/internal/transactionlog`): LevelDB's log behind a header of its own.
+The format is that of wandb 0.31 (its `core/internal/transactionlog`): LevelDB's log after a header of its own.
 
-    file    header, then blocks of 32768 bytes counted from the start of the file: the header lies in the first
+    file    header, then blocks of 32768 bytes counted from the start of the file: the header is in the first block
     header  ":W&B", 0xBEE1 little-endian, version 0
-    block   chunks; where fewer than 7 bytes are left, zeros
+    block   chunks; if fewer than 7 bytes are left, zeros
     chunk   CRC-32 of type and payload (u32), length (u16), type (u8), payload; numbers little-endian
     record  one chunk FULL, or chunks FIRST, MIDDLE..., LAST: a serialized protobuf `Record`
 
-W&B writes in blocks, so the log of a process that was killed ends anywhere, even right behind the header. Everything
-whole is read; where a chunk is damaged, reading goes on with the first record that begins in a later block. Zeros
-where a chunk should be, as a power loss leaves them, are damage like any other.
+W&B writes in blocks, so the log of a killed process may end anywhere, even right after the header. All complete records
+are read. After a damaged chunk, reading continues with the first record that begins in a later block. Zeros in place of
+a chunk, as a power loss leaves them, count as damage too.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ HEADER = b":W&B\xe1\xbe\x00"
 BLOCK_BYTES = 32768
 CHUNK_HEAD = struct.Struct("<IHB")
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
-#: the checksum covers the type, then the payload: CRC-32 goes on from that of the type alone
+#: the checksum covers the type, then the payload: CRC-32 continues from that of the type
 CRC_SEED = {kind: zlib.crc32(bytes([kind])) for kind in (FULL, FIRST, MIDDLE, LAST)}
 READ_AHEAD_BYTES = 1024 * 1024
 
 
-HOLES_SHOWN = 3  # of those that a message names
+HOLES_SHOWN = 3  # in a message
 
 
 @dataclass(frozen=True, slots=True)
 class Tail:
     """What a pass over a log could not read.
 
-    `torn_at` is the offset behind the last whole record if anything but padding follows it, else None. `holes` are
-    the places before that: (first byte, byte behind the last). `bytes_lost` counts the bytes of all of them.
+    `torn_at` is the offset after the last complete record if anything but padding follows it, else None. `holes` are
+    unreadable places before that: (first byte, byte after the last). `bytes_lost` is the total size of all of them.
     """
 
     torn_at: int | None = None
@@ -55,7 +55,7 @@ class Tail:
     holes: tuple[tuple[int, int], ...] = ()
 
     def without_torn_end(self) -> Tail:
-        """What was lost before the end."""
+        """Only what was lost before the end."""
         return Tail(None, sum(end - begin for begin, end in self.holes), self.holes)
 
     def __str__(self) -> str:
@@ -63,15 +63,15 @@ class Tail:
         if len(self.holes) > HOLES_SHOWN:
             places.append(f"{len(self.holes) - HOLES_SHOWN} more places")
         where = f" ({', '.join(places)})" if places else ""
-        torn = "" if self.torn_at is None else f", its whole part ends at byte {self.torn_at}"
+        torn = "" if self.torn_at is None else f", the readable part ends at byte {self.torn_at}"
         return f"{self.bytes_lost} bytes cannot be read{where}{torn}"
 
 
 class WandbLog:
-    """One pass over the whole records of the log at `path`.
+    """One pass over the complete records of the log at `path`.
 
-    It begins at `offset`: 0, or the offset that an earlier pass gave with a record. `tail` is set when the pass has
-    come to the end of the file. Raises `Rejected` for a file that is gone, may not be read or is no W&B log, and
+    It begins at `offset`: 0, or the offset that an earlier pass returned with a record. `tail` is set when the pass has
+    reached the end of the file. Raises `Rejected` for a file that is gone, may not be read or is not a W&B log, and
     `Retryable` for other failures of the disk.
     """
 
@@ -81,7 +81,7 @@ class WandbLog:
         self._offset = max(offset, len(HEADER))
 
     def records(self) -> Iterator[tuple[Record, int]]:
-        """Each whole record with the offset behind it."""
+        """Each complete record with the offset after it."""
         from google.protobuf.message import DecodeError
         from wandb.proto.wandb_internal_pb2 import Record
 
@@ -90,7 +90,7 @@ class WandbLog:
         for payload, end in self.payloads():
             try:
                 record = parse(payload)
-            except DecodeError:  # right checksum, but no such message: another program's, or a newer format's
+            except DecodeError:  # right checksum, but unknown message: from another program or a newer format
                 undecoded.append((end - CHUNK_HEAD.size - len(payload), end))
                 continue
             yield record, end
@@ -98,12 +98,12 @@ class WandbLog:
         self.tail = Tail(self.tail.torn_at, lost, tuple(sorted((*self.tail.holes, *undecoded))))
 
     def payloads(self) -> Iterator[tuple[bytes, int]]:
-        """Each whole record in its serialized form, with the offset behind it."""
+        """Each complete record in serialized form, with the offset after it."""
         unpack, crc32, full_seed = CHUNK_HEAD.unpack_from, zlib.crc32, CRC_SEED[FULL]
-        begun: list[bytes] = []  # chunks of the record that is not whole yet
+        begun: list[bytes] = []  # chunks of the record that is not complete yet
         begun_at = 0
-        good_end = file_end = self._offset  # behind the last whole record, and behind the last block
-        damaged = False  # anything unreadable since then?
+        good_end = file_end = self._offset  # after the last complete record, and after the last block
+        damaged = False  # whether anything since then is unreadable
         holes: list[tuple[int, int]] = []
         for block, block_at, pos in self._blocks():
             size = len(block)
@@ -120,7 +120,7 @@ class WandbLog:
                 if stop > size or kind not in CRC_SEED or crc32(payload, CRC_SEED[kind]) != crc:
                     begun, damaged = [], True
                     break  # unreadable from here to the end of the block
-                if (kind in (FULL, FIRST)) == bool(begun):  # its beginning was in a damaged block, or the end
+                if (kind in (FULL, FIRST)) == bool(begun):  # its beginning, or its end, was in a damaged block
                     damaged = True
                     begun = []
                     if kind in (MIDDLE, LAST):
@@ -142,11 +142,11 @@ class WandbLog:
         self.tail = Tail(good_end if torn_bytes else None, lost, tuple(holes))
 
     def _blocks(self) -> Iterator[tuple[bytes, int, int]]:
-        """Each block with its offset in the file and the position in it to read from."""
+        """Each block with its offset in the file and the position in it at which to start reading."""
         with opened(self.path) as file:
             head = file.read(len(HEADER))
             if not HEADER.startswith(head):
-                raise Rejected(ErrorClass.BAD_DATA, f"{self.path} is no W&B log: it begins with {head!r}")
+                raise Rejected(ErrorClass.BAD_DATA, f"{self.path} is not a W&B log: it begins with {head!r}")
             if len(head) < len(HEADER):  # the process died before it wrote anything
                 return
             pos = self._offset % BLOCK_BYTES
@@ -159,14 +159,14 @@ class WandbLog:
 
 
 def _behind_padding(end: int) -> int:
-    """Where the next chunk may begin behind a record that ends at `end`."""
+    """The offset at which the next chunk may begin after a record that ends at `end`."""
     left = BLOCK_BYTES - end % BLOCK_BYTES
     return end + left if left < CHUNK_HEAD.size else end
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A regular file of the source for reading; its errors are ours. Pipes and devices are never opened."""
+    """Open a regular file of the source for reading. Translates errors. Pipes and devices are never opened."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise Rejected(ErrorClass.BAD_DATA, f"{path} is not a regular file")
@@ -181,5 +181,5 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Without waiting for a writer, should a pipe have taken the file's place meanwhile."""
+    """Open without blocking, in case the file has meanwhile been replaced by a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)

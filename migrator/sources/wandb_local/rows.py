@@ -1,7 +1,7 @@
 """Rows of a local run: history, system metrics and console lines, streamed from its logs.
 
-Nothing is read beyond what the first pass saw (`LogScan.end`), so that all parts of a run that is still being
-written belong to one moment. Rows come with their size in the log: pages end by it, whatever the rows hold.
+Nothing after the end of the first pass (`LogScan.end`) is read, so that all parts of a run that is still being written
+are from the same moment. Rows come with their size in the log, which decides where a page ends.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STREAMS = {0: "stderr", 1: "stdout"}  # wandb_internal.proto, OutputRawRecord.Ou
 
 
 def history_rows(scan: RunScan, after_step: float | None) -> Iterator[Sized[HistoryRow]]:
-    """Rows above `after_step`, ascending; rows of equal step in the order of the logs."""
+    """Rows with a step above `after_step`, ascending. Rows of equal step are in the order of the logs."""
     if scan.shared:
         return _shared_rows(scan.logs, after_step)
     logs = [log for log in (*scan.inherited, *scan.logs) if log.rows]
@@ -34,7 +34,7 @@ def history_rows(scan: RunScan, after_step: float | None) -> Iterator[Sized[Hist
 
 
 def _shared_rows(logs: Sequence[LogScan], after_step: float | None) -> Iterator[Sized[HistoryRow]]:
-    """Rows of all writers in the order of their times, numbered from 0."""
+    """Rows of all writers in order of time, numbered from 0."""
     for step, (row, size_bytes) in enumerate(_by_time([_log_rows(log, None) for log in logs])):
         if after_step is None or step > after_step:
             yield row._replace(step=step), size_bytes
@@ -55,7 +55,7 @@ def _log_rows(log: LogScan, after_step: float | None) -> Iterator[Sized[HistoryR
 
 
 def system_rows(scan: RunScan, first_row: int) -> Iterator[Sized[SystemRow]]:
-    """Samples of system metrics, numbered over all logs; those of processes side by side in the order of times."""
+    """Samples of system metrics, numbered over all logs. Those of concurrent processes are in order of time."""
     if scan.concurrent:
         for number, (row, size_bytes) in enumerate(_by_time([_samples(log, 0, 0) for log in scan.logs])):
             if number >= first_row:
@@ -69,7 +69,7 @@ def system_rows(scan: RunScan, first_row: int) -> Iterator[Sized[SystemRow]]:
 
 
 def _samples(log: LogScan, number: int, first_row: int) -> Iterator[Sized[SystemRow]]:
-    """The samples of a log from `first_row` on; its first is `number`."""
+    """The samples of a log from number `first_row` on. Its first sample has number `number`."""
     for record, size_bytes in _records(log):
         if not record.HasField("stats") or record.stats.stats_type != 0:
             continue
@@ -79,7 +79,7 @@ def _samples(log: LogScan, number: int, first_row: int) -> Iterator[Sized[System
 
 
 def _by_time(streams: Sequence[Iterator[Sized[Row]]]) -> Iterator[Sized[Row]]:
-    """Rows of several processes in the order of their times; those of one process stay in their order."""
+    """Merge rows of several processes in order of time. Rows of one process keep their order."""
 
     def timed(stream: Iterator[Sized[Row]]) -> Iterator[tuple[float, Sized[Row]]]:
         latest_s = 0.0
@@ -97,7 +97,7 @@ def _system_row(number: int, stats: Any) -> SystemRow:
 
 
 def console_lines(scan: RunScan) -> Iterator[Sized[ConsoleLine]]:
-    """Lines from the raw output in the logs; those of processes side by side in the order of times."""
+    """Lines from the raw output in the logs. Those of concurrent processes are in order of time."""
     streams = [_log_lines(log) for log in scan.logs if log.pieces]
     lines = _by_time(streams) if scan.concurrent else chain.from_iterable(streams)
     for number, (line, size_bytes) in enumerate(lines):
@@ -128,7 +128,7 @@ def output_file_lines(paths: Sequence[Path]) -> Iterator[Sized[ConsoleLine]]:
 
 
 def _records(log: LogScan, offset: int = 0) -> Iterator[tuple[Any, int]]:
-    """Each record with its size."""
+    """Yield each record with its size."""
     before = offset
     for record, end in WandbLog(log.log, offset).records():
         if end > log.end:

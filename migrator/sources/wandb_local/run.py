@@ -39,13 +39,13 @@ from migrator.sources.wandb_local.scan import LogScan, RunScan, Span, scan_run
 from migrator.sources.wandb_local.starts import Run, Start, first_floor, inherited_starts, run_of
 from migrator.sources.wandb_local.values import json_object
 
-QUIET_AFTER = timedelta(minutes=10)  # a log without an end that nobody wrote to for so long is a crashed run's
+QUIET_AFTER = timedelta(minutes=10)  # an unfinished log that was not written for this long is of a crashed run
 
 
 def log_of(place: Path, run_id: str) -> Path:
-    """The log at a place of a run's location: the place itself, or in a directory the one that is named after the run.
+    """The log at a place in a run's location: the place itself or, in a directory, the log with the run's name.
 
-    A single one with another name is taken, too.
+    If a directory has a single log, it may have any name.
     """
     if not place.is_dir():
         if place.is_file():
@@ -61,7 +61,7 @@ def log_of(place: Path, run_id: str) -> Path:
 
 
 def location_of(log: Path, run_id: str) -> str:
-    """The place that leads `log_of` to a log."""
+    """The place from which `log_of` finds a log."""
     try:
         return str(log.parent if log_of(log.parent, run_id) == log else log)
     except Rejected:
@@ -69,31 +69,31 @@ def location_of(log: Path, run_id: str) -> str:
 
 
 def run_state(exit_code: int | None, last_sign: datetime, now: datetime) -> str:
-    """W&B's word for the state of a run whose last log ends with this exit code (None: without any)."""
+    """W&B's name for the state of a run whose last log ends with this exit code (None: without one)."""
     if exit_code is not None:
         return "finished" if exit_code == 0 else "failed"
     return "crashed" if now - last_sign >= QUIET_AFTER else "running"
 
 
-NO_ENTITY = f"nobody says which entity the run belongs to: called '{UNKNOWN_ENTITY}'"
-INHERITED = "the run that it was forked from has other rows now: those of then are copied into this one"
-#: the SDK gives the artifacts of an online run to W&B alone; offline they are in the log
-ONLINE_ARTIFACTS = "the directory of an online run does not have them"
+NO_ENTITY = f"the entity of the run is unknown: called '{UNKNOWN_ENTITY}'"
+INHERITED = "the parent of this fork has changed: the rows that it had then are copied into this run"
+#: the SDK sends the artifacts of an online run only to W&B; offline, they are in the log
+ONLINE_ARTIFACTS = "the directory of an online run does not contain them"
 
 
 class LocalRun:
-    """A `SourceRun`. The first question that needs it starts one pass over the logs, which answers all but rows."""
+    """A `SourceRun`. Makes one pass over the logs as soon as it is needed, which provides everything except rows."""
 
     def __init__(
         self, ref: RunRef, now: Callable[[], datetime], *, follow_links: bool = True, keys: Set[bytes] = frozenset()
     ) -> None:
         if not ref.location:
-            raise Rejected(ErrorClass.NOT_FOUND, f"{ref}: the inventory has no directory for it")
+            raise Rejected(ErrorClass.NOT_FOUND, f"{ref}: the inventory has no directory for this run")
         self._ref = ref
         self._logs = [log_of(Path(place), ref.run_id) for place in ref.location]
         self._now = now()
         self._follow_links = follow_links
-        self._keys = keys  # files with one of them in it are withheld
+        self._keys = keys  # files that contain one are withheld
         self._open_artifact: tuple[LoggedArtifact, dict[str, ManifestEntry]] | None = None
 
     # ------------------------------------------------------------ single values
@@ -148,20 +148,20 @@ class LocalRun:
         return found
 
     def _unreadable(self, log: LogScan) -> str:
-        """What is damaged of a log. Of one that is being written, the last record is seldom whole."""
+        """What is damaged in a log. While a log is being written, its last record is seldom complete."""
         tail = log.tail
         if self._state == "running" and (log is self._scan.logs[-1] or self._scan.concurrent):
             tail = tail.without_torn_end()
         return str(tail) if tail.bytes_lost else ""
 
     def config(self) -> Document:
-        """The raw form is W&B's: each value as {"value": ...}. `_wandb`, W&B's own notes, is in both."""
+        """The config. Its raw form is W&B's: each value as {"value": ...}. Both forms have `_wandb`, W&B's own data."""
         config = self._scan.config
         raw = json_object((key, f'{{"value": {text}}}') for key, text in config.texts())
         return Document(config.values(), raw.encode())
 
     def summary(self) -> Document:
-        """By key, because the log has them in random order. Steps in it are those of the log, without any shift."""
+        """The summary, sorted by key, because the log's order is random. Steps in it are as logged, not renumbered."""
         summary = self._scan.summary
         raw = json_object(sorted(summary.texts()))
         return Document(dict(sorted(summary.values().items())), raw.encode())
@@ -183,7 +183,7 @@ class LocalRun:
         return ONLINE_ARTIFACTS if part == "artifacts" and online else None
 
     def console(self, first_line: int) -> Iterator[list[ConsoleLine]]:
-        """Lines count from their first character, as in W&B's own log; see `terminal`."""
+        """The console lines. A line counts from its first character on, as in W&B's own log; see `terminal`."""
         logged = any(log.pieces for log in self._scan.logs)
         lines = (
             console_lines(self._scan)
@@ -208,12 +208,12 @@ class LocalRun:
         return local_file(found.path, name, link_allowed=name in self._linked, keys=self._keys, home=home)
 
     def release(self, file: LocalFile) -> None:
-        """Files stay where they are."""
+        """Nothing to release: files stay where they are."""
 
     # ------------------------------------------------------------ artifacts
 
     def artifacts(self) -> Iterator[Artifact]:
-        """Versions and aliases are this run's own view; see `artifacts`."""
+        """The logged artifacts. Versions and aliases are those that this run can know; see `artifacts`."""
         index = self._scan.artifacts
         for logged in index.logged:
             artifact, entries = read_artifact(logged, index.aliases(logged), self._artifact_places)
@@ -236,23 +236,23 @@ class LocalRun:
 
     @cached_property
     def _glances(self) -> dict[str, list[LogGlance]]:
-        """The logs by run: its own, and those of runs from which it has inherited rows."""
+        """The logs by run id: its own, and those of runs from which it inherited rows."""
         found: defaultdict[str, list[LogGlance]] = defaultdict(list)
         for path in self._logs:
             if log := glance(path):
                 found[log.head.run_id].append(log)
         if self._ref.run_id not in found:
-            raise Rejected(ErrorClass.BAD_DATA, f"{self._logs[0]} holds no record of a run {self._ref.run_id}")
+            raise Rejected(ErrorClass.BAD_DATA, f"{self._logs[0]} has no record of a run {self._ref.run_id}")
         return found
 
     @cached_property
     def _run(self) -> Run | None:
-        """What its logs are together; None: there is one log only, which needs no second pass."""
+        """The combination of its logs. None: there is only one log, which needs no second pass."""
         return run_of(self._glances[self._ref.run_id]) if len(self._logs) > 1 else None
 
     @cached_property
     def _inherited(self) -> list[Start]:
-        """Starts of other runs, if the inventory has put them beside its own: its parent has other rows now."""
+        """Starts of other runs, if the inventory has added them because the parent now has other rows."""
         return inherited_starts(self._run.head, self._glances) if self._run and len(self._glances) > 1 else []
 
     @cached_property
@@ -270,7 +270,7 @@ class LocalRun:
     def _head(self) -> RunHead:
         head = self._run.head if self._run else self._scan.logs[0].head
         if head is None or head.run_id != self._ref.run_id:
-            raise Rejected(ErrorClass.BAD_DATA, f"{self._logs[0]} holds no record of a run {self._ref.run_id}")
+            raise Rejected(ErrorClass.BAD_DATA, f"{self._logs[0]} has no record of a run {self._ref.run_id}")
         return head
 
     @cached_property
@@ -288,7 +288,7 @@ class LocalRun:
 
     @cached_property
     def _directories(self) -> list[Path]:
-        """Its directories, later ones over earlier ones; those of copies before those of what they are copies of."""
+        """Its directories, where later ones take precedence. Directories of copies come before their originals."""
         if not self._run:
             return [self._logs[0].parent]
         logs = [log.log for start in self._run.starts for log in (*start.copies, start.glance)]
@@ -308,7 +308,7 @@ class LocalRun:
 
     @cached_property
     def _linked(self) -> Set[str]:
-        """Names of files that may be links, because the log names them."""
+        """The names of files that may be links, because the log names them."""
         if not self._follow_links:
             return frozenset()
         return self._scan.saved | {name for _, name in self._scan.media}

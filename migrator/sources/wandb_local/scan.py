@@ -1,6 +1,6 @@
-"""The first pass over the logs of one run: everything but rows, samples and lines, which stay on disk.
+"""The first pass over the logs of one run. Reads everything except rows, samples and lines, which stay on disk.
 
-The logs are those of its starts, in order; `starts` decides which they are and how their rows are numbered.
+The logs are those of the run's starts, in order. `starts` decides which they are and how their rows are numbered.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from migrator.sources.wandb_local.values import (
 )
 from migrator.values import SeriesKey, SeriesKind, leaves
 
-NUMBER_STARTS = frozenset("-0123456789NItf")  # of JSON text: numbers, NaN, Infinity, true, false
+NUMBER_STARTS = frozenset("-0123456789NItf")  # first characters of JSON numbers, NaN, Infinity, true, false
 SYNC_STATE_MAX_BYTES = 1024 * 1024
-MARK_ROWS = 10_000  # reading goes on at most this many rows before the wanted one
+MARK_ROWS = 10_000  # reading resumes at most this many rows before the wanted one
 
 
 class Span(NamedTuple):
-    """A log and which steps its rows have: numbered from behind `floor` (None: as logged), those up to `until`."""
+    """A log and the steps of its rows: numbered after `floor` (None: as logged), and read up to `until`."""
 
     log: Path
     floor: int | None = None
@@ -45,9 +45,9 @@ class Span(NamedTuple):
 
 @dataclass(slots=True)
 class LogScan:
-    """What one log holds. Steps are those of the run (see `step_of`); `marks` are (step, offset before the row).
+    """The contents of one log. Steps are those of the run (see `step_of`). `marks` are (step, offset before the row).
 
-    Rows above `until` are left out everywhere: a later start has rewound the run to that step.
+    Rows above `until` are always left out: a later start has rewound the run to that step.
     """
 
     log: Path
@@ -67,7 +67,7 @@ class LogScan:
     marks: list[tuple[int, int]] = field(default_factory=list)
 
     def step_of(self, history: Any, before: int) -> int:
-        """The step of a row; `before` is that of the row before it, or `first_before`."""
+        """The step of a row. `before` is the step of the previous row, or `first_before`."""
         step = row_step(history, before)
         return step if self.floor is None else max(step, before + 1)
 
@@ -76,7 +76,7 @@ class LogScan:
         return -1 if self.floor is None else self.floor
 
     def offset_for(self, after_step: float | None) -> tuple[int, int]:
-        """Where to read from for the rows above `after_step`: an offset, and a step for `step_of`."""
+        """Where to begin reading the rows above `after_step`: an offset, and the step to pass to `step_of`."""
         start = 0, self.first_before
         if after_step is None or not self.marks or not self.ascending:
             return start
@@ -86,9 +86,9 @@ class LogScan:
 
 @dataclass(slots=True)
 class RunScan:
-    """What all logs of a run hold. `inherited`: logs of other runs whose rows come before its own.
+    """The contents of all logs of a run. `inherited`: logs of other runs whose rows come before its own.
 
-    `concurrent`: starts ran at the same time. `shared`: they wrote the run together, its rows have no steps.
+    `concurrent`: some starts ran at the same time. `shared`: they wrote the run together, and its rows have no steps.
     """
 
     concurrent: bool = False
@@ -99,7 +99,7 @@ class RunScan:
     summary: JsonTree = field(default_factory=JsonTree)
     series: dict[SeriesKey, None] = field(default_factory=dict)
     media: set[tuple[str, str]] = field(default_factory=set)
-    saved: set[str] = field(default_factory=set)  # names in `files` records: what run.save() was given
+    saved: set[str] = field(default_factory=set)  # names in `files` records: the files passed to run.save()
     artifacts: ArtifactIndex = field(default_factory=ArtifactIndex)
     used: dict[str, None] = field(default_factory=dict)
     extras: Extras = field(default_factory=Extras)
@@ -112,13 +112,13 @@ class RunScan:
         return sum(log.rows for log in (*self.inherited, *self.logs))
 
     def last_step(self) -> int | None:
-        """The highest step of the run; None without rows."""
+        """The highest step of the run. None: it has no rows."""
         if self.shared:
             return self.rows - 1 if self.rows else None
         return max((log.last_step for log in (*self.inherited, *self.logs) if log.rows), default=None)
 
     def inherit(self, scan: RunScan) -> None:
-        """Take over the rows of another scan, before all others."""
+        """Add the rows of another scan before all others."""
         self.inherited = scan.logs
         self.series = scan.series | self.series
         self.media |= scan.media
@@ -127,7 +127,7 @@ class RunScan:
 def scan_run(
     spans: Sequence[Span], keys: Set[bytes] = frozenset(), *, concurrent: bool = False, shared: bool = False
 ) -> RunScan:
-    """Read the logs of a run, in order of start. Of a summary file only what is free of `keys` is believed."""
+    """Read the logs of a run, in order of their starts. A summary file that contains one of `keys` is not used."""
     scan = RunScan(concurrent, shared)
     for span in spans:
         _Scanner(scan, span, keys).read()
@@ -142,7 +142,7 @@ class _Scanner:
         self._log = LogScan(*span)
         self._keys = keys
         self._step = self._log.first_before
-        #: paths whose numbers need no parsing: a key, or several as a tuple
+        #: paths whose numbers need no parsing: one key, or a tuple of several
         self._known_numbers: set[str | tuple[str, ...]] = {"_step", "_timestamp"}
         self._last_run: Any = None
         self._last_row: Any = None
@@ -215,7 +215,7 @@ class _Scanner:
         self._survey(history, step)
 
     def _survey(self, history: Any, step: int) -> None:
-        """Note the series of a row. Most values are numbers of known paths: these are not parsed."""
+        """Record the series of a row. Most values are numbers at known paths, which are not parsed."""
         known, others = self._known_numbers, []
         for item in history.item:
             path = item.nested_key
@@ -251,5 +251,5 @@ class _Scanner:
 
 
 def _surveyed(text: str) -> Any:
-    """A value, precise enough to tell its series: a list of numbers (the bins of a histogram...) may be empty."""
+    """Parse a value just enough to find its series: a list of numbers (such as histogram bins) becomes empty."""
     return [] if text[:1] == "[" and text[1:2] in NUMBER_STARTS else parse_json(text)

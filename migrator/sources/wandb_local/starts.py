@@ -1,10 +1,10 @@
-"""Log files become starts, starts become a run.
+"""Combines log files into starts, and starts into a run.
 
-A start is what one process logged. Logs of one run id that began at the same nanosecond are copies of one start: the
-one with the most in it counts. The starts of a run, in order of time, are joined by `Join`; rows of a start that goes
-on behind others are numbered `max(logged step, last step + 1)`, the rule of `wandb sync` (measured with SDK 0.31).
+A start is what one process logged. Logs with one run id that began at the same nanosecond are copies of one start: only
+the most complete one counts. The starts of a run are ordered by time and joined as `Join` says. Rows of a start that
+continues earlier ones are numbered `max(logged step, last step + 1)`, as `wandb sync` does (measured with SDK 0.31).
 
-What is decided here and loses something, or might be wrong, is an entry of the ledger.
+Every decision here that loses data, or might be wrong, becomes an entry of the ledger.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from migrator.records import Entry, Kind
 from migrator.sources.wandb_local.glance import LogGlance, longest_first, starting_step
 from migrator.sources.wandb_local.head import RunHead, merged
 
-COPY = "a copy of a log that is read: it counts once"
-ASSUMED = "not marked as resumed: read as going on behind the start before it"
+COPY = "a copy of another log: only one of them is read"
+ASSUMED = "not marked as resumed: read as a continuation of the start before it"
 BESIDE = "logged at the same time as another start: their rows are merged by step"
-SHARED = "several processes wrote this run: its rows are numbered in the order of their times"
+SHARED = "several processes wrote this run: its rows are numbered in order of time"
 
 
 class Join(Enum):
-    """How a start belongs to those before it."""
+    """How a start relates to the starts before it."""
 
-    FIRST = auto()  #: there are none
-    FOLLOWS = auto()  #: its steps go on behind theirs
-    RESUMED = auto()  #: it says that it resumed the run
-    ASSUMED = auto()  #: offline, and it began when they had ended: old SDKs do not say whether it resumed the run
-    REWOUND = auto()  #: it goes on behind a step of theirs: what came after that step is undone
+    FIRST = auto()  #: there are no earlier starts
+    FOLLOWS = auto()  #: its steps continue theirs
+    RESUMED = auto()  #: its log says that it resumed the run
+    ASSUMED = auto()  #: offline, and began after they had ended: old SDKs do not record whether it resumed the run
+    REWOUND = auto()  #: it continues after one of their steps, and everything after that step is undone
     BESIDE = auto()  #: another process at the same time
-    OVERWRITES = auto()  #: online, not resumed, its steps begin anew: in W&B it has taken their place
+    OVERWRITES = auto()  #: online, not resumed, and its steps start again: in W&B it has replaced them
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The log of one start among those of its run.
+    """The log of one start of a run.
 
-    `floor`: its rows are numbered from behind this step on (None: they keep their steps). Rows above `until` are left
-    out: a later start has rewound the run to that step.
+    `floor`: its rows are numbered from the step after this one on (None: they keep their steps). Rows above `until` are
+    left out, because a later start has rewound the run to that step.
     """
 
     glance: LogGlance
@@ -72,7 +72,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the logs of one run id are together: `starts` in order, and those that they have `overwritten`."""
+    """The logs with one run id: the `starts` of the run in order, and those that they have `overwritten`."""
 
     starts: Sequence[Start]
     overwritten: Sequence[Start] = ()
@@ -87,26 +87,26 @@ class Run:
 
     @property
     def shared(self) -> bool:
-        """Whether several processes wrote it together, so that W&B numbers its rows."""
+        """Whether several processes wrote the run together, so that W&B numbers its rows."""
         return len(self.starts) > 1 and any(start.glance.head.shared for start in self.starts)
 
     @property
     def concurrent(self) -> bool:
-        """Whether any of its starts ran at the same time."""
+        """Whether some of its starts ran at the same time."""
         return any(start.join is Join.BESIDE for start in self.starts)
 
     @property
     def deciding(self) -> int:
-        """Which start tells the state: the last; of several writers the first, which W&B calls the primary."""
+        """The index of the start that decides the state: the last or, of several writers, the first (W&B: primary)."""
         return 0 if self.shared else len(self.starts) - 1
 
     @property
     def logs(self) -> list[LogGlance]:
-        """All logs, copies and overwritten ones, too."""
+        """All logs, including copies and overwritten ones."""
         return [log for start in (*self.overwritten, *self.starts) for log in (start.glance, *start.copies)]
 
     def entries(self) -> Iterator[Entry]:
-        """What the ledger must tell of the decisions."""
+        """The ledger entries about the decisions."""
         for start in self.overwritten:
             yield from _left_out(start.glance)
         for start in self.starts:
@@ -127,7 +127,7 @@ def _left_out(log: LogGlance) -> Iterator[Entry]:
 
 
 def run_of(logs: Sequence[LogGlance]) -> Run:
-    """The run of these logs, which all have its id."""
+    """Combine logs, which all have the same run id, into a run."""
     starts: list[Start] = []
     overwritten: list[Start] = []
     last: int | None = None
@@ -148,7 +148,7 @@ def run_of(logs: Sequence[LogGlance]) -> Run:
 
 
 def _starts(logs: Sequence[LogGlance]) -> Iterator[Start]:
-    """The starts of logs, each with its copies."""
+    """Group logs into starts, each with its copies."""
     by_start: defaultdict[object, list[LogGlance]] = defaultdict(list)
     for log in logs:
         by_start[log.head.started_ns or log.log].append(log)
@@ -158,7 +158,7 @@ def _starts(logs: Sequence[LogGlance]) -> Iterator[Start]:
 
 
 def _join(before: Sequence[Start], last: int | None, log: LogGlance) -> Join:
-    """How the start of `log` belongs to those before it; `last` is their last step."""
+    """How the start of `log` relates to those before it. `last` is their last step."""
     if not before:
         return Join.FIRST
     if log.head.rewound_to is not None:
@@ -178,7 +178,7 @@ def _join(before: Sequence[Start], last: int | None, log: LogGlance) -> Join:
 
 
 def first_floor(log: Path, head: RunHead) -> int | None:
-    """The step behind which the rows of a run's first log are numbered; None: they keep their steps."""
+    """The step after which the rows of a run's first log are numbered. None: they keep their steps."""
     forked = math.floor(head.fork.step) if head.fork else None
     uploaded = starting_step(log) if head.offline and head.resume else None
     return forked if uploaded is None else max(uploaded - 1, -1 if forked is None else forked)
@@ -200,9 +200,9 @@ def _floor(join: Join, last: int | None, log: LogGlance) -> int | None:
 
 
 def parent_has_changed(fork: RunHead, logs_of: Mapping[str, Sequence[LogGlance]]) -> bool:
-    """Whether a fork's parent has other rows now than those that it was forked from: rewound or overwritten since.
+    """Whether a fork's parent was rewound or overwritten after the fork, so that it now has other rows.
 
-    `logs_of`: the logs of each run of its project.
+    `logs_of`: the logs of each run in its project.
     """
     if fork.fork is None or fork.fork.run_id not in logs_of:
         return False
@@ -214,7 +214,7 @@ def parent_has_changed(fork: RunHead, logs_of: Mapping[str, Sequence[LogGlance]]
 def inherited_starts(
     fork: RunHead, logs_of: Mapping[str, Sequence[LogGlance]], seen: tuple[str, ...] = ()
 ) -> list[Start]:
-    """The starts of other runs whose rows a fork reads, oldest ancestor first, each up to where it was left."""
+    """The starts of other runs whose rows a fork reads, oldest ancestor first, each up to its fork point."""
     if fork.fork is None or fork.fork.run_id not in logs_of or fork.fork.run_id in seen:
         return []
     step = fork.fork.step
@@ -226,13 +226,13 @@ def inherited_starts(
 
 
 def _as_of(fork: RunHead, parent: Sequence[LogGlance]) -> Run:
-    """A run as it was when `fork` left it."""
+    """The parent as it was when `fork` was forked from it."""
     left_ns = fork.started_ns
     return run_of([log for log in parent if left_ns is None or (log.head.started_ns or 0) <= left_ns])
 
 
 def _rows_below(run: Run, step: float) -> list[tuple[int | None, int | None, float]]:
-    """Which rows up to `step` a run has: those of which start, numbered from where, up to where."""
+    """Identify the rows of a run up to `step`: for each start, when it began, its floor, and the end of its rows."""
     return [
         (start.glance.head.started_ns, start.floor, min(start.until, step))
         for start in run.starts

@@ -1,8 +1,8 @@
-"""The summary of a start whose log does not tell it, or may not tell all of it.
+"""Completes the summary of a start whose log does not have it, or may not have all of it.
 
-SDKs before 0.18 write one summary record, at the end: the log of a process that was killed has none. Then
-`files/wandb-summary.json` has it, which W&B wrote now and then; without the file, the last value of each key of the
-history is what the summary would be. Of a killed process, the newer of file and log is believed.
+SDKs before 0.18 write one summary record, at the end, so the log of a killed process has none. It is then in
+`files/wandb-summary.json`, which W&B writes now and then; without that file, the last value of each history key stands
+for it. If a killed process left both, the newer of file and log is used.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 FILE_NAME = "wandb-summary.json"
 FILE_MAX_BYTES = 256 * 1024 * 1024
-OF_FILE = f"no summary in the log: that of files/{FILE_NAME}"
-OF_FILE_AND_ROWS = f"no summary in the log: that of files/{FILE_NAME}, and the last values of later rows"
-OF_ROWS = "no summary in the log: the last value of each key of the history"
+OF_FILE = f"no summary in the log: taken from files/{FILE_NAME}"
+OF_FILE_AND_ROWS = f"no summary in the log: taken from files/{FILE_NAME} and the last values of later rows"
+OF_ROWS = "no summary in the log: taken from the last value of each key of the history"
 FILE_NEWER = f"the log has no end: files/{FILE_NAME} is newer than its summary"
 LOG_NEWER = f"the log has no end: its summary is newer than files/{FILE_NAME}"
 
 
 def complete_summary(tree: JsonTree, log: LogScan, keys: Set[bytes]) -> Entry | None:
-    """Set in `tree` what `log` does not tell; the note for the ledger says from where."""
+    """Add to `tree` what `log` lacks. Returns a note for the ledger that says where it came from."""
     if log.has_summary and log.exit_code is not None:
         return None
     stored = _of_file(log.log.parent / "files" / FILE_NAME, keys)
@@ -55,7 +55,7 @@ def complete_summary(tree: JsonTree, log: LogScan, keys: Set[bytes]) -> Entry | 
 
 
 def _newer(tree: JsonTree, log: LogScan, stored: Mapping[str, Any]) -> str | None:
-    """Why file or log was chosen; None: they say the same."""
+    """Why the file or the log was chosen. None: their contents are equal."""
     own = JsonTree()
     for record, end in WandbLog(log.log).records():
         if end > log.end:
@@ -74,24 +74,24 @@ def _newer(tree: JsonTree, log: LogScan, stored: Mapping[str, Any]) -> str | Non
 
 
 def _public(values: Mapping[str, Any]) -> str:
-    """As JSON, to compare (NaN equals itself)."""
+    """The public values as JSON, for comparison (there, NaN equals itself)."""
     return json.dumps({key: value for key, value in values.items() if not key.startswith("_")}, sort_keys=True)
 
 
 def _moment(summary: Mapping[str, Any]) -> tuple[float, float]:
-    """When a summary was made: the time of the last row in it, and its step."""
+    """When a summary was made: the time and the step of the last row in it."""
     step = summary.get("_step")
     return as_time_s(summary.get("_timestamp")) or 0.0, float(step) if isinstance(step, int | float) else -1.0
 
 
 def _set_last_values(tree: JsonTree, log: LogScan, stored: Mapping[str, Any]) -> bool:
-    """Set the last value of each key that was logged after `stored` was written; False: none was.
+    """Set the last value of each key that was logged after `stored` was written. False: no key was.
 
-    A key whose stored value is an object (`define_metric`: its minimum, for example) keeps it.
+    A key whose stored value is an object (from `define_metric`, for example its minimum) keeps it.
     """
     stored_s, stored_step = _moment(stored)
     if stored and not stored_s and stored_step < 0:
-        return False  # nobody knows when
+        return False  # the time of `stored` is unknown
     found = False
     logged, step = -1, log.first_before
     for record, end in WandbLog(log.log).records():
@@ -112,7 +112,7 @@ def _set_last_values(tree: JsonTree, log: LogScan, stored: Mapping[str, Any]) ->
 
 
 def _of_file(path: Path, keys: Set[bytes]) -> dict[str, Any] | None:
-    """The summary file; None where there is no readable one."""
+    """The contents of the summary file. None: there is no readable one."""
     if path.parent.is_symlink():
         return None
     try:

@@ -1,11 +1,11 @@
-"""Lines of console output from the raw pieces in a `.wandb` log.
+"""Converts the raw pieces of output in a `.wandb` log to console lines.
 
-The log holds what a program wrote, piece by piece ("text" and "\\n" apart). W&B shows what a terminal of 32 lines
-makes of it: `\\r` returns to the start of the line and later text overwrites, `ESC[A` and `ESC[B` move between lines
-(nested progress bars); all else stays in the text. A line is counted and timed when its first character is written,
-over both streams (wandb `core/internal/terminalemulator`, `runconsolelogs`). Two things are better here: lines are
-not cut at 4096 characters (but at what Neptune takes, so that a program that never ends a line fills no memory), and
-text for a line that can change no more begins a new line instead of being dropped.
+The log contains what a program wrote, piece by piece ("text" and "\\n" apart). W&B shows it as a terminal of 32 lines
+does: `\\r` returns to the start of the line, where later text overwrites it; `ESC[A` and `ESC[B` move between lines
+(nested progress bars); everything else stays in the text. A line gets its number, counted over both streams, and its
+time when its first character is written (wandb `core/internal/terminalemulator`, `runconsolelogs`). Two things are
+better here. Lines are cut at Neptune's limit instead of 4096 characters, so a program that never ends a line still does
+not fill the memory. And text for a line that can no longer change begins a new line instead of being dropped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from io import StringIO
 from migrator.records import ConsoleLine
 from migrator.sources.paging import LINE_MAX
 
-VIEW_LINES = 32  # W&B: height of the terminal, and lines that can still change (maxTerminalLines)
+VIEW_LINES = 32  # W&B: height of the terminal, and number of lines that can still change (maxTerminalLines)
 _CONTROL = re.compile("[\r\n]|\x1b\\[[AB]")
 _CONTROL_BEGUN = re.compile("\x1b\\[?$")
 
@@ -28,12 +28,12 @@ class _Line:
 
     def __init__(self, number: int, stream: str, time: float | None) -> None:
         self.number, self.stream, self.time = number, stream, time
-        self._text = StringIO()  # takes a piece in the time of its own length, wherever it goes
+        self._text = StringIO()  # writing a piece takes time in proportion to its length, at any position
         self._end = 0
         self.done = False
 
     def put(self, text: str, column: int) -> None:
-        """Overwrite from `column` on."""
+        """Overwrite the line from `column` on."""
         if column > self._end:
             column = min(column, LINE_MAX)
             text, column = " " * (column - self._end) + text, self._end
@@ -48,12 +48,12 @@ class _Line:
     def freeze(self) -> ConsoleLine:
         line = ConsoleLine(self.number, self.time, self.stream, self._text.getvalue())
         self.done = True
-        self._text.close()  # a view may still hold the line
+        self._text.close()  # a view may still refer to the line
         return line
 
 
 class Console:
-    """Both streams of one process. `write` and `finish` give the lines that can change no more, in order."""
+    """Both streams of one process. `write` and `finish` yield the lines that can no longer change, in order."""
 
     def __init__(self) -> None:
         self.next_number = 0
@@ -66,7 +66,7 @@ class Console:
             yield self._changing.popleft().freeze()
 
     def finish(self) -> Iterator[ConsoleLine]:
-        """The rest; a last line without a line end is a line, too."""
+        """Yield the remaining lines. A last line without a line end counts too."""
         for terminal in self._terminals.values():
             terminal.flush()
         while self._changing:
@@ -86,7 +86,7 @@ class _Terminal:
         self._console, self._stream = console, stream
         self._view: list[_Line] = []
         self._row = self._column = 0
-        self._begun = ""  # of a control sequence whose end is in the next piece
+        self._begun = ""  # the beginning of a control sequence that ends in the next piece
         self._time: float | None = None
 
     def write(self, time: float | None, text: str) -> None:
@@ -124,7 +124,7 @@ class _Terminal:
     def _put(self, text: str) -> None:
         if not text:
             return
-        while self._row >= len(self._view):  # empty lines in between count from now on
+        while self._row >= len(self._view):  # empty lines in between get their numbers now
             self._view.append(self._console.new_line(self._stream, self._time))
         line = self._view[self._row]
         if line.done:

@@ -1,7 +1,7 @@
-"""How the records of a `.wandb` log hold values: items of a path (`nested_key`, or `key`) and JSON text.
+"""Reads the values in records of a `.wandb` log: items with a path (`nested_key` or `key`) and JSON text.
 
-wandb 0.31: JSON with the bare words NaN, Infinity and -Infinity; a path of several elements is a place in nested
-dicts, its elements are never split further. Histograms and media are logged as the leaves of their dict.
+In wandb 0.31, the JSON may contain the bare words NaN, Infinity and -Infinity. A path of several elements leads through
+nested dicts; its elements are not split further. Histograms and media are logged as the leaves of their dict.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from migrator import json_text
 _EMPTY_JSON = "null"
 _decoder = json.JSONDecoder()
 YEAR_10000_S = 253_402_300_800
-PATH_MAX = 100  # levels of nested dicts that paths may make; what is deeper is one level, joined as metrics are
+PATH_MAX = 100  # levels of nested dicts from paths; deeper levels become one, joined like the keys of metrics
 
 
 def parse_json(text: str) -> Any:
-    """The value of JSON text; text that is none is its own value, so that nothing is lost."""
+    """Parse JSON text. Text that is not valid JSON is returned unchanged, so that nothing is lost."""
     try:
         return json_text.parse_json(text)
     except ValueError:
@@ -27,13 +27,13 @@ def parse_json(text: str) -> Any:
 
 
 def item_path(item: Any) -> Sequence[str]:
-    """Where an item of a history, summary or config record belongs: keys from the top."""
+    """The path of an item of a history, summary or config record: keys from the top."""
     path = item.nested_key or (item.key,)
     return path if len(path) <= PATH_MAX else [*path[: PATH_MAX - 1], ".".join(path[PATH_MAX - 1 :])]
 
 
 def item_json(item: Any) -> str:
-    """JSON text of an item's value. History items have typed fields, too, which wandb 0.31 leaves unset in logs."""
+    """The JSON text of an item's value. (History items also have typed fields, but wandb 0.31 leaves them unset.)"""
     if item.value_json:
         return str(item.value_json)
     kind = item.WhichOneof("value") if "value" in item.DESCRIPTOR.oneofs_by_name else None
@@ -47,7 +47,7 @@ def item_json(item: Any) -> str:
 
 
 def row_values(history: Any) -> dict[str, Any]:
-    """The values of a history record by key, paths of several elements as nested dicts."""
+    """The values of a history record by key. Paths of several elements become nested dicts."""
     keys: list[str] = []
     texts: list[str] = []
     nested: list[Any] = []
@@ -61,7 +61,7 @@ def row_values(history: Any) -> dict[str, Any]:
         else:
             keys.append(item.key)
             texts.append(item.value_json)
-    try:  # the JSON of all values in one go is twice as fast as one by one
+    try:  # parsing all values as one JSON text is twice as fast as one by one
         values = dict(zip(keys, _parsed_together(texts), strict=True))
     except ValueError:
         singles = (item for item in history.item if len(item.nested_key) < 2)
@@ -75,9 +75,9 @@ def _parsed_together(texts: Sequence[str]) -> list[Any]:
     joined = f"[{','.join(texts)}]"
     if json_text.is_deep(joined) or json_text.has_minus_zero(joined):
         raise ValueError("one of them needs a closer look")
-    values, end = _decoder.raw_decode(joined)  # json.loads looks for blanks as well
+    values, end = _decoder.raw_decode(joined)  # json.loads also looks for whitespace
     if end != len(joined) or not isinstance(values, list):
-        raise ValueError("one of them is no JSON")
+        raise ValueError("one of them is not JSON")
     return values
 
 
@@ -92,9 +92,9 @@ def put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 
 def row_step(history: Any, before: int) -> int:
-    """The step of a history record as the log has it; `before` is that of the record before it.
+    """The step of a history record as logged. `before` is the step of the previous record.
 
-    The record's own number and `_step` agree; rows without either (several writers of one run) go on counting.
+    The record's own number and `_step` agree. Rows without either (several writers of one run) count up from `before`.
     """
     if history.HasField("step"):
         return int(history.step.num)
@@ -114,23 +114,23 @@ def row_time_s(history: Any) -> float | None:
 
 
 def as_time_s(value: Any) -> float | None:
-    """A time in seconds, if the value is one that a datetime can hold."""
+    """A time in seconds. None: the value is not a time that a datetime can hold."""
     return float(value) if isinstance(value, int | float) and 0 <= value < YEAR_10000_S else None
 
 
 def epoch_s(timestamp: Any) -> float:
-    """A protobuf Timestamp as seconds since the epoch."""
+    """Convert a protobuf Timestamp to seconds since the epoch."""
     return float(timestamp.seconds + timestamp.nanos / 1e9)
 
 
 class JsonTree:
-    """Config or summary: JSON texts by path, later ones over earlier ones, parsed only at the end.
+    """Config or summary: JSON texts by path, where later ones replace earlier ones. Parsed only at the end.
 
-    A summary is updated with every row, so that a long run replaces most texts unread.
+    A summary is updated with every row, so in a long run most texts are replaced without being parsed.
     """
 
     def __init__(self) -> None:
-        self._top: dict[str, Any] = {}  # a value is JSON text, or a dict of the same kind
+        self._top: dict[str, Any] = {}  # values are JSON texts, or dicts of the same kind
 
     def update(self, record: Any) -> None:
         """Apply a config or summary record: its updates, then its removals."""
@@ -147,7 +147,7 @@ class JsonTree:
             self._remove(item_path(item))
 
     def merge(self, record: Any) -> None:
-        """As `update`, but an object joins the one that is there: what wandb-core (0.31) does with a config."""
+        """Like `update`, but merge an object into an existing one, as wandb-core (0.31) does with a config."""
         for item in record.update:
             *above, name = item_path(item)
             _join(self._node(above), name, item_json(item))
@@ -159,7 +159,7 @@ class JsonTree:
         self._node(path[:-1])[path[-1]] = text
 
     def set_all(self, values: Mapping[str, Any]) -> None:
-        """Set whole values by key."""
+        """Set complete values by key."""
         self._top.update((key, json.dumps(value)) for key, value in values.items())
 
     def _node(self, path: Sequence[str]) -> dict[str, Any]:
@@ -186,7 +186,7 @@ class JsonTree:
         return {key: _parsed(value) for key, value in self._top.items()}
 
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Top-level keys with the JSON text of their values, numbers and bare NaN as they were logged."""
+        """Yield top-level keys with the JSON text of their values. Numbers and bare NaN are as logged."""
         for key, value in self._top.items():
             yield key, _text(value)
 
@@ -209,7 +209,7 @@ def _is_object(value: dict[str, Any] | str | None) -> bool:
 
 
 def _opened(text: str | None) -> dict[str, Any]:
-    """A value that is a JSON object as a node of a tree; any other value gives way to an empty one."""
+    """Convert a JSON object to a node of a tree. Any other value is replaced by an empty node."""
     value = parse_json(text) if text else None
     return {k: json.dumps(v) for k, v in value.items()} if isinstance(value, dict) else {}
 
@@ -227,5 +227,5 @@ def _text(value: Any) -> str:
 
 
 def json_object(members: Any) -> str:
-    """A JSON object of keys and the JSON texts of their values."""
+    """Build a JSON object from keys and the JSON texts of their values."""
     return "{" + ", ".join(f"{json.dumps(key)}: {text}" for key, text in members) + "}"

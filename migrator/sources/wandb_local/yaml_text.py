@@ -1,4 +1,4 @@
-"""`config.yaml` as plain values: bounded, whatever the file holds."""
+"""Reads `config.yaml` as plain values, with bounded memory whatever the file contains."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-VALUES_MAX = 1_000_000  # aliases may stand for each other again and again
+VALUES_MAX = 1_000_000  # limit, because aliases can refer to each other many times over
 LEVELS_MAX = 200
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML is untyped
-    """Reads `1e-05` as a number, as YAML 1.2 does and wandb-core (Go) writes it."""
+    """Reads `1e-05` as a number, as in YAML 1.2: wandb-core (Go) writes it so."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -25,7 +25,7 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str) -> Any:
-    """What YAML text says, in the types that JSON has. ValueError for what is not YAML, or would not end."""
+    """Parse YAML text to JSON types. ValueError if it is not YAML, or its aliases expand without end."""
     try:
         value = yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError) as error:
@@ -40,7 +40,7 @@ class _Plain:
     def plain(self, value: Any, level: int) -> Any:
         self._left -= 1
         if self._left < 0 or level > LEVELS_MAX:
-            raise ValueError("not YAML that ends: its aliases stand for too many values")
+            raise ValueError("its aliases stand for too many values")
         match value:
             case None | bool() | int() | float() | str():
                 return value

@@ -332,7 +332,7 @@ def console_page(numbers: list[int | None], *, cursor: str, counted: int) -> str
     ("second", "counted", "lines", "partial"),
     [
         ([1, 2, 3], 4, [0, 1, 2, 3], None),  # a line of the first page comes again
-        ([2, 3], 9, [0, 1, 2, 3], "W&B counts 9 lines, gives 4"),
+        ([2, 3], 9, [0, 1, 2, 3], "W&B counts 9 lines but returns 4"),
         ([None, None], 4, [0, 1, 2, 3], None),
     ],
 )

@@ -71,7 +71,7 @@ def test_a_run_that_is_counted_and_never_listed_is_told_of_and_stops_nothing(onl
     _, source = make(Run("a"), Run("b", created_at=iso(EPOCH_S + 1)), Run("c", state="running"), server=Hiding)
     expected = [run for run in ("a", "b", "c") if not only.states or run != "c"]
     assert sorted(run_ids(source, only)) == expected
-    told = f"W&B counts {len(expected) + 1} runs, gives {len(expected)}"
+    told = f"W&B counts {len(expected) + 1} runs but returns {len(expected)}"
     assert source.missing(P) == told
     assert source.problems == [f"incomplete: team/p: {told}"]
 
@@ -155,7 +155,7 @@ def test_runs_that_the_server_fails_at_hide_no_others(bad: set[int], make: Make)
     assert sorted(run_ids(source)) == sorted(expected)
     told = source.missing(P)
     assert told
-    assert told.startswith(f"W&B counts 70 runs, gives {70 - len(bad)}; it fails at others: ")
+    assert told.startswith(f"W&B counts 70 runs but returns {70 - len(bad)}; it fails at others: ")
     assert source.count_runs(P) == 70
 
 
@@ -205,7 +205,7 @@ def test_an_order_that_the_server_does_not_know_costs_nothing(make: Make) -> Non
 
     _, source = make(Run("a"), server=OneOrder)
     assert run_ids(source) == ["a"]
-    assert source.missing(P) == "W&B counts 2 runs, gives 1"
+    assert source.missing(P) == "W&B counts 2 runs but returns 1"
 
 
 # ---------------------------------------------------------------- old servers
