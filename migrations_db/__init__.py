@@ -1,26 +1,27 @@
-"""The state database: which runs there are, who copies them, how far they have come.
+"""The state database: which runs there are, who copies them, and how far they are.
 
 In reading order:
 
     states.py        run and part states, allowed moves (pure)
-    types.py         what goes in and comes out (pure);  report_types.py  what reports give
+    types.py         arguments and results of the store (pure);  report_types.py  results of reports
     errors.py        what can go wrong
     store.py         claims and fenced writes          `Store`
     inventory.py     what an inventory writes          `store.inventory`
     workers.py       heartbeats and recovery           `store.workers`
-    reports.py       read-only questions               `store.reports`
-    jobs.py          the command that runs now, for reports
-    listing.py       which runs there are              `store.listing`
+    reports.py       read-only queries                 `store.reports`
+    jobs.py          the current or last command, for reports
+    listing.py       lists of runs                     `store.listing`
     verification.py  digests and verdicts              `store.verification`
     models.py        tables;  columns.py  their types, and the database's clock in both dialects
-    statements.py    what every run needs, built once
-    claiming.py      the statement that hands out runs, conditions for many values at once
+    statements.py    statements that every run needs, built once
+    claiming.py      the statement that hands out runs; conditions for many values at once
     attempts.py      how claims begin and end;  cursors.py  cursors that grow by items
-    selecting.py     which runs a person means;  forgetting.py, forks.py  inside others' transactions
+    selecting.py     finds the runs that a user asks for
+    forgetting.py, forks.py  steps of larger transactions
     rows.py          from rows to types
-    database.py      transactions; vendors' errors become ours
-    engine.py        open a path or URL, check the version, refuse network file systems
-    upgrades/      Alembic versions; run by themselves on open
+    database.py      transactions; translates vendors' errors
+    engine.py        opens a path or URL, checks the version, refuses network file systems
+    upgrades/        Alembic versions, applied automatically on opening
 
 It imports nothing of `migrator`.
 """

@@ -1,4 +1,4 @@
-"""How claims begin and end: the run and its attempt change together. Used inside others' transactions."""
+"""How claims begin and end: the run and its attempt change together. Called within transactions of the callers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Held(NamedTuple):
 
 
 def held(connection: Connection, *conditions: ColumnElement[bool]) -> list[Held]:
-    """Lock claimed runs: in the order of their numbers, so that no two transactions wait for each other."""
+    """Lock claimed runs in the order of their numbers, so that no two transactions wait for each other."""
     query = (
         select(Run.id, Run.attempt, Run.failures, Run.silent_attempts)
         .where(Run.status == RunStatus.RUNNING, *conditions)
@@ -35,14 +35,14 @@ def held(connection: Connection, *conditions: ColumnElement[bool]) -> list[Held]
 
 
 def begin_attempt(connection: Connection, claim: Claim) -> None:
-    """Record the attempt of a claim just made; one that is still open was lost (its lease had ended)."""
+    """Record the attempt of a new claim. An earlier attempt that is still open was lost (its lease had ended)."""
     _end_attempts(connection, [claim.run], Outcome.LOST, None)
     row = {"run": claim.run, "number": claim.attempt, "phase": claim.phase, "worker": claim.worker_id}
     connection.execute(statements.begin_attempt(), row)
 
 
 def succeed(connection: Connection, run: int) -> None:
-    """The claim ends with a complete run."""
+    """End a claim whose run is complete."""
     connection.execute(statements.end_claim_done(), {"_run": run})
     _end_attempts(connection, [run], Outcome.DONE, None)
 
@@ -55,7 +55,7 @@ def give_back(
     delay_s: float = 0.0,
     failure: Failure | None = None,
 ) -> None:
-    """The claims end at no cost. Those without progress or a word at their end become suspects."""
+    """End claims without counting failures. Claims that made no progress and gave no reason make the run suspect."""
     values: dict[str, Any] = {
         "status": RunStatus.PENDING,
         "not_before": now_plus(delay_s) if delay_s > 0 else None,
@@ -74,7 +74,7 @@ def count_failure(
     max_failures: int,
     delay_s: float = 0.0,
 ) -> RunStatus:
-    """The claim ends with a failure; returns what becomes of the run. RETRY becomes FAILED with the last failure."""
+    """End a claim with a failure. Returns the new status. RETRY becomes FAILED after the last allowed failure."""
     failures = run.failures + 1
     status = after_failure(failures, max_failures)
     ended = status is RunStatus.FAILED

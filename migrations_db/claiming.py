@@ -1,9 +1,9 @@
-"""The statement that hands out runs, and the one that tells how long to wait.
+"""The statement that hands out runs, and the one that says how long to wait.
 
-One statement for both databases: the inner SELECT finds the run and locks it, passing over runs that others are about
-to take; the outer UPDATE takes it. SQLite has one writer at a time and leaves the lock clause out.
+The statement is the same for both databases: the inner SELECT finds a run and locks it, skipping runs that others are
+about to take; the outer UPDATE takes it. SQLite has one writer at a time, so the lock clause is left out.
 
-Without what is set besides, the common case reads so (`test_the_claim_reads_as_its_docstring_says`):
+Without the other columns that it sets, the common case reads (`test_the_claim_reads_as_its_docstring_says`):
 
     UPDATE run SET status = 'running', claimed_by = :worker, lease_until = now + :lease_s, attempt = attempt + 1, ...
     WHERE id = coalesce(
@@ -17,8 +17,9 @@ Without what is set besides, the common case reads so (`test_the_claim_reads_as_
          ORDER BY silent_attempts, size_hint DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED))
     RETURNING id
 
-The order is that of the index `run_pending` (or `run_pending_project`), so that the first entry that passes is the
-answer however many runs there are. Status is written into the SQL, not bound: partial indexes want to see it.
+The order is that of the index `run_pending` (or `run_pending_project`), so the first entry that meets the conditions is
+the answer, however many runs there are. The status is part of the SQL text, not a parameter: otherwise partial indexes
+would not be used.
 """
 
 from __future__ import annotations
@@ -59,11 +60,11 @@ from migrations_db.types import Selection
 
 @lru_cache
 def claim_statement(phase: Phase, only: Selection, *, suspects: bool = True) -> Update:
-    """UPDATE ... RETURNING id: claims one run, or none. Takes the parameters `_worker`, `_lease_s` and
-    (to copy) `_mapping`.
+    """UPDATE ... RETURNING id: claims one run or none. Takes the parameters `_worker`, `_lease_s` and, for a copy,
+    `_mapping`.
 
-    Kept: building it takes longer than running it. An expired lease comes first, unless its run is suspected to kill
-    its workers: then it comes last, or (without `suspects`) not at all.
+    Cached, because building it takes longer than running it. Runs with an expired lease come first. But a run that is
+    suspected of killing its workers comes last or, without `suspects`, not at all.
     """
     choices = [_expired(phase, only, suspects=False), _pending(phase, only, suspects=suspects)]
     if suspects:
@@ -81,7 +82,7 @@ def claim_statement(phase: Phase, only: Selection, *, suspects: bool = True) -> 
         "started_at": func.coalesce(Run.started_at, now_plus()),
         "finished_at": None,
     }
-    values |= {"verdict": None, "verified_at": None}  # of what was there before
+    values |= {"verdict": None, "verified_at": None}  # they are out of date
     if phase is Phase.COPY:
         values["copied_fingerprint"] = Run.fingerprint
         values["mapping"] = func.coalesce(Run.mapping, bindparam("_mapping", None, type_=Run.mapping.type))
@@ -90,7 +91,7 @@ def claim_statement(phase: Phase, only: Selection, *, suspects: bool = True) -> 
 
 @lru_cache
 def wait_statement(phase: Phase, only: Selection) -> Select[Any]:
-    """Seconds until the first run may be claimed, null if there is none."""
+    """Selects the seconds until the first run may be claimed; null if there is none."""
     run = aliased(Run)
     scope = in_selection(run, only)
     pending = select(seconds_until(func.coalesce(run.not_before, now_plus())).label("seconds")).where(
@@ -98,7 +99,7 @@ def wait_statement(phase: Phase, only: Selection) -> Select[Any]:
     )
     running = select(seconds_until(run.lease_until)).where(_is(run, RunStatus.RUNNING), run.phase == phase, *scope)
     first = select(func.min(union_all(pending, running).subquery().c.seconds)).scalar_subquery()
-    # All pending runs are looked at only if none is ready.
+    # All pending runs are examined only if none is ready.
     return select(case((_pending(phase, only, lock=False).is_not(None), literal(0.0, Double())), else_=first))
 
 
@@ -107,7 +108,7 @@ def _is(run: type[Run], status: RunStatus) -> ColumnElement[bool]:
 
 
 def _expired(phase: Phase, only: Selection, *, suspects: bool) -> ScalarSelect[int]:
-    """The run whose lease ended first. Suspects have gone silent twice in a row."""
+    """The run whose lease ended first. Suspects are runs whose last two attempts ended in silence."""
     run = aliased(Run)
     return (
         select(run.id)
@@ -121,18 +122,18 @@ def _expired(phase: Phase, only: Selection, *, suspects: bool) -> ScalarSelect[i
 
 
 def _pending(phase: Phase, only: Selection, *, suspects: bool = True, lock: bool = True) -> ScalarSelect[int]:
-    """The first run in the order of claims that may be claimed now."""
+    """The first run, in the order of claims, that may be claimed now."""
     run = aliased(Run)
     pending = _is(run, RunStatus.PENDING)
     if only.runs is not None:
-        # A bound status keeps SQLite from walking the index of all pending runs: these few are found by number.
+        # With a bound status, SQLite does not walk the index of all pending runs: these few are found by number.
         bound = run.status == RunStatus.PENDING
         return _first(run, phase, bound, one_of(run.id, only.runs), suspects=suspects, lock=lock)
     if only.projects is None:
         return _first(run, phase, pending, suspects=suspects, lock=lock)
     if len(only.projects) == 1:
         return _first(run, phase, pending, run.project_id == only.projects[0], suspects=suspects, lock=lock)
-    # The first of each project by its own index, and of these the first.
+    # Take the first of each project, by the index per project, and of these the first.
     of_project = _first(run, phase, pending, run.project_id == Project.id, suspects=suspects, lock=lock)
     heads = select(of_project.correlate(Project)).where(one_of(Project.id, only.projects))
     head = aliased(Run)
@@ -158,7 +159,7 @@ def _order(run: type[Run]) -> list[ColumnElement[Any]]:
 
 
 def _waits_for_parent(run: type[Run]) -> ColumnElement[bool]:
-    """Whether the run is a fork whose parent has yet to be copied (or uploaded)."""
+    """Whether the run is a fork whose parent is still to be copied (or uploaded)."""
     parent = aliased(Run)
     return run.fork_run_id.is_not(None) & exists().where(
         parent.project_id == run.project_id,
@@ -173,12 +174,12 @@ def _waits_for_parent(run: type[Run]) -> ColumnElement[bool]:
 #
 # Conditions for many values at once.
 #
-# Drivers limit the parameters of a statement (SQLite: 32,766), and a limit on runs may select more than that. So a list
-# travels as one parameter, JSON text, that the database takes apart.
+# Drivers limit the number of parameters (SQLite: 32,766), and a selection may contain more runs than that. So a list is
+# sent as a single parameter: JSON text that the database unpacks.
 
 
 class json_values(FunctionElement[Any]):
-    """The rows of a JSON list, in a column `value`."""
+    """The elements of a JSON list as rows with a column `value`."""
 
     name = "json_values"
     inherit_cache = True
@@ -195,7 +196,7 @@ def _postgresql_json_values(element: json_values, compiler: SQLCompiler, **kw: A
 
 
 def one_of(column: InstrumentedAttribute[Any], values: Collection[int] | Collection[str]) -> ColumnElement[bool]:
-    """Whether the column has one of any number of values."""
+    """Whether the column has one of the values, however many there are."""
     plain = [safe(value) if isinstance(value, str) else value for value in values]
     rows = json_values(literal(json.dumps(plain), Text())).table_valued("value")
     return column.in_(select(cast(rows.c.value, column.type)))
@@ -211,7 +212,7 @@ def in_selection(run: type[Run], only: Selection) -> list[ColumnElement[bool]]:
 
 
 def lacks(parts: Collection[str]) -> list[ColumnElement[bool]]:
-    """The conditions of a run that is done, but without one of these parts, and still there at the source."""
+    """The conditions for a run that is done without one of these parts and still exists in the source."""
     copied = select(func.count()).where(
         Part.run == Run.id, Part.name.in_(parts), Part.done_fingerprint == Run.fingerprint
     )

@@ -1,4 +1,4 @@
-"""Column types that both databases agree on."""
+"""Column types that are the same in both databases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy.sql.elements import SQLCoreOperations
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
-#: SQLite numbers rows by itself only in an INTEGER PRIMARY KEY
+#: SQLite assigns numbers to rows only in an INTEGER PRIMARY KEY
 RowNumber = BigInteger().with_variant(Integer(), "sqlite")
 
 
@@ -37,7 +37,7 @@ class UtcTime(TypeDecorator[datetime]):
 
 
 class SafeText(TypeDecorator[str]):
-    """Text from anywhere: what a database cannot hold (NUL, lone surrogates) is written visibly."""
+    """Any text. Characters that a database cannot store (NUL, lone surrogates) are replaced by visible ones."""
 
     impl = Text
     cache_ok = True
@@ -47,7 +47,7 @@ class SafeText(TypeDecorator[str]):
 
 
 def safe(text: str) -> str:
-    """`text` as `SafeText` stores it; a plain str, for drivers have their own ideas about enums."""
+    """`text` as `SafeText` stores it; a plain str, because drivers treat enums in different ways."""
     text = str(text)
     if "\0" in text:
         text = text.replace("\0", "\N{SYMBOL FOR NULL}")
@@ -55,16 +55,16 @@ def safe(text: str) -> str:
 
 
 def word(kind: type[StrEnum]) -> Enum:
-    """A column of one of the words of `kind`, stored as it is spelled."""
+    """A column for the words of `kind`, stored as text."""
     return Enum(kind, native_enum=False, length=16, values_callable=lambda e: [str(m.value) for m in e])
 
 
 # ---------------------------------------------------------------- the clock
 #
-# The database's own clock, so that hosts with wrong clocks cannot disagree about a lease.
+# The database's own clock is used, so that hosts with wrong clocks cannot disagree about a lease.
 #
-# The time is that of the start of the statement. SQLite keeps times as text with the resolution of a millisecond, in
-# the form that SQLAlchemy reads and that sorts by time.
+# The time is when the statement started. SQLite stores times as text with a resolution of one millisecond, in the form
+# that SQLAlchemy reads and that sorts by time.
 
 
 class now_plus(FunctionElement[datetime]):
@@ -78,7 +78,7 @@ class now_plus(FunctionElement[datetime]):
 
 
 class seconds_until(FunctionElement[float]):
-    """Seconds from now to a time; negative: it is over."""
+    """Seconds from now to a time; negative if it has passed."""
 
     type = Double()
     inherit_cache = True

@@ -1,4 +1,4 @@
-"""Cursors of parts. A list `items` in one only grows: once it is long it is kept item by item, not written anew."""
+"""Cursors of parts. A list `items` in a cursor only grows. Once it is long, only its new items are written."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from migrations_db.models import CursorItem
 
-INLINE_ITEMS = 8  # ours: so many stay in the cursor itself, which costs no statements of their own
+INLINE_ITEMS = 8  # ours: up to this many stay in the cursor itself, which needs no statements of their own
 
 
 def save_cursor(connection: Connection, run: int, part: str, cursor: Mapping[str, Any]) -> str:
-    """Save the new items of a long list; returns the rest of the cursor as JSON, `items` null there."""
+    """Save the new items of a long list. Returns the rest of the cursor as JSON, with `items` null."""
     items = cursor.get("items", ())
     if len(items) <= INLINE_ITEMS:
         return json.dumps(cursor)
@@ -31,7 +31,7 @@ def save_cursor(connection: Connection, run: int, part: str, cursor: Mapping[str
 
 
 def read_cursor(connection: Connection, run: int, part: str, saved: str) -> dict[str, Any]:
-    """A cursor as it was saved."""
+    """Read a cursor with all its items."""
     cursor: dict[str, Any] = json.loads(saved)
     if cursor.get("items", ()) is not None:
         return cursor
@@ -41,6 +41,6 @@ def read_cursor(connection: Connection, run: int, part: str, saved: str) -> dict
 
 
 def forget_items(connection: Connection, run: int, part: str | None = None) -> None:
-    """The list begins anew: that of a part, or of all parts (None)."""
+    """Delete the list of a part, or of all parts (None)."""
     ours = [CursorItem.run == run] if part is None else [CursorItem.run == run, CursorItem.part == part]
     connection.execute(delete(CursorItem).where(*ours))

@@ -1,7 +1,7 @@
 """Transactions on one database, and the translation of vendors' errors into ours.
 
-`write()` takes SQLite's write lock at its beginning: a transaction that reads first and writes later could not get it
-any more if somebody else wrote in between. `read()` sees one snapshot and never waits for writers.
+`write()` takes SQLite's write lock at the beginning: a transaction that reads first and writes later could no longer
+get it if somebody else wrote in between. `read()` sees one snapshot and never waits for writers.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from migrations_db.errors import (
     StateUnsupported,
 )
 
-SQLITE_ROOM_BYTES = 1 << 20  # ours: with less than this on the disk, an I/O error of SQLite's is about space
-LOOK_AGAIN_S = 0.01  # ours: at most so long until the next look; some ten transactions fit in
+SQLITE_ROOM_BYTES = 1 << 20  # ours: with less free disk space than this, an I/O error of SQLite is about space
+LOOK_AGAIN_S = 0.01  # ours: the longest wait between two tries for the lock; about ten transactions fit in
 LOCK_TIMEOUT_S = 30  # ours: how long to wait for somebody else's transaction; ours take milliseconds
 
 
 class Database:
-    """An engine with our transactions. `address` is what messages call it."""
+    """An engine with our transactions. `address` is its name in messages."""
 
     def __init__(self, engine: Engine, address: str) -> None:
         self.address = address
@@ -54,7 +54,7 @@ class Database:
         self._file: tuple[int, int] | None = None
 
     def watch_file(self) -> None:
-        """From now on the file at `address` must be this one: SQLite would go on writing one that was removed."""
+        """From now on, check that the file at `address` stays the same: SQLite would keep writing a removed file."""
         self._file = _identity(self.address)
 
     def _check_file(self) -> None:
@@ -66,14 +66,14 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A read-only transaction: one snapshot."""
+        """A read-only transaction on one snapshot."""
         self._check_file()
         with translated(self.address), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
     def browse(self) -> Iterator[Connection]:
-        """As `read`, at the pace of a person who pages through the rows."""
+        """Like `read`, but without a time limit, for a person who pages through the rows."""
         with self.read() as connection:
             if not self.is_sqlite:
                 connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
@@ -81,13 +81,13 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction; any exception rolls it back."""
+        """A transaction. Any exception rolls it back."""
         self._check_file()
         with translated(self.address), self._writer.begin() as connection:
             yield connection
 
     def insert(self, table: Any) -> postgresql.Insert:
-        """An INSERT that may say ON CONFLICT, which both dialects spell alike."""
+        """An INSERT that supports ON CONFLICT, which is the same in both dialects."""
         if self.is_sqlite:
             return sqlite.insert(table)  # type: ignore[return-value]
         return postgresql.insert(table)
@@ -97,7 +97,7 @@ class Database:
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """Which file is at a path; None: there is none."""
+    """The identity of the file at a path. None: there is no file."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -114,7 +114,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _take_write_lock(connection: sqlite3.Connection) -> None:
-    """BEGIN IMMEDIATE, looking often. SQLite's own waiting sleeps up to 100 ms, while others take turns."""
+    """BEGIN IMMEDIATE, with frequent tries. SQLite's own waiting sleeps up to 100 ms, while others get the lock."""
     [timeout_ms] = connection.execute("PRAGMA busy_timeout").fetchone()
     give_up = time.monotonic() + timeout_ms / 1000
     connection.execute("PRAGMA busy_timeout=0")
@@ -133,7 +133,7 @@ def _take_write_lock(connection: sqlite3.Connection) -> None:
 
 @contextmanager
 def translated(address: str) -> Iterator[None]:
-    """Raise our error for a driver's, where the cause is known; what is left is a bug and stays as it is."""
+    """Translate a driver's error into ours if the cause is known. Any other error is a bug and is not translated."""
     try:
         yield
     except DBAPIError as error:
@@ -141,7 +141,7 @@ def translated(address: str) -> Iterator[None]:
         if ours is None:
             raise
         raise ours from error
-    except NoConnection as error:  # the other threads' connections wait for locks
+    except NoConnection as error:  # the connections of other threads wait for locks
         raise _locked(address) from error
     except sqlite3.Error as error:
         ours = translate(error, address)
@@ -151,14 +151,14 @@ def translated(address: str) -> Iterator[None]:
 
 
 def translate(error: BaseException | None, address: str) -> StateError | None:
-    """Our error for the driver's `error`; None: it is not one that a person can do something about."""
+    """Our error for the driver's `error`. None: it is not an error about which the user can do something."""
     if isinstance(error, sqlite3.Error):
         return _translate_sqlite(error, address)
     return _translate_postgresql(error, address)
 
 
 def _translate_sqlite(error: sqlite3.Error, address: str) -> StateError | None:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the upper bits only say more about the lower ones
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the upper bits only add details
     match code:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return _locked(address)
@@ -169,10 +169,10 @@ def _translate_sqlite(error: sqlite3.Error, address: str) -> StateError | None:
         case sqlite3.SQLITE_FULL:
             return _disk_full(address)
         case sqlite3.SQLITE_IOERR if shutil.disk_usage(Path(address).absolute().parent).free < SQLITE_ROOM_BYTES:
-            return _disk_full(address)  # which SQLite does not tell apart for its shared memory file
+            return _disk_full(address)  # SQLite does not report this separately for its shared memory file
         case sqlite3.SQLITE_CANTOPEN:
             return StateUnreachable(
-                f"{address} cannot be opened: check that the directory is there and that you may write in it, "
+                f"{address} cannot be opened: check that the directory exists and that you may write to it, "
                 "or use another place with --db."
             )
         case sqlite3.SQLITE_IOERR:
@@ -198,20 +198,20 @@ def _translate_postgresql(error: BaseException | None, address: str) -> StateErr
         case "42P01" | "42703":
             return damaged(address, said)
     if not state and "connection option" in said:
-        return StateUnsupported(f"--db: {said}. Options of libpq may stand behind the `?`, such as sslmode=require.")
+        return StateUnsupported(f"--db: {said}. Only options of libpq may follow the `?`, such as sslmode=require.")
     silent = state.startswith(("08", "53300", "57P", "25P03")) or (
         not state and type(error).__name__ in ("OperationalError", "ConnectionTimeout", "InterfaceError")
     )
     if silent or state.startswith(("28", "53", "57", "3D")):
         return (StateSilent if silent else StateUnreachable)(
-            f"{address} does not answer: {said}. Check that the server runs and takes connections from here, and "
+            f"{address} does not answer: {said}. Check that the server runs and accepts connections from here, and "
             "the user, password and database name in --db; then run the same command again."
         )
     return None
 
 
 def damaged(address: str, said: str) -> StateDamaged:
-    """For callers that find damage themselves."""
+    """The error for damage that callers find themselves."""
     return StateDamaged(
         f"{address} is not a state database of this program, or is damaged: {said}. Restore a copy, or begin a new "
         "one: `migrate inventory --db OTHER`."
@@ -220,14 +220,14 @@ def damaged(address: str, said: str) -> StateDamaged:
 
 def _locked(address: str) -> StateLocked:
     return StateLocked(
-        f"{address} is locked: another process holds it for too long. End that process (a database browser, a "
+        f"{address} is locked: another process has locked it for too long. End that process (a database browser, a "
         "backup?) and run the same command again."
     )
 
 
 def _read_only(address: str, said: str) -> StateReadOnly:
     return StateReadOnly(
-        f"{address} may not be written: {said}. Get permission to write it (and its directory), or use another place "
+        f"{address} cannot be written: {said}. Get permission to write it (and its directory), or use another place "
         "with --db."
     )
 

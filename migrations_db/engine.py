@@ -1,4 +1,4 @@
-"""Open a state database: check the place, connect, bring the tables up to date.
+"""Opens a state database: checks the place, connects, and brings the tables up to date.
 
 An up-to-date database opens without Alembic, which is slow to import.
 """
@@ -25,13 +25,13 @@ from migrations_db.store import Store
 #: the newest file in upgrades/versions
 SCHEMA_REVISION = "0004"
 
-#: PostgreSQL: the lock under which one process upgrades; any number of ours will do
+#: PostgreSQL: the advisory lock held during an upgrade; an arbitrary number
 UPGRADE_LOCK = 0x6D69_6772_6174_6521
 SQLITE_MIN = (3, 35)  # RETURNING
 SQLITE_CACHE_KIB = 16_384  # ours: the indexes of some 100,000 runs
-POSTGRESQL_CONNECTIONS = 2  # ours, of a process: threads take turns; a server allows 100 in all unless told otherwise
-#: ours, of a connection to PostgreSQL, as libpq names them: one in reach answers at once, and a link that falls silent
-#: (a firewall, a host that is gone) is noticed after half a minute instead of never
+POSTGRESQL_CONNECTIONS = 2  # ours, per process: threads take turns; by default, a server allows 100 in total
+#: our options for connections to PostgreSQL, with libpq's names: a server that is reachable answers quickly, and a dead
+#: connection (a firewall, a host that is gone) is noticed after half a minute instead of never
 CONNECTING = {
     "connect_timeout": 10,
     "application_name": "migrate",
@@ -40,16 +40,16 @@ CONNECTING = {
     "keepalives_count": 4,
     "tcp_user_timeout": 30_000,  # ms
 }
-#: PostgreSQL: a host that sleeps, or is gone, in the middle of a transaction loses its locks before others give up
+#: PostgreSQL: a host that sleeps or disappears during a transaction loses its locks before others give up waiting
 TIMEOUTS_S = {"lock_timeout": LOCK_TIMEOUT_S, "idle_in_transaction_session_timeout": LOCK_TIMEOUT_S - 10}
 
 _revision = Table("alembic_version", MetaData(), Column("version_num", String))
 
 
 def open_store(url_or_path: str | Path, *, create: bool = True) -> Store:
-    """Open the state database at a path (SQLite) or a SQLAlchemy URL, making or upgrading its tables as needed.
+    """Open the state database at a path (SQLite) or a SQLAlchemy URL. Creates or upgrades its tables as needed.
 
-    `create` False: `StateMissing` when there is none. Raises any `StateError` but `LeaseLost` and `CountsDisagree`.
+    `create` False: `StateMissing` if there is none. Raises any `StateError` except `LeaseLost` and `CountsDisagree`.
     """
     url = _parse(url_or_path)
     match url.get_backend_name():
@@ -63,7 +63,7 @@ def open_store(url_or_path: str | Path, *, create: bool = True) -> Store:
             )
     try:
         _bring_up_to_date(database, create=create)
-        if database.is_sqlite:  # last, so that a file that is not ours stays as it is
+        if database.is_sqlite:  # last, so that a file of another program is not changed
             _use_wal(database)
             database.watch_file()
     except BaseException:
@@ -75,13 +75,13 @@ def open_store(url_or_path: str | Path, *, create: bool = True) -> Store:
 def _parse(url_or_path: str | Path) -> URL:
     text = str(url_or_path)
     if ("://" not in text and "password=" in text) or text.partition("://")[2].count("@") > 1:
-        raise _no_url()  # shown as a file name, or cut at the wrong `@`, it would tell the password
+        raise _no_url()  # shown as a file name, or cut at the wrong `@`, it would reveal the password
     if "://" not in text:
         return URL.create("sqlite", database=text)
     try:
         url = make_url(text.replace("postgres://", "postgresql://", 1) if text.startswith("postgres:") else text)
     except (ArgumentError, ValueError):
-        raise _no_url() from None  # the text may hold a password, and so may the error
+        raise _no_url() from None  # the text may contain a password, and so may the error
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 
 
@@ -93,7 +93,7 @@ def _no_url() -> StateUnsupported:
 
 
 def _address(url: URL) -> str:
-    """The URL as messages show it: without secrets."""
+    """The URL for messages, without secrets."""
     hidden = url.difference_update_query(["password", "sslpassword"])
     return hidden.render_as_string(hide_password=True)
 
@@ -110,27 +110,27 @@ def _open_sqlite(url: URL, *, create: bool) -> Database:
     if not create and not path.exists():
         raise StateMissing(f"There is no state database {path}: begin with `migrate inventory`, or give --db.")
     if path.is_dir():
-        raise StateUnsupported(f"{path} is a directory: give a file in it, such as --db {path}/migration.db.")
+        raise StateUnsupported(f"{path} is a directory: use a file in it, such as --db {path}/migration.db.")
     if not path.parent.is_dir():
-        raise StateMissing(f"There is no directory {path.parent} for the state database: make it, or give --db.")
+        raise StateMissing(f"There is no directory {path.parent} for the state database: create it, or change --db.")
     if found := network_type(path):
         raise StateUnsupported(
             f"{path} is on a network file system ({found}), where SQLite's locks do not hold. Use a path on a local "
             "disk with --db, or PostgreSQL for several machines: --db postgresql+psycopg://..."
         )
     if create and "uri" not in url.query:
-        with suppress(OSError):  # SQLite meets it, too, and then there is a message
-            path.touch(mode=0o600)  # it holds people's data; SQLite gives its mode to the files beside it
+        with suppress(OSError):  # SQLite will fail too, with a message
+            path.touch(mode=0o600)  # it contains private data; SQLite uses the same mode for the files next to it
     connect_args: dict[str, Any] = {"check_same_thread": False}
     if "timeout" not in url.query:
         connect_args["timeout"] = LOCK_TIMEOUT_S
     with warnings.catch_warnings():
-        warnings.simplefilter("error", SAWarning)  # of options that are not SQLite's
+        warnings.simplefilter("error", SAWarning)  # about options that SQLite does not know
         try:
             engine = create_engine(url, connect_args=connect_args, max_overflow=-1, hide_parameters=True)
         except (SAWarning, ValueError, TypeError) as error:
             options = "&".join(f"{name}={value}" for name, value in url.query.items())
-            raise StateUnsupported(f"--db: SQLite does not take `?{options}`. A plain path will do: {path}") from error
+            raise StateUnsupported(f"--db: SQLite does not accept `?{options}`. Use a plain path: {path}") from error
     if "uri" not in url.query:
         event.listen(engine, "do_connect", _open_existing)
     event.listen(engine, "connect", _set_up_sqlite)
@@ -138,20 +138,20 @@ def _open_sqlite(url: URL, *, create: bool) -> Database:
 
 
 def _open_existing(_: Any, __: Any, arguments: list[Any], options: dict[str, Any]) -> None:
-    """SQLite makes no new file where ours was removed."""
+    """Open without creating, so that SQLite makes no new file if ours was removed."""
     arguments[0] = f"{Path(arguments[0]).absolute().as_uri()}?mode=rw"
     options["uri"] = True
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _: Any) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves: see Database
-    connection.execute("PRAGMA synchronous=FULL")  # a power cut must not take an intent whose points are sent
+    connection.isolation_level = None  # we issue BEGIN ourselves: see Database
+    connection.execute("PRAGMA synchronous=FULL")  # a power cut must not lose an intent whose points are sent
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute(f"PRAGMA cache_size=-{SQLITE_CACHE_KIB}")
 
 
 def _use_wal(database: Database) -> None:
-    """Readers and a writer at once. The mode is kept in the file."""
+    """Allow readers and a writer at the same time. The mode is stored in the file."""
     with translated(database.address):
         connection = database.engine.raw_connection()
         try:
@@ -168,7 +168,7 @@ def _use_wal(database: Database) -> None:
 
 
 def _switch_to_wal(cursor: Any) -> str:
-    # SQLite does not wait for others here, whatever the timeout says.
+    # SQLite does not wait for others here, whatever its timeout.
     give_up = time.monotonic() + LOCK_TIMEOUT_S
     while True:
         try:
@@ -183,7 +183,7 @@ def _open_postgresql(url: URL) -> Database:
     address = _address(url)
     connect_args: dict[str, Any] = {name: value for name, value in CONNECTING.items() if name not in url.query}
     if url.get_driver_name() == "psycopg":
-        connect_args["prepare_threshold"] = None  # a pooler gives each transaction another connection of the server
+        connect_args["prepare_threshold"] = None  # a pooler may use another server connection for each transaction
     try:
         engine = create_engine(
             url,
@@ -202,7 +202,7 @@ def _open_postgresql(url: URL) -> Database:
     timeouts = {name: s for name, s in TIMEOUTS_S.items() if name not in str(url.query.get("options", ""))}
 
     def set_timeouts(connection: Any, _: Any) -> None:
-        connection.autocommit = True  # or the rollback of the first transaction would undo it
+        connection.autocommit = True  # otherwise a rollback of the first transaction would undo it
         for name, seconds in timeouts.items():
             connection.execute(f"SET {name} = '{seconds}s'")
         connection.autocommit = False
@@ -231,7 +231,7 @@ def _stored_revision(connection: Connection) -> str | None:
 
 
 def _upgrade(connection: Connection, address: str) -> None:
-    """Run what is missing in upgrades/; several processes may come here, one after the other."""
+    """Run the missing upgrades. Several processes may do this, one after another."""
     revision = _stored_revision(connection)
     if revision == SCHEMA_REVISION:
         return
@@ -240,7 +240,7 @@ def _upgrade(connection: Connection, address: str) -> None:
     from alembic.script import ScriptDirectory
 
     if revision is None and (others := inspect(connection).get_table_names()):
-        raise damaged(address, f"it holds other tables ({', '.join(sorted(others)[:5])})")
+        raise damaged(address, f"it contains other tables ({', '.join(sorted(others)[:5])})")
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "upgrades").replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -255,9 +255,9 @@ def _upgrade(connection: Connection, address: str) -> None:
 
 # ---------------------------------------------------------------- file systems
 #
-# Is a path on a network file system? SQLite's locks do not hold there, and a database would be damaged.
+# Is a path on a network file system? SQLite's locks do not work there, and the database would be damaged.
 
-# Types as mount(8) names them. fuse.* are those that put a network behind FUSE.
+# Types with mount(8)'s names. fuse.* are network file systems that use FUSE.
 _NETWORK_TYPES = """
     nfs nfs4 cifs smb smb2 smb3 smbfs afpfs webdav davfs ncpfs afs coda lustre gpfs mmfs ceph beegfs glusterfs panfs
     pvfs2 orangefs wekafs ocfs2 gfs2 quobyte fuse.sshfs fuse.glusterfs fuse.ceph fuse.ceph-fuse fuse.davfs
@@ -268,31 +268,31 @@ NETWORK_TYPES = frozenset(_NETWORK_TYPES.split())
 
 
 class Mount(NamedTuple):
-    """Where a file system hangs, and its type."""
+    """The mount point of a file system, and its type."""
 
     point: str
     type: str
 
 
 def network_type(path: Path, mounts: Iterable[Mount] | None = None) -> str | None:
-    """The type of the network file system that holds `path` (which need not exist); None: it is a local one."""
+    """The type of the network file system of `path` (which need not exist). None: it is a local file system."""
     resolved = path.resolve()
     found = Mount("", "")
     for mount in mounts if mounts is not None else mounted():
-        # Of equal mount points the later one hides the earlier.
+        # If mount points are equal, the later one hides the earlier.
         if len(mount.point) >= len(found.point) and resolved.is_relative_to(mount.point):
             found = mount
     return found.type if found.type in NETWORK_TYPES else None
 
 
 def mounted() -> list[Mount]:
-    """What is mounted now, in order of mounting."""
+    """The current mounts, in order of mounting."""
     proc = Path("/proc/self/mounts")
     if proc.exists():
-        # Octal escapes stand for the white space that separates fields.
+        # Whitespace within a field is escaped in octal.
         lines = proc.read_bytes().splitlines()
         return [Mount(_unescaped(fields[1]), fields[2].decode()) for fields in map(bytes.split, lines)]
-    import psutil  # only here: Linux needs no 20 ms more to start
+    import psutil  # only here: it takes 20 ms, which Linux does not need
 
     return [Mount(m.mountpoint, m.fstype) for m in psutil.disk_partitions(all=True)]
 

@@ -1,34 +1,35 @@
 """What can go wrong with the state database.
 
-    StateError                 the base; messages name the thing, the cause and the next command
+    StateError                 the base; messages name the database, the cause and the next command
     |- LeaseLost               another worker has the run: stop, write nothing more
-    |- CountsDisagree          a run may not be done: a part is open, or read != written + skipped
+    |- CountsDisagree          a run cannot be done: a part is open, or read != written + skipped
     |- StateMissing            there is no such database
     |- StateTooNew             written by a newer version
     |- StateDamaged            not a state database, or malformed
     |- StateUnsupported        this kind of database, or this place, cannot hold the state
-    |- StateLocked             somebody else holds it for longer than we wait
-    |- StateReadOnly           it may not be written
+    |- StateLocked             somebody else has locked it for longer than we wait
+    |- StateReadOnly           it cannot be written
     |- StateDiskFull           no space left for it
     `- StateUnreachable        the server refuses, or the disk fails
-       `- StateSilent          the server has ended a connection or does not answer: it may again
+       `- StateSilent          the server closed a connection or does not answer; this may pass
 
-Messages never hold a password.
+
+Messages never contain a password.
 """
 
 from __future__ import annotations
 
 
 class StateError(Exception):
-    """Something is wrong with the state database; the message says what, and what to do."""
+    """Something is wrong with the state database. The message says what, and what to do."""
 
 
 class LeaseLost(StateError):
-    """Another worker has the run, or it was taken away: stop, and write nothing more anywhere."""
+    """Another worker has the run, or the claim was withdrawn: stop, and write nothing more anywhere."""
 
 
 class CountsDisagree(StateError):
-    """The run may not be done. `part` names the first part that is open or does not add up."""
+    """The run cannot be marked done. `part` names the first part that is open or does not add up."""
 
     def __init__(self, message: str, part: str) -> None:
         super().__init__(message)
@@ -48,15 +49,15 @@ class StateDamaged(StateError):
 
 
 class StateUnsupported(StateError):
-    """This kind of database, or the file system it would lie on, cannot hold the state."""
+    """This kind of database, or the file system at its place, cannot hold the state."""
 
 
 class StateLocked(StateError):
-    """Somebody else holds the database for longer than we wait."""
+    """Somebody else has locked the database for longer than we wait."""
 
 
 class StateReadOnly(StateError):
-    """The database may not be written."""
+    """The database cannot be written."""
 
 
 class StateDiskFull(StateError):
@@ -64,8 +65,8 @@ class StateDiskFull(StateError):
 
 
 class StateUnreachable(StateError):
-    """The server refuses or has gone, or the disk fails."""
+    """The server refuses connections or is gone, or the disk fails."""
 
 
 class StateSilent(StateUnreachable):
-    """The server has ended a connection, is starting or does not answer: a restart, a bad minute of the network."""
+    """The server closed a connection, is starting or does not answer: a restart, or a short failure of the network."""

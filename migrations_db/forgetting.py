@@ -1,4 +1,4 @@
-"""Copies that count no more: their runs are copied from the start. Used inside others' transactions."""
+"""Forgets copies, so that their runs are copied from the start. Called within transactions of the callers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from migrations_db.models import CursorItem, Digest, Ledger, Part, Run
 from migrations_db.states import Phase, RunStatus
 from migrations_db.verification import forget_digests
 
-#: the columns of a run of which the destination has nothing
+#: the columns of a run if the destination has nothing of it
 NOTHING_COPIED: dict[str, Any] = {
     "phase": Phase.COPY,
     "position": None,
@@ -21,7 +21,7 @@ NOTHING_COPIED: dict[str, Any] = {
     "size_bytes": 0,
     "mapping": None,
 }
-#: and those of one that no command has tried to copy; the attempts stay: their numbers fence
+#: and if no command has tried to copy it; attempts stay, because their numbers are for fencing
 _NEVER_CLAIMED: dict[str, Any] = {
     "copied_fingerprint": None,
     "failures": 0,
@@ -37,7 +37,7 @@ _NEVER_CLAIMED: dict[str, Any] = {
 
 
 def drop_parts(connection: Connection, runs: ColumnElement[bool], part: str | None = None) -> None:
-    """Forget cursors, counts and ledger lines of a part (None: of all parts, and the digests) of these runs."""
+    """Delete cursors, counts and ledger lines of a part of these runs. None: of all parts, and also the digests."""
     numbers = select(Run.id).where(runs)
     cursors, lines = delete(Part).where(Part.run.in_(numbers)), delete(Ledger).where(Ledger.run.in_(numbers))
     if part is not None:
@@ -52,7 +52,10 @@ def drop_parts(connection: Connection, runs: ColumnElement[bool], part: str | No
 
 
 def forget(connection: Connection, conditions: Sequence[ColumnElement[bool]]) -> int:
-    """Runs that meet the conditions, whose copy has begun and which nobody holds: never copied. Returns how many."""
+    """Reset runs that meet the conditions to "never copied", if their copy has begun and nobody has claimed them.
+
+    Returns how many.
+    """
     begun = [*conditions, Run.copied_fingerprint.is_not(None), Run.status != RunStatus.RUNNING]
     query = select(Run.id).where(*begun).order_by(Run.id).with_for_update()
     runs = list(connection.execute(query).scalars())

@@ -1,4 +1,4 @@
-"""Forks that wait for each other: no order of copying serves them. Used inside others' transactions."""
+"""Finds forks that wait for each other and can never be copied. Called within transactions of the callers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Key = tuple[int, str]
 
 
 def fail_cycles(connection: Connection, phase: Phase, only: Selection, error_class: str) -> list[str]:
-    """Pending runs that are forks of each other, in a circle, have failed. Returns what people call them."""
+    """Mark pending runs that are forks of each other, in a circle, as failed. Returns their names for users."""
     query = run_query().where(
         Run.status == RunStatus.PENDING, Run.phase == phase, Run.fork_run_id.is_not(None), *in_selection(Run, only)
     )
@@ -45,7 +45,7 @@ def _fail(connection: Connection, runs: list[AnyRow], error_class: str, what: st
 
 
 def _circles(parents: Mapping[_Key, _Key]) -> Iterator[list[_Key]]:
-    """Each circle once; runs that only lead to one are in none."""
+    """Yield each circle once, without runs that only lead to it."""
     seen: set[_Key] = set()
     for start in parents:
         path: dict[_Key, int] = {}

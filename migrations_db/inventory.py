@@ -1,4 +1,4 @@
-"""What an inventory writes: projects, runs, and what it did not find."""
+"""What an inventory writes: projects, runs, and which runs it did not find."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ class Inventory:
         self._database = database
 
     def save_projects(self, rows: Sequence[ProjectRow]) -> list[int]:
-        """Insert or refresh; returns ids in the order given. An existing destination name stays."""
+        """Insert or refresh projects. Returns their ids in the given order. An existing destination name stays."""
         with self._database.write() as connection:
             return [self._save_project(connection, row) for row in rows]
 
     def set_destinations(self, chosen: Mapping[int, tuple[str, str | None]]) -> list[int]:
-        """Change where projects go: by their numbers, the destination's name and why it is not the source's.
+        """Change the destinations of projects. `chosen`: by project number, the new name and why it differs.
 
-        A destination that has something of the project is fixed. Returns the projects of which that is true; unless
-        there are none, nothing changes.
+        The destination is fixed once it has data of the project. Returns the projects for which that is the case; if
+        there are any, nothing is changed.
         """
         with self._database.write() as connection:
             begun = or_(Run.position.is_not(None), Run.status == RunStatus.RUNNING, exists().where(Part.run == Run.id))
@@ -66,14 +66,15 @@ class Inventory:
         return []
 
     def projects(self) -> list[ProjectData]:
-        """All projects by entity, name."""
+        """All projects, sorted by entity and name."""
         query = select(Project.__table__).order_by(Project.entity, Project.name, Project.id)
         with self._database.read() as connection:
             return [to_project(row) for row in connection.execute(query)]
 
     def listed_twice(self) -> list[Twin]:
-        """Projects of one name at different services, and how many runs of one id both have: the same runs, reached
-        in two ways.
+        """Pairs of projects with one name at different services, and how many run ids both have.
+
+        These are probably the same runs, listed in two ways.
         """
         one, other = aliased(Project), aliased(Project)
         run, twin = aliased(Run), aliased(Run)
@@ -94,11 +95,11 @@ class Inventory:
             ]
 
     def save_runs(self, project_id: int, rows: Iterable[RunRow], inventory_id: int) -> Counts:
-        """One page of a listing, in one transaction; `rows` of some hundred to some thousand.
+        """Save one page of a listing, a few hundred to a few thousand rows, in one transaction.
 
-        New: pending. Changed since its copy began: pending again, in phase copy, with cursors and counts kept (a
-        running run is left to its worker; a later inventory sees the change again). Skipped and listed again:
-        pending. Else only the metadata is refreshed.
+        New runs become pending. A run that has changed since its copy began becomes pending again, in phase copy, with
+        cursors and counts kept (a running run is left to its worker; a later inventory sees the change again). A
+        skipped run that is listed again becomes pending. For other runs only the metadata is refreshed.
         """
         page = {safe(row.run_id): row for row in rows}
         with self._database.write() as connection:
@@ -118,19 +119,19 @@ class Inventory:
         return Counts(new=len(new), changed=changed, unchanged=len(known) - changed)
 
     def not_listed(self, inventory_id: int) -> dict[int, int]:
-        """How many runs wait to be copied that this inventory did not list, by number of the project."""
+        """The number of runs that wait to be copied and that this inventory did not list, by project number."""
         count = func.count().label("runs")
         query = select(Run.project_id, count).where(Run.seen < inventory_id, *_WAITS).group_by(Run.project_id)
         with self._database.read() as connection:
             return {row.project_id: row.runs for row in connection.execute(query)}
 
     def run_ids(self, project_id: int) -> list[str]:
-        """The ids of all runs that are known of a project."""
+        """The ids of all known runs of a project."""
         with self._database.read() as connection:
             return list(connection.execute(select(Run.run_id).where(Run.project_id == project_id)).scalars())
 
     def locations(self, source_service: str) -> dict[tuple[str, str, str], list[str]]:
-        """Where the runs of a service lie on disk, by entity, project and run id."""
+        """The places of a service's runs on disk, by entity, project and run id."""
         query = select(Project.entity, Project.name, Run.run_id, Run.location).join(
             Project, Project.id == Run.project_id
         )
@@ -141,7 +142,7 @@ class Inventory:
     def save_left_out(
         self, source_service: str, roots: Sequence[str], rows: Iterable[LeftOutRow], inventory_id: int
     ) -> None:
-        """What an inventory of these directories left out, in place of what earlier ones left out below them."""
+        """Save what an inventory of these directories left out. Replaces what earlier ones left out below them."""
         new = [
             {"source_service": source_service, "cause": row.cause, "path": safe(row.path), "seen": inventory_id}
             for row in rows
@@ -156,16 +157,16 @@ class Inventory:
     def finish_inventory(
         self, project_id: int, inventory_id: int, unseen: Unseen, roots: Sequence[str] | None = None
     ) -> int:
-        """Deal with runs that the inventory did not list; returns how many became skipped.
+        """Update runs that the inventory did not list. Returns how many became skipped.
 
-        `roots`: the directories that the inventory looked at. Runs that lie elsewhere are left as they are (None: it
-        looked at everything).
+        `roots`: the directories that the inventory examined. Runs elsewhere are not changed (None: it examined
+        everything).
 
-        GONE: failed runs, and pending ones of which nothing was copied, are skipped; others stay, with a note in
-        `reason` (running ones without).
-        EXCLUDED: pending runs are skipped (a later listing brings them back, cursors kept).
+        GONE: failed runs, and pending runs of which nothing was copied, are skipped. Others stay as they are, with a
+        note in `reason` unless they are running.
+        EXCLUDED: pending runs are skipped. If they are listed again later, their cursors are still there.
         """
-        not_listed = [Run.project_id == project_id, Run.seen < inventory_id]  # a later one may be listing
+        not_listed = [Run.project_id == project_id, Run.seen < inventory_id]  # a later inventory may be listing now
         skipped = {"status": RunStatus.SKIPPED, "not_before": None, "finished_at": None}
         with self._database.write() as connection:
             if roots is not None:
@@ -209,12 +210,12 @@ class Inventory:
         return connection.execute(refresh.returning(Project.id)).scalar_one()
 
 
-#: of a run that waits to be copied
+#: the conditions for a run that waits to be copied
 _WAITS = (Run.phase == Phase.COPY, Run.status == RunStatus.PENDING)
 
 
 def _is_below(path: str, roots: Sequence[str]) -> bool:
-    """Whether a path is one of the directories, or lies in one."""
+    """Whether a path is one of the directories or below one."""
     return any(path == root or path.startswith(f"{root.rstrip('/')}/") for root in roots)
 
 
@@ -227,22 +228,22 @@ class Twin(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """A run that the table knew, and what becomes of it."""
+    """A run that was in the table already, and how it changes."""
 
     id: int
     run_id: str
     #: for `_UPDATE_LISTED`
     parameters: dict[str, Any]
-    #: whether the parameters say anything new
+    #: whether the parameters contain anything new
     differs: bool
-    #: whether it goes back to pending
+    #: whether it becomes pending again
     revived: bool
-    #: whether the source's run is another than the table knew
+    #: whether the source run has changed
     changed: bool
 
 
 def _known(connection: Connection, project_id: int, page: Iterable[str]) -> list[AnyRow]:
-    """What the table holds of a page, locked in the order of numbers (see `attempts.held`)."""
+    """The rows for a page of runs, locked in the order of their numbers (see `attempts.held`)."""
     query = select(Run.__table__).where(Run.project_id == project_id, one_of(Run.run_id, list(page)))
     return list(connection.execute(query.order_by(Run.id).with_for_update()))
 
@@ -262,7 +263,7 @@ def _compare(old: AnyRow, row: RunRow) -> _Known:
     )
 
 
-#: of a run that goes back to pending because the source says so
+#: values for a run that becomes pending again because the source has changed
 _FRESH_START = {
     "failures": 0,
     "silent_attempts": 0,
@@ -290,7 +291,7 @@ def _new_run(project_id: int, row: RunRow, inventory_id: int) -> dict[str, Any]:
 
 
 def _metadata(row: RunRow) -> dict[str, Any]:
-    """The columns that a listing fills, as the table returns them."""
+    """The columns that a listing fills, in the form in which the table returns them."""
     return {
         "name": safe(row.name),
         "source_state": row.source_state,
@@ -315,5 +316,5 @@ def _update_listed() -> Update:
     return update(run).where(run.c.id == bindparam("_id")).values(values)
 
 
-#: one known run; its parameters are the columns with an underscore before
+#: updates one known run; the parameters are the columns with a leading underscore
 _UPDATE_LISTED = _update_listed()

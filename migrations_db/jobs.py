@@ -1,4 +1,4 @@
-"""The command that copies or uploads now, or did so last."""
+"""The command that is copying or uploading now, or was the last to do so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from migrations_db.report_types import JobRow
 
 
 def last_job(connection: Connection) -> JobRow | None:
-    """As `JobRow` says; None: there was none."""
+    """The current or last job, as `JobRow` describes. None: there was none."""
     alive = (
         select(func.min(Invocation.id))
         .join(Worker, Worker.invocation_id == Invocation.id)

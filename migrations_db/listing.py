@@ -1,4 +1,4 @@
-"""Which runs there are, for people who choose among them."""
+"""Lists runs, for users who choose among them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from migrations_db.types import EVERYTHING, Selection
 
 PAGE_ROWS = 1_000  # ours: rows held in memory when a list streams
 
-#: what runs can be sorted by
+#: the columns by which runs can be sorted
 SORTS: Mapping[str, Sequence[Any]] = {
     "run": (Project.entity, Project.name, Run.run_id),
     "name": (Run.name,),
@@ -35,7 +35,7 @@ SORTS: Mapping[str, Sequence[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class ListedRun:
-    """A run as a list shows it. `state` is the source's word, `status` ours; `values` are read and written ones."""
+    """A run in a list. `state` is the source's term, `status` ours. `values` are the values read and written."""
 
     ref: str
     name: str
@@ -72,7 +72,7 @@ class Listing:
         *,
         descending: bool = False,
     ) -> Iterator[ListedRun]:
-        """Runs by one of `SORTS`, else in the order of the inventory, one by one; unknown values come last."""
+        """Runs, one by one, sorted by one of `SORTS`, else in inventory order. Unknown values come last."""
         query = run_query().where(*in_selection(Run, only))
         if statuses:
             query = query.where(Run.status.in_(list(statuses)))
@@ -105,7 +105,7 @@ class Listing:
                 )
 
     def values(self, field: str, limit: int, begin: str = "") -> list[str]:
-        """What runs have in a field of `selecting.Wanted`, each once, at most `limit` of them that `begin` so."""
+        """The different values of runs in a field of `selecting.Wanted` that start with `begin`, at most `limit`."""
         columns = {
             "run_ids": Run.run_id,
             "names": Run.name,
@@ -123,14 +123,14 @@ class Listing:
             return [str(value) for value in connection.execute(values).scalars()]
 
     def last_mapping(self) -> Mapping[str, Any] | None:
-        """The mapping options of the run whose copy began last; None: none has begun."""
+        """The mapping options of the run whose copy began last. None: no copy has begun."""
         query = select(Run.mapping).where(Run.mapping.is_not(None)).order_by(Run.started_at.desc(), Run.id.desc())
         with self._database.read() as connection:
             mapping: Mapping[str, Any] | None = connection.execute(query.limit(1)).scalar()
         return mapping
 
     def mappings(self, only: Selection = EVERYTHING) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Runs that are to be copied on, and the mapping options that their copy began with: (ref, options)."""
+        """Runs whose copy has begun and will continue: (ref, the mapping options with which it began)."""
         waits = Run.status.in_([RunStatus.PENDING, RunStatus.RUNNING])
         conditions = [waits, Run.phase == Phase.COPY, Run.mapping.is_not(None), *in_selection(Run, only)]
         with self._database.browse() as connection:

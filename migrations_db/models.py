@@ -1,4 +1,4 @@
-"""The tables. `upgrades/` makes them; a test keeps the two in step.
+"""The tables. `upgrades/` creates them; a test checks that both agree.
 
 `run.id` is the number of a run in this database, `run.run_id` the source's id. Other tables call the number `run`.
 """
@@ -25,7 +25,7 @@ from migrations_db.states import Outcome, Phase, RunStatus, Verdict
 
 
 def _partial(name: str, *columns: str, where: str) -> Index:
-    """An index on the few rows that a question is about. `columns` may say DESC."""
+    """An index on the few rows that a query concerns. `columns` may contain DESC."""
     condition, keys = text(where), [text(column) if " " in column else column for column in columns]
     return Index(name, *keys, sqlite_where=condition, postgresql_where=condition)
 
@@ -52,13 +52,13 @@ class Base(DeclarativeBase):
 
 
 class Setting(Base):
-    """What belongs to the whole database, such as the destination's address."""
+    """A value for the whole database, such as the destination's address."""
 
     __tablename__ = "setting"
 
     #: name of the setting
     key: Mapped[str] = mapped_column(primary_key=True)
-    #: set once
+    #: its value, set once
     value: Mapped[str]
 
 
@@ -79,7 +79,7 @@ class Invocation(Base):
     version: Mapped[str]
     #: start
     started_at: Mapped[datetime]
-    #: end; null: goes on, or was killed
+    #: end; null: still running, or was killed
     ended_at: Mapped[datetime | None]
     #: see the README
     exit_code: Mapped[int | None]
@@ -92,11 +92,11 @@ class Worker(Base):
 
     #: host:pid:token
     id: Mapped[str] = mapped_column(primary_key=True)
-    #: where its pid means something: a machine, or a container; an opaque name
+    #: the machine or container to which the pid belongs; an opaque name
     host: Mapped[str]
     #: process
     pid: Mapped[int]
-    #: when the process started, s since the boot (Linux) or the epoch: tells it from others with the same pid
+    #: when the process started, s since boot (Linux) or the epoch: distinguishes it from others with the same pid
     pid_started: Mapped[float]
     #: the invocation that started it
     invocation_id: Mapped[int | None] = mapped_column(ForeignKey("invocation.id"))
@@ -104,7 +104,7 @@ class Worker(Base):
     started_at: Mapped[datetime]
     #: last sign of life
     heartbeat_at: Mapped[datetime]
-    #: stopped, crashed or found gone; null: believed alive
+    #: when it stopped, crashed or was found gone; null: assumed alive
     stopped_at: Mapped[datetime | None]
 
     __table_args__ = (_partial("worker_alive", "host", where="stopped_at IS NULL"),)
@@ -117,37 +117,37 @@ class Service(Base):
 
     #: "wandb", "local", "neptune"
     name: Mapped[str] = mapped_column(primary_key=True)
-    #: leave it alone until then
+    #: send it nothing before this time
     not_before: Mapped[datetime]
-    #: what it said
+    #: what the service said
     reason: Mapped[str]
 
 
 class Project(Base):
-    """A project at the source."""
+    """A project in the source."""
 
     __tablename__ = "project"
 
     #: number
     id: Mapped[int] = mapped_column(RowNumber, primary_key=True)
-    #: owner at the source
+    #: owner in the source
     entity: Mapped[str]
-    #: name at the source
+    #: name in the source
     name: Mapped[str]
     #: "wandb" or "local"
     source_service: Mapped[str]
-    #: where a person finds it
+    #: address for people
     url: Mapped[str]
-    #: where its runs go; null: not decided
+    #: project to which its runs are copied; null: not decided
     destination_name: Mapped[str | None]
-    #: why it is not the source's name; null: it is
+    #: why that name differs from the source's; null: it does not
     name_note: Mapped[str | None]
 
     __table_args__ = (UniqueConstraint("source_service", "entity", "name", name="project_source"),)
 
 
 class LeftOut(Base):
-    """Something that an inventory of local directories found, and that is not copied, or only in part."""
+    """Something that an inventory of local directories found and that is not copied, or only in part."""
 
     __tablename__ = "left_out"
 
@@ -166,7 +166,7 @@ class LeftOut(Base):
 
 
 class Run(Base):
-    """A run, and where it stands."""
+    """A run and its status."""
 
     __tablename__ = "run"
 
@@ -178,38 +178,38 @@ class Run(Base):
     run_id: Mapped[str]
     #: display name
     name: Mapped[str]
-    #: the source's word: finished, crashed, running ...
+    #: state in the source: finished, crashed, running ...
     source_state: Mapped[str]
-    #: at the source
+    #: creation time in the source
     created_at: Mapped[datetime | None]
-    #: at the source: last sign of life
+    #: last sign of life in the source
     heartbeat_at: Mapped[datetime | None]
-    #: the source's count of history rows; null: it does not know
+    #: the source's count of history rows; null: not known
     history_rows: Mapped[int | None]
-    #: about how many points: order of claims, progress bars
+    #: approximate number of points, for the order of claims and progress bars
     size_hint: Mapped[int]
-    #: changes when the source's run changes; as last listed
+    #: changes when the source run changes; as last listed
     fingerprint: Mapped[str]
     #: the fingerprint when the last claim to copy began; null: never claimed
     copied_fingerprint: Mapped[str | None]
-    #: where a local run lies; null: not local
+    #: the places of a local run; null: not local
     location: Mapped[list[str] | None]
-    #: run id of the fork's parent, in the same project; null: no fork
+    #: run id of the fork's parent, in the same project; null: not a fork
     fork_run_id: Mapped[str | None]
     #: step after which it was forked
     fork_step: Mapped[float | None]
-    #: at the source
+    #: tags in the source
     tags: Mapped[list[str] | None]
-    #: at the source; null: none, or listed by an older version
+    #: group in the source; null: none, or listed by an older version
     run_group: Mapped[str | None]
-    #: the sweep's id at the source; null: none, or listed by an older version
+    #: id of the sweep in the source; null: none, or listed by an older version
     sweep: Mapped[str | None]
-    #: number of the inventory that listed it last
+    #: number of the inventory that last listed it
     seen: Mapped[int]
 
-    #: what claims of it are for
+    #: the purpose of its claims
     phase: Mapped[Phase]
-    #: where it stands in its phase
+    #: its status in this phase
     status: Mapped[RunStatus]
     #: why it is skipped, or a note
     reason: Mapped[str | None]
@@ -217,17 +217,17 @@ class Run(Base):
     claimed_by: Mapped[str | None] = mapped_column(ForeignKey("worker.id"))
     #: end of the claim unless renewed; null unless running
     lease_until: Mapped[datetime | None]
-    #: fencing number, one more at every claim
+    #: fencing number, increased by one with every claim
     attempt: Mapped[int]
-    #: failures in a row that count; 0 after progress
+    #: counted failures in a row; 0 after progress
     failures: Mapped[int]
-    #: attempts in a row without progress or a word how they ended: such runs may kill their worker; claimed last
+    #: attempts in a row without progress or a recorded end: such runs may kill their worker, and are claimed last
     silent_attempts: Mapped[int]
-    #: not to be claimed earlier; null: at once
+    #: cannot be claimed before this time; null: at once
     not_before: Mapped[datetime | None]
-    #: the mapping options that the copy began with, and keeps; null: never claimed since this column exists
+    #: the mapping options with which the copy began, and which it keeps; null: not claimed since this column exists
     mapping: Mapped[dict[str, Any] | None]
-    #: where the destination stood at the last checkpoint
+    #: the destination's position at the last checkpoint
     position: Mapped[str | None]
     #: of the last failure; null after success
     error_class: Mapped[str | None]
@@ -238,7 +238,7 @@ class Run(Base):
     points_read: Mapped[int]
     #: values written, sum over the parts
     points_written: Mapped[int]
-    #: about how many bytes the values and files written take, sum over the parts
+    #: approximate size of the values and files written, in bytes, sum over the parts
     size_bytes: Mapped[int]
     #: the part being copied; null: none
     part: Mapped[str | None]
@@ -253,15 +253,15 @@ class Run(Base):
     verdict: Mapped[Verdict | None]
     #: when it was verified
     verified_at: Mapped[datetime | None]
-    #: how: the level, and how files were compared
+    #: how it was verified: the level, and how files were compared
     verified_by: Mapped[str | None]
-    #: the worker that verifies it now; null: none
+    #: the worker that is verifying it; null: none
     verifier: Mapped[str | None]
 
     __table_args__: Any = (
         UniqueConstraint("project_id", "run_id", name="run_source"),
         Index("run_by_run_id", "run_id"),
-        # The order of claims, ready to be read from its first entry: over all projects, and by project.
+        # The order of claims, so that the first entry is the next claim: over all projects, and by project.
         _partial("run_pending", *CLAIM_ORDER, where="status = 'pending'"),
         _partial("run_pending_project", "project_id", *CLAIM_ORDER, where="status = 'pending'"),
         _partial("run_running", "phase", "lease_until", where="status = 'running'"),
@@ -270,7 +270,7 @@ class Run(Base):
         _partial("run_reason", "status", where="reason IS NOT NULL"),
         _partial("run_unverified", "project_id", "phase", "id", where="status = 'done' AND verdict IS NULL"),
         _partial("run_verdict", "verdict", "id", where="verdict IS NOT NULL"),
-        # Everything that the progress bars add up, so that they never touch the table.
+        # All columns that the progress bars add up, so that they never read the table.
         Index(
             "run_progress",
             "project_id",
@@ -285,7 +285,7 @@ class Run(Base):
 
 
 class Part(Base):
-    """How far a part of a run has come. The row appears with its first checkpoint or intent."""
+    """The progress of a part of a run. The row is created with the first checkpoint or intent."""
 
     __tablename__ = "part"
 
@@ -293,9 +293,9 @@ class Part(Base):
     run: Mapped[int] = mapped_column(ForeignKey("run.id"), primary_key=True)
     #: history, files ...
     name: Mapped[str] = mapped_column(primary_key=True)
-    #: the run's fingerprint when the part was done; null, or not the claim's: the part is open
+    #: the run's fingerprint when the part was done; if null or different from the claim's, the part is open
     done_fingerprint: Mapped[str | None]
-    #: JSON, a long list `items` in it left out; everything before it is durable at the destination; null: nothing yet
+    #: JSON, without a long list `items`; everything before it is durable at the destination; null: nothing yet
     cursor: Mapped[str | None]
     #: highest step that may have been sent; null: none
     intent: Mapped[float | None]
@@ -305,7 +305,7 @@ class Part(Base):
     written: Mapped[int]
     #: values not written, each with a line in the ledger
     skipped: Mapped[int]
-    #: about how many bytes the values and files written take
+    #: approximate size of the values and files written, in bytes
     size_bytes: Mapped[int]
     #: last change
     updated_at: Mapped[datetime]
@@ -327,19 +327,19 @@ class CursorItem(Base):
 
 
 class Ledger(Base):
-    """What did not arrive exactly as it was."""
+    """Something that did not arrive exactly as it was."""
 
     __tablename__ = "ledger"
 
     #: its run
     run: Mapped[int] = mapped_column(ForeignKey("run.id"), primary_key=True)
-    #: hash of (part, kind, path, reason), which may be longer than an index takes
+    #: hash of (part, kind, path, reason), which may be too long for an index
     digest: Mapped[bytes] = mapped_column(LargeBinary(16), primary_key=True)
-    #: the part that found it
+    #: the part that recorded it
     part: Mapped[str]
     #: skipped, renamed, converted ...
     kind: Mapped[str]
-    #: the source's name for the thing
+    #: what it is about, usually a name in the source
     path: Mapped[str]
     #: why
     reason: Mapped[str]
@@ -348,7 +348,7 @@ class Ledger(Base):
 
 
 class Digest(Base):
-    """What was written at one path of a run: enough to recognize it when it is read back."""
+    """A digest of what was written at one path of a run, to compare with what is read back."""
 
     __tablename__ = "digest"
 
@@ -358,12 +358,12 @@ class Digest(Base):
     path: Mapped[str] = mapped_column(primary_key=True)
     #: value, file, or the kind of a series
     kind: Mapped[str]
-    #: JSON; its meaning belongs to the program
+    #: JSON; the database does not interpret it
     data: Mapped[str]
 
 
 class Finding(Base):
-    """A path that the last verification of a run did not find as it was sent. What is right has no row."""
+    """A path that the last verification of a run did not find as it was sent. Correct paths have no rows."""
 
     __tablename__ = "finding"
 
@@ -388,15 +388,15 @@ class Attempt(Base):
     run: Mapped[int] = mapped_column(ForeignKey("run.id"), primary_key=True)
     #: the fencing number of the claim
     number: Mapped[int] = mapped_column(primary_key=True)
-    #: what it was for
+    #: its purpose
     phase: Mapped[Phase]
-    #: who held it
+    #: the worker that held it
     worker: Mapped[str]
-    #: claimed
+    #: time of the claim
     started_at: Mapped[datetime]
-    #: null: goes on
+    #: end; null: still running
     ended_at: Mapped[datetime | None]
-    #: null: goes on
+    #: how it ended; null: still running
     outcome: Mapped[Outcome | None]
     #: of the failure, if one ended it
     error_class: Mapped[str | None]

@@ -1,4 +1,4 @@
-"""What the store tells of the whole job and of single runs: frozen data, never rows. Words and units as in `types`."""
+"""The store's reports on the whole job and on single runs: frozen data, never rows. Terms and units as in `types`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PartSums:
 
 @dataclass(frozen=True, slots=True)
 class ProjectCounts:
-    """Runs of one project by status; every status is there."""
+    """Runs of one project by status. Every status is present."""
 
     project: Project
     runs: Mapping[RunStatus, int]
@@ -32,7 +32,7 @@ class ProjectCounts:
 
 @dataclass(frozen=True, slots=True)
 class VerdictCounts:
-    """Runs that are done, by the verdict of their last verification. `not_verified`: also those never verified."""
+    """Done runs by the verdict of their last verification. `not_verified` includes those never verified."""
 
     verified: int
     differs: int
@@ -41,7 +41,7 @@ class VerdictCounts:
 
 @dataclass(frozen=True, slots=True)
 class FindingRow:
-    """A path that a verification did not find as it was sent; `path` "" is the run itself."""
+    """A path that a verification did not find as it was sent. `path` "" is the run itself."""
 
     path: str
     verdict: Verdict
@@ -51,7 +51,7 @@ class FindingRow:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One run out of a group: its `ref` is "entity/project/run id"."""
+    """One run of a group. Its `ref` is "entity/project/run id"."""
 
     ref: str
     text: str
@@ -59,7 +59,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class FailureGroup:
-    """Failed runs of one error class; the example's text is its message."""
+    """Failed runs of one error class. The text of the example is its message."""
 
     error_class: str
     count: int
@@ -68,7 +68,7 @@ class FailureGroup:
 
 @dataclass(frozen=True, slots=True)
 class LedgerGroup:
-    """Ledger lines of equal reason, part and kind; the example's text is a path. `runs`: in how many runs."""
+    """Ledger lines of equal reason, part and kind. The text of the example is a path. `runs`: number of runs."""
 
     reason: str
     part: str
@@ -90,7 +90,7 @@ class ReasonGroup:
 
 @dataclass(frozen=True, slots=True)
 class LeftOutGroup:
-    """What inventories left out for one cause; `examples` are some of the paths, in their order."""
+    """What inventories left out for one cause. `examples` are some of the paths, in order."""
 
     cause: str
     count: int
@@ -113,9 +113,9 @@ class WorkerRow:
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """The command that runs now (the first, if several do), or the last one, and what came of it.
+    """The command that is running (the first, if there are several) or else the last one, and its results.
 
-    `elapsed_s`: until now, or until it ended. `values_read` and `size_bytes` are of runs that began since its start.
+    `elapsed_s`: until now, or until it ended. `values_read` and `size_bytes` are of runs that began after its start.
     """
 
     command: str
@@ -129,9 +129,9 @@ class JobRow:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All that `migrate status` shows, as of one moment."""
+    """Everything that `migrate status` shows, as of one moment."""
 
-    runs: Mapping[RunStatus, int]  #: every status is there
+    runs: Mapping[RunStatus, int]  #: every status is present
     phases: Mapping[Phase, Mapping[RunStatus, int]]
     parts: Sequence[PartSums]
     projects: Sequence[ProjectCounts]
@@ -142,14 +142,14 @@ class Overview:
     pauses: Sequence[Pause]
     verdicts: VerdictCounts = VerdictCounts(0, 0, 0)  #: of the runs that are done
     left_out: Mapping[str, int] = field(default_factory=dict)  #: by part, how many runs are done without it
-    progress: Progress | None = None  #: of the phase that is under way
-    job: JobRow | None = None  #: None: nothing was copied or uploaded so far
+    progress: Progress | None = None  #: of the current phase
+    job: JobRow | None = None  #: None: nothing has been copied or uploaded so far
     problems: Sequence[LeftOutGroup] = ()  #: what inventories left out, by cause, most frequent first
 
 
 @dataclass(frozen=True, slots=True)
 class RunningRun:
-    """A run in progress, for its bar. `points_expected` is a guess."""
+    """A run in progress, for its progress bar. `points_expected` is an estimate."""
 
     run: int
     ref: str
@@ -164,10 +164,10 @@ class RunningRun:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a phase has come. `runs` has every status; runs that wait for their upload are done with the copy.
+    """The progress of a phase. `runs` has every status. In the copy phase, runs that wait for their upload are done.
 
-    `points_expected` and `bytes_expected` are guesses from the runs that have ended, and become exact as others end;
-    skipped runs do not count. `is_measured`: enough have ended for that.
+    `points_expected` and `bytes_expected` are estimates from the runs that have ended, and become exact as others end.
+    Skipped runs do not count. `is_measured`: enough runs have ended for an estimate.
     """
 
     runs: Mapping[RunStatus, int]
@@ -181,7 +181,7 @@ class Progress:
 
     @property
     def runs_total(self) -> int:
-        """All runs but the skipped ones."""
+        """All runs except skipped ones."""
         return sum(self.runs.values()) - self.runs[RunStatus.SKIPPED]
 
 
@@ -201,7 +201,7 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """One attempt; `outcome` is None while it goes on."""
+    """One attempt. `outcome` is None while it is running."""
 
     number: int
     phase: Phase
@@ -226,7 +226,7 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True)
 class RunDetail:
-    """One run in full, without its ledger (`Reports.ledger` iterates over that)."""
+    """One run in full, without its ledger, which `Reports.ledger` yields."""
 
     run: int
     project: Project

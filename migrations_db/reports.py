@@ -1,4 +1,4 @@
-"""Read-only questions: `migrate status`, progress bars, one run in full. Each answer is as of one moment."""
+"""Read-only queries: `migrate status`, progress bars, one run in full. Each result is as of one moment."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from migrations_db.types import Project as ProjectData
 from migrations_db.verification import count_verdicts, read_findings
 
 PAGE_ROWS = 1_000  # ours: rows held in memory when a report streams
-MEASURED_RUNS = 3  # ours: from so many on, the sizes of runs that have ended say something about the others
-LEFT_OUT_EXAMPLES = 3  # paths told of each cause
+MEASURED_RUNS = 3  # ours: once this many runs have ended, their sizes are used to estimate the others
+LEFT_OUT_EXAMPLES = 3  # paths shown per cause
 
 
 class Reports:
@@ -46,9 +46,9 @@ class Reports:
         self._database = database
 
     def overview(self, only: Selection = EVERYTHING, wanted_parts: Collection[str] = ()) -> Overview:
-        """All that `migrate status` shows, of these runs; workers and pauses concern all.
+        """Everything that `migrate status` shows about these runs. Workers and pauses are those of all runs.
 
-        `wanted_parts`: told of, where runs are done without them.
+        `wanted_parts`: report how many runs are done without these parts.
         """
         with self._database.read() as connection:
             counted = connection.execute(_counters(only)).all()
@@ -71,12 +71,12 @@ class Reports:
             )
 
     def problems(self) -> list[LeftOutGroup]:
-        """What inventories found and left out, whole or in part, by cause, most frequent first."""
+        """What inventories found and left out, completely or in part, by cause, most frequent first."""
         with self._database.read() as connection:
             return _problems(connection)
 
     def progress(self, phase: Phase, only: Selection = EVERYTHING) -> Progress:
-        """Counters for the progress bars; cheap enough for twice a second."""
+        """Counters for the progress bars. Cheap enough to call twice per second."""
         with self._database.read() as connection:
             counted = connection.execute(_counters(only)).all()
             running = _running(connection, phase, only)
@@ -89,7 +89,7 @@ class Reports:
             return int(connection.execute(skipped.where(*in_selection(Run, only))).scalar_one())
 
     def runs(self, status: RunStatus, only: Selection = EVERYTHING) -> Iterator[RunSummary]:
-        """Runs of one status, one by one, in the order of the inventory."""
+        """Runs of one status, one by one, in inventory order."""
         yield from self._runs([Run.status == status], only)
 
     def _runs(self, conditions: Sequence[ColumnElement[bool]], only: Selection) -> Iterator[RunSummary]:
@@ -99,16 +99,16 @@ class Reports:
                 yield _summary(row)
 
     def begun(self, only: Selection = EVERYTHING) -> Iterator[RunSummary]:
-        """Runs whose copy has begun, in the order of the inventory."""
+        """Runs whose copy has begun, in inventory order."""
         yield from self._runs([Run.copied_fingerprint.is_not(None)], only)
 
     def left_out(self, parts: Collection[str], only: Selection = EVERYTHING) -> dict[str, int]:
-        """By part, how many runs are done without it; parts that all of them have are absent."""
+        """By part, how many runs are done without it. Parts that all runs have are absent."""
         with self._database.read() as connection:
             return _left_out(connection, parts, only)
 
     def awaited_files(self, phase: Phase, only: Selection, uploaded: str) -> int:
-        """How many runs, of those that a command of this phase goes on with, must have an offline file by now.
+        """How many of the runs with which a command of this phase will continue must already have an offline file.
 
         `uploaded` is the position of a run whose file was uploaded and removed.
         """
@@ -120,11 +120,11 @@ class Reports:
             return int(connection.execute(query).scalar_one())
 
     def lacking(self, parts: Collection[str], only: Selection = EVERYTHING) -> Iterator[RunSummary]:
-        """Runs that are done without one of these parts, in the order of the inventory."""
+        """Runs that are done without one of these parts, in inventory order."""
         yield from self._runs(lacks(parts), only)
 
     def find_runs(self, text: str, limit: int = 20) -> list[RunSummary]:
-        """Runs by "run id", "project/run id" or "entity/project/run id"; only a run id may have a slash in it."""
+        """Runs by "run id", "project/run id" or "entity/project/run id". Only a run id may contain a slash."""
         first, _, rest = text.partition("/")
         second, _, last = rest.partition("/")
         named = or_(
@@ -137,13 +137,13 @@ class Reports:
             return [_summary(row) for row in connection.execute(query.order_by(Run.id).limit(limit))]
 
     def run_detail(self, run: int) -> RunDetail | None:
-        """One run in full; None: there is no such run."""
+        """One run in full. None: there is no such run."""
         with self._database.read() as connection:
             row = connection.execute(run_query().where(Run.id == run)).one_or_none()
             return _detail(connection, row) if row else None
 
     def ledger(self, run: int) -> Iterator[LedgerRow]:
-        """The run's ledger by part, kind, path."""
+        """The run's ledger, sorted by part, kind and path."""
         columns = (Ledger.part, Ledger.kind, Ledger.path, Ledger.reason, Ledger.count)
         query = select(*columns).where(Ledger.run == run).order_by(*columns)
         with self._database.browse() as connection:
@@ -155,7 +155,7 @@ class Reports:
 
 
 def _counters(only: Selection) -> AnySelect:
-    """Sums by project, phase and status: answered by the index `run_progress` alone."""
+    """Sums by project, phase and status. Uses only the index `run_progress`."""
     keys = (Run.project_id, Run.phase, Run.status)
     sums = [
         cast(func.coalesce(func.sum(column), 0), BigInteger).label(column.key)
@@ -203,12 +203,12 @@ def _copy_progress(counted: Sequence[AnyRow], running: Sequence[RunningRun]) -> 
 
 
 def _has_ended(row: AnyRow) -> bool:
-    """Whether what there is to read of these runs is known."""
+    """Whether it is known how much there is to read of these runs."""
     return row.status in (RunStatus.DONE, RunStatus.FAILED) or row.phase is Phase.UPLOAD
 
 
 def _upload_progress(counted: Sequence[AnyRow], running: Sequence[RunningRun]) -> Progress:
-    """The points to upload are those that the copy wrote; those of running runs are counted by their part."""
+    """The progress of uploads. The points to upload are those that the copy wrote. Running runs count by their part."""
     wanted = [row for row in counted if row.status is not RunStatus.SKIPPED]
     done = [row for row in wanted if row.status is RunStatus.DONE]
     points = sum(row.points_written for row in done) + sum(run.points_read for run in running)
@@ -378,7 +378,7 @@ def _problems(connection: Connection) -> list[LeftOutGroup]:
 
 
 def _named(connection: Connection, runs: Sequence[int]) -> dict[int, AnyRow]:
-    """Examples by number."""
+    """The rows of example runs, by number."""
     return {row.id: row for row in connection.execute(run_query().where(one_of(Run.id, runs)))}
 
 

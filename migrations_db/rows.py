@@ -1,4 +1,4 @@
-"""From rows to types, for all that reads."""
+"""Converts rows to types, for everything that reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AnySelect = Select[*tuple[Any, ...]]
 
 
 def run_query() -> AnySelect:
-    """Every column of a run, and what identifies its project."""
+    """All columns of a run, and those that identify its project."""
     return select(
         Run.__table__,
         Project.source_service,
@@ -33,12 +33,12 @@ def run_query() -> AnySelect:
 
 @lru_cache
 def claimed_run() -> AnySelect:
-    """`run_query` of the run `_run`, built once."""
+    """`run_query` for the run `_run`, built once."""
     return run_query().where(Run.id == bindparam("_run", type_=Run.id.type))
 
 
 def to_claim(row: AnyRow) -> Claim:
-    """A row of `run_query`, just claimed."""
+    """The claim of a run, from a row of `run_query` that was just claimed."""
     return Claim(
         run=row.id,
         attempt=row.attempt,
@@ -61,34 +61,34 @@ def to_claim(row: AnyRow) -> Claim:
         fingerprint=row.copied_fingerprint,
         position=row.position,
         failures=row.failures,
-        suspect=row.silent_attempts > 1,  # the attempt that begins is counted
+        suspect=row.silent_attempts > 1,  # the attempt that begins now is counted too
         mapping=row.mapping,
     )
 
 
 def to_fork(row: AnyRow) -> ForkOf | None:
-    """The fork columns of a run."""
+    """The fork point of a run, from its columns."""
     return ForkOf(row.fork_run_id, row.fork_step) if row.fork_run_id is not None else None
 
 
 def to_project(row: AnyRow) -> ProjectData:
-    """A row of the table project."""
+    """Convert a row of the table project."""
     return ProjectData(row.id, row.entity, row.name, row.source_service, row.url, row.destination_name, row.name_note)
 
 
 def ref(row: AnyRow) -> str:
-    """What people call a run: of a row with entity, project and run_id."""
+    """The name of a run for users, from a row with entity, project and run_id."""
     return f"{row.entity}/{row.project}/{row.run_id}"
 
 
 def read_parts(connection: Connection, run: int, fingerprint: str | None) -> dict[str, PartProgress]:
-    """The parts of a run by name, as they stand when the source has this fingerprint."""
+    """The parts of a run by name, with their status for this fingerprint of the source."""
     rows = connection.execute(select(Part.__table__).where(Part.run == run).order_by(Part.name)).all()
     return to_parts(connection, rows, fingerprint)
 
 
 def to_parts(connection: Connection, rows: Sequence[AnyRow], fingerprint: str | None) -> dict[str, PartProgress]:
-    """Rows of the table part by name."""
+    """Convert rows of the table part. Returns them by name."""
     return {
         row.name: PartProgress(
             status=PartStatus.DONE if is_done(row.done_fingerprint, fingerprint) else PartStatus.OPEN,
@@ -110,5 +110,5 @@ def read_digests(connection: Connection, run: int) -> dict[str, DigestRow]:
 
 
 def is_done(done_fingerprint: str | None, fingerprint: str | None) -> bool:
-    """Whether a part that was done at the one fingerprint is done at the other."""
+    """Whether a part that was done at `done_fingerprint` is done at `fingerprint`."""
     return done_fingerprint is not None and done_fingerprint == fingerprint

@@ -1,4 +1,4 @@
-"""From what a person asked for to numbers of runs, and what of it is not in the table."""
+"""Finds the numbers of the runs that a user asks for, and what matches nothing in the table."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from migrations_db.types import EVERYTHING, Selection
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which runs are asked for: any value of each field; an empty field does not limit. Globs heed case.
+    """The runs to find: those with one of the values in each field. An empty field does not limit. Globs respect case.
 
     `projects` and `exclude_projects` are globs for "name" or "entity/name", `names` for display names. `run_ids` are
-    run ids, or "entity/project/run id".
+    run ids or "entity/project/run id".
     """
 
     projects: Sequence[str] = ()
@@ -33,14 +33,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The runs that are asked for, and by field of `Wanted` each value that nothing in the table has."""
+    """The runs found and, by field of `Wanted`, the values that match nothing in the table."""
 
     selection: Selection
     unmatched: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def find(connection: Connection, wanted: Wanted) -> Found:
-    """Fork ancestors of single runs are selected with them, since a fork waits for its parent."""
+    """Find runs. Fork ancestors of single runs are included, because a fork waits for its parent."""
     if wanted == Wanted():
         return Found(EVERYTHING)
     rows = connection.execute(select(Project.id, Project.entity, Project.name)).all()
@@ -108,7 +108,7 @@ def _described_runs(
 
 
 def _with_ancestors(connection: Connection, runs: Iterable[AnyRow]) -> tuple[int, ...]:
-    """The numbers of these runs, and of the fork ancestors that are in the table."""
+    """The numbers of these runs and of their fork ancestors in the table."""
     new = list(runs)
     found: set[int] = set()
     while new:

@@ -1,6 +1,6 @@
-"""The statements that every run needs, built once: building one takes longer than running it.
+"""The statements that every run needs, built once, because building a statement takes longer than running it.
 
-Names of parameters begin with `_` where a column has the same name. Those of the fence are made by `fence_of`.
+Parameters begin with `_` if a column has the same name. `fence_of` returns the parameters of the fence.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COUNTS = ("read", "written", "skipped", "size_bytes")
 
 
 def fence_of(claim: Claim) -> dict[str, Any]:
-    """The parameters by which a fenced statement finds the claim's run, while the claim holds."""
+    """The parameters with which a fenced statement finds the claim's run, as long as the claim is valid."""
     return {"_run": claim.run, "_attempt": claim.attempt, "_worker": claim.worker_id}
 
 
@@ -58,19 +58,19 @@ def _parameter(name: str, column: InstrumentedAttribute[Any]) -> ColumnElement[A
 
 @lru_cache
 def lock_run() -> AnySelect:
-    """Fenced: what `attempts.Held` tells, the row locked."""
+    """Fenced: the columns of `attempts.Held`. Locks the row."""
     return select(Run.id, Run.attempt, Run.failures, Run.silent_attempts).where(*_fence()).with_for_update()
 
 
 @lru_cache
 def show_life() -> Update:
-    """Fenced: the claim makes progress."""
+    """Fenced: records progress of the claim."""
     return update(Run).where(*_fence()).values(active_at=now_plus())
 
 
 @lru_cache
 def add_progress() -> Update:
-    """Fenced: a checkpoint. Takes `_part` and `_position` (None keeps them), `_moved` and the counts to be added."""
+    """Fenced: a checkpoint. Takes `_part` and `_position` (None keeps them), `_moved` and the counts to add."""
     moved = bindparam("_moved", type_=Boolean())
     read, written, size_bytes = (bindparam(name, type_=BigInteger()) for name in ("_read", "_written", "_size_bytes"))
     values: dict[str, Any] = {
@@ -91,21 +91,21 @@ def add_progress() -> Update:
 
 @lru_cache
 def held_parts() -> AnySelect:
-    """Fenced: the rows of the run's parts. One row without a name: it has none yet. No row: the claim is lost."""
+    """Fenced: the rows of the run's parts. One row without a name: no parts yet. No row: the claim is lost."""
     parts = select(Part.__table__).select_from(outerjoin(Run, Part, Part.run == Run.id))
     return parts.where(*_fence()).order_by(Part.name)
 
 
 @lru_cache
 def count_parts() -> AnySelect:
-    """Of the run `_run`: what `complete` asks of each part."""
+    """What `complete` needs to know about each part of the run `_run`."""
     columns = (Part.name, Part.done_fingerprint, Part.read, Part.written, Part.skipped)
     return select(*columns).where(Part.run == bindparam("_run", type_=Part.run.type))
 
 
 @lru_cache
 def save_part(dialect: str) -> Any:
-    """A part's share of a checkpoint. Takes its row, with counts to be added; `cursor` None keeps the saved one."""
+    """A part's share of a checkpoint. Takes its row, with counts to add. `cursor` None keeps the saved one."""
     row = _insert(dialect).values(updated_at=now_plus())
     new = row.excluded
     changed = {
@@ -119,7 +119,7 @@ def save_part(dialect: str) -> Any:
 
 @lru_cache
 def save_intent(dialect: str) -> Any:
-    """Takes `run`, `name` and `intent`, which never goes back."""
+    """Takes `run`, `name` and `intent`. An intent never decreases."""
     row = _insert(dialect).values(**dict.fromkeys(COUNTS, 0), updated_at=now_plus())
     new = row.excluded.intent
     return row.on_conflict_do_update(
@@ -130,7 +130,7 @@ def save_intent(dialect: str) -> Any:
 
 
 def _insert(dialect: str) -> Any:
-    """An INSERT that may say ON CONFLICT, which both dialects spell alike."""
+    """An INSERT that supports ON CONFLICT, which is the same in both dialects."""
     return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](Part)
 
 
@@ -145,7 +145,7 @@ def begin_attempt() -> Insert:
 
 @lru_cache
 def end_attempt() -> Update:
-    """Takes `_run` and how its open attempt has ended."""
+    """Takes `_run` and how its open attempt ended."""
     ended = {name: _parameter(f"_{name}", getattr(Attempt, name)) for name in ("outcome", "error_class", "message")}
     is_open = and_(Attempt.run == bindparam("_run", type_=Attempt.run.type), Attempt.outcome.is_(None))
     return update(Attempt).where(is_open).values(ended_at=now_plus(), **ended)
@@ -153,7 +153,7 @@ def end_attempt() -> Update:
 
 @lru_cache
 def end_claim_done() -> Update:
-    """Takes `_run`: it is complete."""
+    """Takes `_run`, which is complete."""
     nothing = dict.fromkeys(("claimed_by", "lease_until", "part", "error_class", "error_message", "reason"))
     values = {"status": RunStatus.DONE, "failures": 0, "silent_attempts": 0, "finished_at": now_plus()}
     return update(Run).where(Run.id == bindparam("_run", type_=Run.id.type)).values({**nothing, **values})
@@ -161,5 +161,5 @@ def end_claim_done() -> Update:
 
 @lru_cache
 def pauses() -> AnySelect:
-    """Name, seconds left and reason of all services that were ever paused: a handful."""
+    """The name, seconds left and reason of all services that were ever paused: only a few."""
     return select(Service.name, seconds_until(Service.not_before).label("left"), Service.reason)

@@ -17,8 +17,8 @@
 | running -> running | `claim`, when the lease has ended: the old attempt is lost |
 | failed -> pending | `retry_failed`, `forget`, or an inventory that finds the source changed |
 | done -> pending | an inventory that finds the source changed; `start_upload`, into phase upload; `forget` |
-| pending -> failed | `fail_fork_cycles`: forks of each other, which would wait for ever |
-| pending, failed -> skipped | `inventory --only`, whose filters leave it out, or gone before anything was copied |
+| pending -> failed | `fail_fork_cycles`: forks of each other, which would wait forever |
+| pending, failed -> skipped | left out by `inventory --only`, or gone before anything was copied |
 | skipped -> pending | an inventory that lists the run again |
 
 A run is in one phase at a time. The same states, claims and checks serve both phases.
@@ -37,48 +37,48 @@ class Phase(StrEnum):
 
 
 class RunStatus(StrEnum):
-    """Where a run stands in its phase."""
+    """The status of a run in its phase."""
 
     PENDING = "pending"  #: waits for a worker, perhaps until `not_before`
     RUNNING = "running"  #: claimed; the claim holds until `lease_until`
     DONE = "done"  #: every selected part is done and the counts agree
-    FAILED = "failed"  #: rejected, or failed too often; `migrate retry-failed` brings it back
+    FAILED = "failed"  #: rejected, or failed too often; `migrate retry-failed` makes it pending again
     SKIPPED = "skipped"  #: excluded by a filter, or gone before anything was copied; `reason` says which
 
 
 class PartStatus(StrEnum):
-    """Where a part of a run stands."""
+    """The status of a part of a run."""
 
-    OPEN = "open"  #: there may be more to read behind its cursor
-    DONE = "done"  #: read to its end as of the run's present fingerprint
+    OPEN = "open"  #: there may be more to read after its cursor
+    DONE = "done"  #: read to its end, for the current fingerprint of the run
 
 
 class Outcome(StrEnum):
-    """How an attempt ended; None while it goes on."""
+    """How an attempt ended; None while it is running."""
 
     DONE = "done"  #: the run is complete
-    RELEASED = "released"  #: clean stop; cost nothing
-    THROTTLED = "throttled"  #: a service asked to wait; cost nothing
+    RELEASED = "released"  #: clean stop; does not count as a failure
+    THROTTLED = "throttled"  #: a service asked to wait; does not count as a failure
     RETRY = "retry"  #: failed, and will be tried again
     FAILED = "failed"  #: failed for good
-    LOST = "lost"  #: its worker is gone, or its lease ended; cost nothing
-    CRASHED = "crashed"  #: in hand when its worker process died
-    STALLED = "stalled"  #: stopped for making no progress
+    LOST = "lost"  #: its worker is gone, or its lease ended; does not count as a failure
+    CRASHED = "crashed"  #: its worker process died during the attempt
+    STALLED = "stalled"  #: stopped because it made no progress
 
 
 class Verdict(StrEnum):
-    """What a verification says of a run, or of one path of it."""
+    """The result of a verification for a run, or for one path of it."""
 
     VERIFIED = "verified"  #: everything that can be read back is what was sent
-    DIFFERS = "differs"  #: something is missing, changed, or was written by somebody else
+    DIFFERS = "differs"  #: something is missing, was changed, or was written by somebody else
     NOT_VERIFIED = "not_verified"  #: cannot be compared; the row says why
 
 
 class Unseen(StrEnum):
-    """What it means that an inventory did not list a run of the project."""
+    """What it means if an inventory did not list a run of the project."""
 
-    GONE = "gone"  #: the listing was complete: the source has the run no more
-    EXCLUDED = "excluded"  #: the filters choose all that is wanted: the run is not
+    GONE = "gone"  #: the listing was complete: the source no longer has the run
+    EXCLUDED = "excluded"  #: the filters select everything that is wanted: the run is not
 
 
 MOVES: dict[RunStatus, frozenset[RunStatus]] = {
@@ -88,7 +88,7 @@ MOVES: dict[RunStatus, frozenset[RunStatus]] = {
     RunStatus.FAILED: frozenset({RunStatus.PENDING, RunStatus.SKIPPED}),
     RunStatus.SKIPPED: frozenset({RunStatus.PENDING}),
 }
-"""Every allowed move; running -> running is the takeover of an expired lease."""
+"""All allowed moves. running -> running is the takeover of an expired lease."""
 
 
 def may_move(old: RunStatus, new: RunStatus) -> bool:
@@ -97,9 +97,9 @@ def may_move(old: RunStatus, new: RunStatus) -> bool:
 
 
 def listed(status: RunStatus, *, changed: bool) -> RunStatus:
-    """The status after an inventory has listed the run again; `changed`: since the copy began.
+    """The status after an inventory has listed the run again. `changed`: it has changed since the copy began.
 
-    A running run is left to its worker: what has changed is noted, and a later inventory sees it again.
+    A running run is left to its worker: the change is recorded, and a later inventory sees it again.
     """
     match status:
         case RunStatus.DONE | RunStatus.FAILED if changed:
@@ -111,5 +111,5 @@ def listed(status: RunStatus, *, changed: bool) -> RunStatus:
 
 
 def after_failure(failures: int, max_failures: int) -> RunStatus:
-    """The status after the `failures`-th failure in a row of which `max_failures` end the run."""
+    """The status after the `failures`-th failure in a row. With `max_failures` the run has failed."""
     return RunStatus.PENDING if failures < max_failures else RunStatus.FAILED

@@ -1,9 +1,9 @@
-"""Claims and fenced writes: the heart of the state database.
+"""Claims and fenced writes: the core of the state database.
 
     claim -> parts -> (intend, write, flush, checkpoint)* -> complete | release | throttle | fail
 
-One public method is one transaction. Methods marked *fenced* raise `LeaseLost`, and change nothing, unless the claim
-still holds. Times are the database's own. Every method may raise `StateError`.
+Each public method is one transaction. Methods marked *Fenced* raise `LeaseLost` and change nothing if the claim is no
+longer valid. Times are those of the database's clock. Every method may raise `StateError`.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from migrations_db.workers import Workers
 
 
 class Store:
-    """The state database. Made by `open_store`; used by many threads; each process opens its own."""
+    """The state database, from `open_store`. May be used by many threads; each process opens its own."""
 
-    #: where it is, without password, for messages
+    #: its place, without password, for messages
     address: str
 
     def __init__(self, database: Database) -> None:
@@ -66,42 +66,42 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Release the connections."""
         self._database.close()
 
     # ------------------------------------------------------------ invocations and settings
 
     def begin_invocation(self, command: str, host: str, pid: int, version: str) -> int:
-        """Note that a command starts; returns the number of the invocation (also the id of an inventory)."""
+        """Record that a command starts. Returns the number of the invocation, which is also the id of an inventory."""
         row = {"command": command, "host": host, "pid": pid, "version": version, "started_at": now_plus()}
         with self._database.write() as connection:
             return connection.execute(insert(Invocation).values(row).returning(Invocation.id)).scalar_one()
 
     def end_invocation(self, invocation_id: int, exit_code: int) -> None:
-        """Note how it ended."""
+        """Record how a command ended."""
         ended = {"ended_at": now_plus(), "exit_code": exit_code}
         with self._database.write() as connection:
             connection.execute(update(Invocation).where(Invocation.id == invocation_id).values(ended))
 
     def setting(self, key: str) -> str | None:
-        """A stored setting; None: never set."""
+        """A stored setting. None: never set."""
         with self._database.read() as connection:
             return connection.execute(select(Setting.value).where(Setting.key == key)).scalar()
 
     def claim_setting(self, key: str, value: str) -> str:
-        """Store `value` unless the key is set already; returns what is stored, whoever stored it."""
+        """Store `value` unless the key is already set. Returns the stored value, whoever stored it."""
         with self._database.write() as connection:
             connection.execute(self._database.insert(Setting).values(key=key, value=value).on_conflict_do_nothing())
             return connection.execute(select(Setting.value).where(Setting.key == key)).scalar_one()
 
     def select(self, project_globs: Collection[str] = (), run_ids: Collection[str] = ()) -> Selection:
-        """The runs that the patterns mean now; empty does not limit. As `find`."""
+        """The runs that currently match the patterns, as in `find`. Empty does not limit."""
         return self.find(Wanted(projects=tuple(project_globs), run_ids=tuple(run_ids))).selection
 
     def find(self, wanted: Wanted) -> Found:
-        """The runs that a person asks for, as of now, and what of it matches nothing.
+        """The runs that a user asks for, as of now, and the values that match nothing.
 
-        Fork ancestors of single runs are selected with them, since a fork waits for its parent.
+        Fork ancestors of single runs are included, because a fork waits for its parent.
         """
         with self._database.read() as connection:
             return selecting.find(connection, wanted)
@@ -118,11 +118,12 @@ class Store:
         suspects: bool = True,
         mapping: Mapping[str, Any] | None = None,
     ) -> Claim | None:
-        """Take a run for a registered worker; None: nothing to take now (see `next_wait`).
+        """Claim a run for a registered worker. None: there is nothing to claim now (see `next_wait`).
 
-        Expired leases first (the old attempt is recorded as lost), then the biggest; runs whose last attempts ended
-        in silence come last, and only to who takes `suspects`. A fork waits while its parent is pending or running in
-        the same phase. A copy that begins is bound to the options `mapping` (JSON); one that has begun keeps its own.
+        Runs with expired leases come first (the old attempt is recorded as lost), then the largest. Runs whose last
+        attempts ended in silence come last, and only with `suspects`. A fork waits while its parent is pending or
+        running in the same phase. A copy that begins is bound to the options `mapping` (JSON); one that has begun keeps
+        its own.
         """
         with self._database.write() as connection:
             statement = claim_statement(phase, only, suspects=suspects)
@@ -137,18 +138,18 @@ class Store:
             return claim
 
     def next_wait(self, phase: Phase, only: Selection = EVERYTHING) -> float | None:
-        """Seconds until `claim` may succeed (0: now); None: nothing will be to claim any more.
+        """Seconds until `claim` may succeed (0: now). None: there will be nothing more to claim.
 
-        Runs of other workers may be released earlier than that: wait a few seconds at most, then ask again.
+        Runs of other workers may be released earlier: wait a few seconds at most, then call this again.
         """
         with self._database.read() as connection:
             seconds: float | None = connection.execute(wait_statement(phase, only)).scalar()
         return None if seconds is None else max(0.0, seconds)
 
     def parts(self, claim: Claim) -> dict[str, PartProgress]:
-        """How far the parts of the run have come, by name; a part that was never begun is absent. Fenced.
+        """The progress of the run's parts, by name, without parts that were never begun. Fenced.
 
-        When the source has changed since, parts are open again, with cursors and counts kept.
+        If the source has changed since, parts are open again, with their cursors and counts.
         """
         with self._database.read() as connection:
             rows = connection.execute(statements.held_parts(), statements.fence_of(claim)).all()
@@ -157,7 +158,7 @@ class Store:
             return to_parts(connection, [row for row in rows if row.name is not None], claim.fingerprint)
 
     def intend(self, claim: Claim, steps: Mapping[str, float]) -> None:
-        """Note, before sending, up to which step each part may be sent; never goes back. Fenced."""
+        """Record, before sending, the highest step that each part may send. It never decreases. Fenced."""
         with self._database.write() as connection:
             _changed(connection.execute(statements.show_life(), statements.fence_of(claim)), claim)
             if steps:
@@ -165,7 +166,7 @@ class Store:
                 connection.execute(statements.save_intent(self._database.dialect), rows)
 
     def begin_digests(self, claim: Claim) -> None:
-        """The run is copied from its start: earlier digests go. Fenced."""
+        """Delete earlier digests, because the run is copied from its start. Fenced."""
         with self._database.write() as connection:
             _hold(connection, claim)
             forget_digests(connection, [Digest.run == claim.run])
@@ -185,15 +186,15 @@ class Store:
     ) -> None:
         """Save cursors, counts, ledger lines and digests of what is durable now, all or nothing. Fenced.
 
-        `position` None keeps the saved one. `digests` replace those of their paths. Progress (something read, or a
-        part done) sets `failures` back to 0.
+        `position` None keeps the saved one. `digests` replace those at the same paths. Progress (something read, or a
+        part done) resets `failures` to 0.
         """
         moved = any(u.read or u.done for u in updates)
         with self._database.write() as connection:
             if any(u.fresh for u in updates):
                 _hold(connection, claim)
                 updates = [_start_anew(connection, claim.run, u) if u.fresh else u for u in updates]
-            counted = updates if claim.phase is Phase.COPY else ()  # an upload moves the same points once more
+            counted = updates if claim.phase is Phase.COPY else ()  # an upload moves the same points again
             progress = {
                 "_part": updates[-1].name if updates else None,
                 "_position": position,
@@ -212,7 +213,7 @@ class Store:
                 self._save_digests(connection, claim.run, digests)
 
     def forget_copy(self, claim: Claim) -> None:
-        """The destination has lost the run: it is copied from its start, so cursors, counts and ledger go. Fenced."""
+        """Delete cursors, counts and ledger, because the destination has lost the run. It is copied again. Fenced."""
         with self._database.write() as connection:
             run = _hold(connection, claim)
             values = forgetting.NOTHING_COPIED | {"part": None}
@@ -220,14 +221,15 @@ class Store:
             forgetting.drop_parts(connection, Run.id == claim.run)
 
     def forget_part(self, claim: Claim, part: str) -> None:
-        """The part is done again from its start, so its cursor, counts and ledger lines go. Fenced."""
+        """Delete a part's cursor, counts and ledger lines, because it is done again from its start. Fenced."""
         with self._database.write() as connection:
             _hold(connection, claim)
             forgetting.drop_parts(connection, Run.id == claim.run, part)
 
     def complete(self, claim: Claim, selected: Collection[str]) -> None:
-        """The run is done. Fenced. `CountsDisagree` (and nothing changes) unless every selected part is done and
-        its read == written + skipped.
+        """Mark the run done. Fenced.
+
+        Raises `CountsDisagree` and changes nothing unless every selected part is done, with read == written + skipped.
         """
         with self._database.write() as connection:
             run = _hold(connection, claim)
@@ -237,13 +239,16 @@ class Store:
             attempts.succeed(connection, run.run)
 
     def release(self, claim: Claim, delay_s: float = 0.0) -> None:
-        """Back to pending at no cost, not to be claimed for `delay_s`. Fenced."""
+        """Make the run pending without counting a failure. It cannot be claimed for `delay_s`. Fenced."""
         with self._database.write() as connection:
             run = _hold(connection, claim)
             attempts.give_back(connection, [run.run], Outcome.RELEASED, delay_s=delay_s)
 
     def throttle(self, claim: Claim, service: str, delay_s: float, failure: Failure) -> None:
-        """Back to pending at no cost; `service` is left alone by all for `delay_s` (a longer pause stays). Fenced."""
+        """Make the run pending without counting a failure, and pause `service` for all workers. Fenced.
+
+        The pause is `delay_s` from now, unless there is already a longer one.
+        """
         with self._database.write() as connection:
             run = _hold(connection, claim)
             attempts.give_back(connection, [run.run], Outcome.THROTTLED, delay_s=delay_s, failure=failure)
@@ -259,7 +264,7 @@ class Store:
             )
 
     def fail(self, claim: Claim, failure: Failure, retry: Retry | None = None) -> RunStatus:
-        """The attempt failed; returns pending (it will be tried again) or failed. `retry` None: never again. Fenced."""
+        """End a failed attempt. Returns pending (to be tried again) or failed. `retry` None: never again. Fenced."""
         retry = retry or Retry(max_failures=0)
         with self._database.write() as connection:
             return attempts.count_failure(
@@ -274,7 +279,7 @@ class Store:
     # ------------------------------------------------------------ pauses of services
 
     def paused(self, *services: str) -> Pause | None:
-        """The longest pause of these services; None: go on."""
+        """The longest pause of these services. None: none is paused."""
         with self._database.read() as connection:
             rows = connection.execute(statements.pauses()).all()
         pauses = [Pause(row.name, row.left, row.reason) for row in rows if row.name in services and row.left > 0]
@@ -283,7 +288,7 @@ class Store:
     # ------------------------------------------------------------ moves by command
 
     def retry_failed(self, only: Selection = EVERYTHING, error_classes: Collection[str] = ()) -> int:
-        """Failed runs (of these classes; empty: all) back to pending, failures forgotten; returns how many."""
+        """Make failed runs (of these classes; empty: all) pending and reset their failures. Returns how many."""
         failed = [Run.status == RunStatus.FAILED, *in_selection(Run, only)]
         if error_classes:
             failed.append(Run.error_class.in_(error_classes))
@@ -298,14 +303,15 @@ class Store:
             return connection.execute(update(Run).where(*failed).values(values)).rowcount
 
     def fail_fork_cycles(self, phase: Phase, only: Selection, error_class: str) -> list[str]:
-        """Pending runs that are forks of each other, in a circle, would wait for ever: they have failed, with this
-        class. Returns what people call them.
+        """Mark pending runs that are forks of each other, in a circle, as failed with this class.
+
+        They would wait forever. Returns their names for users.
         """
         with self._database.write() as connection:
             return forks.fail_cycles(connection, phase, only, error_class)
 
     def start_copy(self, parts: Collection[str], only: Selection = EVERYTHING) -> int:
-        """Runs that are done without one of these parts: back to (copy, pending); returns how many."""
+        """Make runs that are done without one of these parts (copy, pending). Returns how many."""
         values = {"phase": Phase.COPY, "status": RunStatus.PENDING, "finished_at": None}
         with self._database.write() as connection:
             return connection.execute(
@@ -313,14 +319,14 @@ class Store:
             ).rowcount
 
     def start_upload(self, only: Selection = EVERYTHING) -> int:
-        """(copy, done) -> (upload, pending); returns how many."""
+        """(copy, done) -> (upload, pending). Returns how many."""
         copied = [Run.status == RunStatus.DONE, Run.phase == Phase.COPY, *in_selection(Run, only)]
         values = {"phase": Phase.UPLOAD, "status": RunStatus.PENDING, "finished_at": None}
         with self._database.write() as connection:
             return connection.execute(update(Run).where(*copied).values(values)).rowcount
 
     def forget(self, only: Selection = EVERYTHING) -> int:
-        """Runs whose copy has begun, but for those that are running: as if it never had. Returns how many."""
+        """Reset runs whose copy has begun, except running ones, as if it had never begun. Returns how many."""
         with self._database.write() as connection:
             return forgetting.forget(connection, [*in_selection(Run, only)])
 
@@ -369,7 +375,7 @@ def _part_row(connection: Connection, claim: Claim, new: PartUpdate) -> dict[str
 
 
 def _start_anew(connection: Connection, run: int, new: PartUpdate) -> PartUpdate:
-    """Forget the part's ledger, its counts and items: what comes back adds up to those of `new` alone."""
+    """Delete the part's ledger, counts and items. Returns an update that leaves only the counts of `new`."""
     forget_items(connection, run, new.name)
     connection.execute(delete(Ledger).where(Ledger.run == run, Ledger.part == new.name))
     columns = (Part.read, Part.written, Part.skipped, Part.size_bytes)
@@ -393,7 +399,7 @@ def _hold(connection: Connection, claim: Claim) -> attempts.Held:
 
 
 def _changed(result: CursorResult[Any], claim: Claim) -> None:
-    """A fenced statement has found its run."""
+    """Raise `LeaseLost` unless a fenced statement has found its run."""
     if result.rowcount != 1:
         raise _lost(claim)
 

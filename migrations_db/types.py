@@ -1,7 +1,7 @@
-"""What goes into the store and comes out of it: frozen data, never rows.
+"""The arguments and results of the store: frozen data, never rows.
 
 `run` is always the number of a run in this database; `run_id` is the source's own id. Datetimes are aware, UTC.
-Points, read, written and skipped count values (not rows); sizes are bytes; `_s` are seconds.
+Points, read, written and skipped are counts of values (not rows); sizes are in bytes; `_s` is in seconds.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from migrations_db.states import PartStatus, Phase
 
 @dataclass(frozen=True, slots=True)
 class ProjectRow:
-    """A project as the inventory found it; (`source_service`, `entity`, `name`) identifies it.
+    """A project as the inventory found it. (`source_service`, `entity`, `name`) identifies it.
 
-    `destination_name` and `name_note` are taken for a project that has no destination yet, else ignored.
+    `destination_name` and `name_note` are used only if the project has no destination yet.
     """
 
     entity: str
@@ -33,7 +33,7 @@ class ProjectRow:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A stored project. `name_note`: why it is not the source's name (None: it is)."""
+    """A stored project. `name_note`: why the destination's name differs from the source's (None: it does not)."""
 
     id: int
     entity: str
@@ -50,7 +50,7 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A run as the inventory found it. `size_hint`: about how many points it has (order of claims, bars)."""
+    """A run as the inventory found it. `size_hint`: approximate number of points (for order of claims, bars)."""
 
     run_id: str
     name: str
@@ -70,7 +70,7 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class LeftOutRow:
-    """What an inventory found and left out, whole or in part. `cause`: any short word."""
+    """What an inventory found and left out, completely or in part. `cause`: any short word."""
 
     cause: str
     path: str
@@ -78,7 +78,7 @@ class LeftOutRow:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What an inventory page brought. `changed` are those that wait to be copied (again) because of it."""
+    """The result of an inventory page. `changed`: runs that now wait to be copied again."""
 
     new: int = 0
     changed: int = 0
@@ -90,9 +90,9 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which runs a command is about, made by `Store.select`. None does not limit; an empty tuple selects nothing.
+    """The runs that a command concerns, from `Store.select`. None does not limit; an empty tuple selects nothing.
 
-    At most one of the two is set. `runs` holds the fork ancestors of the runs asked for, too.
+    At most one of the two is set. `runs` also includes the fork ancestors of the requested runs.
     """
 
     projects: tuple[int, ...] | None = None
@@ -106,7 +106,7 @@ EVERYTHING = Selection()
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker process. `id` is "host:pid:token"; `pid_started` (s) tells it from others with its pid."""
+    """A worker process. `id` is "host:pid:token"; `pid_started` (s) distinguishes it from others with its pid."""
 
     id: str
     host: str
@@ -117,7 +117,7 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True)
 class ForkOf:
-    """The run was forked from `run_id` (same project) after `step` (None: the source does not tell)."""
+    """The run was forked from `run_id` (same project) after `step` (None: not known)."""
 
     run_id: str
     step: float | None
@@ -125,13 +125,13 @@ class ForkOf:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A run that one worker may write until its lease ends, and all that is needed to copy it.
+    """A run that one worker may write until its lease ends, with everything needed to copy it.
 
-    `attempt` is the fencing number: a later claim has a higher one, and this one's writes are refused from then on.
-    `fingerprint` is the source's when the copy began. `position` is where the destination stood at the last
-    checkpoint (None: nothing saved yet). `failures` in a row so far, this attempt not counted. `suspect`: the attempt
-    before ended in silence; copied alone, the run shows whether it kills its worker. `mapping`: the options that the
-    copy began with (None: nobody said).
+    `attempt` is the fencing number: a later claim has a higher one, and writes with this one are then refused.
+    `fingerprint` is that of the source when the copy began. `position` is the destination's position at the last
+    checkpoint (None: nothing saved yet). `failures`: failures in a row before this attempt. `suspect`: the previous
+    attempt ended in silence; the run is copied alone, to find out whether it kills its worker. `mapping`: the options
+    with which the copy began (None: not recorded).
     """
 
     run: int
@@ -165,7 +165,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class PartProgress:
-    """How far a part has come. `intent`: the highest step that may have been sent (None: none)."""
+    """The progress of a part. `intent`: the highest step that may have been sent (None: none)."""
 
     status: PartStatus = PartStatus.OPEN
     cursor: dict[str, Any] | None = None
@@ -178,7 +178,7 @@ class PartProgress:
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """What did not arrive exactly as it was; entries of equal (kind, path, reason) add up. `kind`: any word."""
+    """Something that did not arrive exactly as it was. Equal (kind, path, reason) are added up. `kind`: any word."""
 
     kind: str
     path: str
@@ -188,11 +188,11 @@ class LedgerEntry:
 
 @dataclass(frozen=True, slots=True)
 class PartUpdate:
-    """One part's share of a checkpoint: the new cursor, and what was added since the last (not totals).
+    """One part's share of a checkpoint: the new cursor, and what was added since the last checkpoint (not totals).
 
-    `cursor` must be JSON data; None keeps the saved one. A list at its key `items` only grows, except in a `fresh`
-    update: of a long one only what is new is written. Whatever is in `ledger` does not count as skipped by
-    itself: `skipped` does. `fresh`: the part was read from its start again, so counts and ledger start anew with this.
+    `cursor` must be JSON data; None keeps the saved one. A list at its key `items` only grows (except in a `fresh`
+    update), and of a long list only new items are written. Entries in `ledger` do not count as skipped; only `skipped`
+    does. `fresh`: the part was read from its start again, so this update replaces earlier counts and ledger entries.
     """
 
     name: str
@@ -208,7 +208,7 @@ class PartUpdate:
 
 @dataclass(frozen=True, slots=True)
 class DigestRow:
-    """What was written at one path, in the program's own words: a kind, and JSON."""
+    """The digest of what was written at one path, in the program's own form: a kind, and JSON."""
 
     kind: str
     data: str
@@ -232,7 +232,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What a worker does with a run: the part, and how long ago it last made progress."""
+    """What a worker is doing with a run: the part, and how long ago it last made progress."""
 
     part: str | None
     idle_s: float

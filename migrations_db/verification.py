@@ -1,9 +1,9 @@
-"""What verifications claim, ask and save: which runs are to be read back, what was written there, what was found.
+"""What verifications claim, read and save: the runs to read back, what was written to them, and what was found.
 
     claim (some runs of one project) -> digests -> save (verdict, findings) | release
 
-A run is claimed by writing the worker's id beside it; a worker that has stopped, or is silent, holds nothing.
-A claim to copy (`Store.claim`) takes the verdict away: it was about what was there before.
+A run is claimed by storing the worker's id with it. A worker that has stopped or is silent holds no claims.
+A claim to copy (`Store.claim`) removes the verdict, which is then out of date.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ PAGE_ROWS = 1_000  # ours: rows held in memory when findings stream
 
 @dataclass(frozen=True, slots=True)
 class ToVerify:
-    """A run that is done, to be read back. `run` says what was copied, about how many `points`.
+    """A run that is done and is to be read back. `run` is the claim of the copy, with about `points` points.
 
-    `source_changed`: the last inventory has found another run at the source than the one that was copied.
+    `source_changed`: according to the last inventory, the source run has changed since it was copied.
     """
 
     run: Claim
@@ -50,19 +50,19 @@ class Verification:
         self._database = database
 
     def done(self, only: Selection = EVERYTHING) -> list[int]:
-        """The numbers of all runs that are done, in the order of the inventory."""
+        """The numbers of all runs that are done, in inventory order."""
         query = select(Run.id).where(Run.status == RunStatus.DONE, *in_selection(Run, only)).order_by(Run.id)
         with self._database.read() as connection:
             return list(connection.execute(query).scalars())
 
     def begin_again(self, only: Selection = EVERYTHING) -> int:
-        """Forget the verdicts, so that all runs are verified again; returns how many had one."""
+        """Delete the verdicts, so that all runs are verified again. Returns how many had one."""
         known = update(Run).where(Run.status == RunStatus.DONE, Run.verdict.is_not(None), *in_selection(Run, only))
         with self._database.write() as connection:
             return connection.execute(known.values(verdict=None, verified_at=None)).rowcount
 
     def claim(self, worker_id: str, limit: int, only: Selection = EVERYTHING) -> list[ToVerify]:
-        """Take at most `limit` runs of one project and one phase for a registered worker; empty: none is left."""
+        """Claim at most `limit` runs of one project and one phase for a registered worker. Empty: none is left."""
         with self._database.write() as connection:
             head = connection.execute(_free(Run.project_id, Run.phase, only=only).limit(1)).one_or_none()
             if head is None:
@@ -74,12 +74,12 @@ class Verification:
         return [ToVerify(to_claim(row), row.fingerprint != row.copied_fingerprint, row.points_written) for row in rows]
 
     def digests(self, run: int) -> dict[str, DigestRow]:
-        """What was written, by path."""
+        """The digests of what was written, by path."""
         with self._database.read() as connection:
             return read_digests(connection, run)
 
     def save(self, run: ToVerify, worker_id: str, verdict: Verdict, how: str, findings: Sequence[FindingRow]) -> bool:
-        """The result of a claimed run; False, and nothing changes, if the run was copied again meanwhile."""
+        """Save the result for a claimed run. False: nothing is saved, because the run was copied again meanwhile."""
         values = {"verdict": verdict, "verified_at": now_plus(), "verified_by": how, "verifier": None}
         mine = [Run.id == run.run.run, Run.attempt == run.run.attempt, Run.verifier == worker_id]
         with self._database.write() as connection:
@@ -96,17 +96,17 @@ class Verification:
         return True
 
     def release(self, worker_id: str) -> None:
-        """Give back what the worker has claimed and not saved."""
+        """Release the runs that the worker has claimed but not saved."""
         with self._database.write() as connection:
             connection.execute(update(Run).where(Run.verifier == worker_id).values(verifier=None))
 
     def counts(self, only: Selection = EVERYTHING) -> VerdictCounts:
-        """Runs that are done by verdict."""
+        """The number of done runs, by verdict."""
         with self._database.read() as connection:
             return count_verdicts(connection, only)
 
     def findings(self, only: Selection = EVERYTHING) -> Iterator[tuple[str, FindingRow]]:
-        """(ref of the run, finding) in the order of the inventory; those of runs without a verdict are not told."""
+        """(ref of the run, finding) in inventory order. Runs without a verdict are left out."""
         columns = (Project.entity, Project.name.label("project"), Run.run_id)
         query = (
             select(*columns, Finding.path, Finding.verdict, Finding.want, Finding.got)
@@ -120,9 +120,9 @@ class Verification:
                 yield ref(row), FindingRow(row.path, row.verdict, row.want, row.got)
 
     def retry_differing(self, only: Selection = EVERYTHING) -> int:
-        """Runs that differ are copied again from their start; returns how many.
+        """Make runs that differ pending, to be copied again from the start. Returns how many.
 
-        What is known of the copy goes, so that everything is sent again. The destination keeps what it has.
+        The record of the copy is deleted, so that everything is sent again. The destination keeps what it has.
         """
         differs = [Run.status == RunStatus.DONE, Run.verdict == Verdict.DIFFERS, *in_selection(Run, only)]
         fresh: dict[str, Any] = {
@@ -144,7 +144,7 @@ class Verification:
 
 
 def count_verdicts(connection: Connection, only: Selection = EVERYTHING) -> VerdictCounts:
-    """As `Verification.counts`, inside a transaction."""
+    """Like `Verification.counts`, within a transaction."""
     query = select(Run.verdict, func.count()).where(Run.status == RunStatus.DONE, *in_selection(Run, only))
     found = {row[0]: row[1] for row in connection.execute(query.group_by(Run.verdict))}
     verified, differs = found.pop(Verdict.VERIFIED, 0), found.pop(Verdict.DIFFERS, 0)
@@ -152,23 +152,23 @@ def count_verdicts(connection: Connection, only: Selection = EVERYTHING) -> Verd
 
 
 def read_findings(connection: Connection, run: int) -> list[FindingRow]:
-    """Of one run, by path; inside a transaction."""
+    """The findings of one run, by path, within a transaction."""
     columns = (Finding.path, Finding.verdict, Finding.want, Finding.got)
     query = select(*columns).where(Finding.run == run).order_by(Finding.path)
     return [FindingRow(*row) for row in connection.execute(query)]
 
 
 def forget_digests(connection: Connection, conditions: Collection[ColumnElement[bool]]) -> None:
-    """Delete digests, inside a transaction."""
+    """Delete digests, within a transaction."""
     connection.execute(delete(Digest).where(*conditions))
 
 
 def _free(*columns: Any, only: Selection) -> Any:
-    """Runs that are done, have no verdict, and are with no worker that is alive."""
+    """Runs that are done, have no verdict, and are not claimed by a worker that is alive."""
     alive = exists().where(
         Worker.id == Run.verifier, Worker.stopped_at.is_(None), Worker.heartbeat_at > now_plus(-SILENT_S)
     )
-    done = literal(RunStatus.DONE, Run.status.type, literal_execute=True)  # the partial index wants to see it
+    done = literal(RunStatus.DONE, Run.status.type, literal_execute=True)  # so that the partial index is used
     return (
         select(*columns)
         .where(Run.status == done, Run.verdict.is_(None), *in_selection(Run, only))

@@ -1,4 +1,4 @@
-"""Workers: heartbeats that keep leases, and what becomes of the claims of workers that die."""
+"""Workers: heartbeats that renew leases, and what happens to the claims of workers that die."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from migrations_db.rows import ref
 from migrations_db.states import Outcome
 from migrations_db.types import Activity, Failure, Stalled, WorkerInfo
 
-SILENT_S = 60.0  # ours: workers speak every few seconds
+SILENT_S = 60.0  # ours: heartbeats come every few seconds
 
 
 class Workers:
@@ -24,7 +24,7 @@ class Workers:
         self._database = database
 
     def register(self, worker: WorkerInfo) -> None:
-        """Must come before the worker's first claim."""
+        """Register a worker, before its first claim."""
         row = {
             "id": worker.id,
             "host": worker.host,
@@ -38,15 +38,15 @@ class Workers:
             connection.execute(self._database.insert(Worker).values(row).on_conflict_do_nothing())
 
     def heartbeat(self, worker_id: str, lease_s: float, active: Mapping[int, Activity] | None = None) -> dict[int, int]:
-        """Renew the leases of the worker's claims; returns {run: attempt} of all that it still holds.
+        """Renew the leases of the worker's claims. Returns {run: attempt} of all that it still holds.
 
-        `active` says by run what it does; other runs' leases are not renewed, so a claim that the worker never heard
-        of, because the connection ended first, is free again in time. None: all are. A run that is missing in the
-        answer is lost: stop writing it.
+        `active` says for each run what the worker does. Leases of other runs are not renewed: if the connection broke
+        before the worker learned of a claim, its run becomes free again. None: renew all. A run missing from the answer
+        is lost: stop writing it.
         """
         with self._database.write() as connection:
             runs = {run.run: run.attempt for run in attempts.held(connection, Run.claimed_by == worker_id)}
-            # Whoever speaks is alive, even if somebody has thought otherwise.
+            # A worker with a heartbeat is alive, even if it was recorded as stopped.
             alive = {"heartbeat_at": now_plus(), "stopped_at": None}
             connection.execute(update(Worker).where(Worker.id == worker_id).values(alive))
             if renewed := [run for run in runs if active is None or run in active]:
@@ -59,17 +59,17 @@ class Workers:
         return runs
 
     def stop(self, worker_id: str) -> None:
-        """The worker ends; claims that it still holds are released at no cost."""
+        """Record that the worker has ended. Claims that it still holds are released, not counted as failures."""
         with self._database.write() as connection:
             runs = attempts.held(connection, Run.claimed_by == worker_id)
             attempts.give_back(connection, [run.run for run in runs], Outcome.RELEASED)
             _mark_stopped(connection, [worker_id])
 
     def recover(self, host: str, is_alive: Callable[[int, float], bool]) -> int:
-        """Release, at no cost, the claims of this host's workers whose process is gone; returns how many claims.
+        """Release the claims of this host's workers whose process is gone, not counted as failures. Returns how many.
 
-        `is_alive(pid, pid_started)` is asked outside of any transaction. Workers of other hosts
-        keep their claims until the leases end, and are removed when they are silent and hold none.
+        `is_alive(pid, pid_started)` is called outside of any transaction. Workers of other hosts keep their claims
+        until the leases end. They are removed when they are silent and hold no claims.
         """
         idle = ~exists().where(Run.claimed_by == Worker.id)
         query = select(Worker.id, Worker.host, Worker.pid, Worker.pid_started).where(
@@ -96,9 +96,11 @@ class Workers:
         outcome: Outcome,
         max_failures: int,
     ) -> int:
-        """The worker died or was killed. Culprits fail with `outcome` CRASHED or STALLED; its other claims are
-        released at no cost. Culprits None: nobody knows. Then a single claim is the culprit; of several none is
-        blamed, but those without progress are suspects. Returns how many failures were counted.
+        """Record that a worker died or was killed. Returns how many failures were counted.
+
+        Culprits fail with `outcome` CRASHED or STALLED. Other claims are released, not counted as failures. Culprits
+        None: not known. A single claim is then the culprit; of several claims none is blamed, but those without
+        progress become suspects.
         """
         with self._database.write() as connection:
             runs = attempts.held(connection, Run.claimed_by == worker_id)
@@ -114,7 +116,7 @@ class Workers:
         return len(guilty)
 
     def stalled(self, worker_ids: Collection[str], older_than_s: float) -> list[Stalled]:
-        """Claims of these workers without progress for longer than that, the longest first."""
+        """Claims of these workers without progress for longer than `older_than_s`, the longest first."""
         query = (
             select(
                 Run.claimed_by,

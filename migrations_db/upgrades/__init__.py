@@ -1,1 +1,1 @@
-"""Alembic versions of the tables; `engine.open_store` runs them."""
+"""Alembic versions of the tables, applied by `engine.open_store`."""
