@@ -27,7 +27,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("MIGRATE status | true; exit ${PIPESTATUS[0]}", 0, ""),
         ("MIGRATE --json status | true; exit ${PIPESTATUS[0]}", 0, ""),
         ("MIGRATE status > /dev/full", 1, "Error: the output cannot be written: No space left on device"),
-        ("MIGRATE status --db 'sqlite:///migration.db?nosuch=1'", 7, "Error: --db: SQLite does not take `?nosuch=1`"),
+        ("MIGRATE status --db 'sqlite:///migration.db?nosuch=1'", 7, "Error: --db: SQLite does not accept `?nosuch=1`"),
         ("MIGRATE status --db 'postgresql://127.0.0.1:9/x?nosuch=1'", 7, "Error: --db: invalid connection option"),
         ("MIGRATE status --db .", 7, "Error: . is a directory"),
     ],

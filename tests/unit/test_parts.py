@@ -411,7 +411,7 @@ class TestShortage:
         data = replace(SHORT[part][0], history=[], files={})
         outcome = Outcome()
         for _ in range(SHORT_TRIES + 1):
-            with pytest.raises(Retryable, match=f"gives 0; --exclude {part} copies the rest"):
+            with pytest.raises(Retryable, match=f"returns 0; --exclude {part} copies the rest"):
                 convert(part, data, outcome)
 
     def test_is_entered_once_however_often_the_run_grows(self, part: str) -> None:
