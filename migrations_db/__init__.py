@@ -20,6 +20,7 @@ In reading order:
     forgetting.py, forks.py  steps of larger transactions
     rows.py          from rows to types
     database.py      transactions; translates vendors' errors
+    trying.py        whether a place can hold a state database, before there is one
     engine.py        opens a path or URL, checks the version, refuses network file systems
     upgrades/        Alembic versions, applied automatically on opening
 
@@ -49,6 +50,7 @@ from migrations_db.states import (
     Unseen,
 )
 from migrations_db.store import Store
+from migrations_db.trying import try_place
 
 __all__ = [
     "CountsDisagree",
@@ -70,4 +72,5 @@ __all__ = [
     "Store",
     "Unseen",
     "open_store",
+    "try_place",
 ]

@@ -165,11 +165,11 @@ def _translate_sqlite(error: sqlite3.Error, address: str) -> StateError | None:
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return damaged(address, str(error))
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
-            return _read_only(address, str(error))
+            return read_only(address, str(error))
         case sqlite3.SQLITE_FULL:
-            return _disk_full(address)
+            return disk_full(address)
         case sqlite3.SQLITE_IOERR if shutil.disk_usage(Path(address).absolute().parent).free < SQLITE_ROOM_BYTES:
-            return _disk_full(address)  # SQLite does not report this separately for its shared memory file
+            return disk_full(address)  # SQLite does not report this separately for its shared memory file
         case sqlite3.SQLITE_CANTOPEN:
             return StateUnreachable(
                 f"{address} cannot be opened: check that the directory exists and that you may write to it, "
@@ -192,9 +192,9 @@ def _translate_postgresql(error: BaseException | None, address: str) -> StateErr
         case "55P03" | "40P01" | "40001":
             return _locked(address)
         case "53100":
-            return _disk_full(address)
+            return disk_full(address)
         case "25006" | "42501":
-            return _read_only(address, said)
+            return read_only(address, said)
         case "42P01" | "42703":
             return damaged(address, said)
     if not state and "connection option" in said:
@@ -225,12 +225,12 @@ def _locked(address: str) -> StateLocked:
     )
 
 
-def _read_only(address: str, said: str) -> StateReadOnly:
+def read_only(address: str, said: str) -> StateReadOnly:
     return StateReadOnly(
         f"{address} cannot be written: {said}. Get permission to write it (and its directory), or use another place "
         "with --db."
     )
 
 
-def _disk_full(address: str) -> StateDiskFull:
+def disk_full(address: str) -> StateDiskFull:
     return StateDiskFull(f"No space left for {address}. Free some space, then run the same command again.")

@@ -51,12 +51,17 @@ def open_store(url_or_path: str | Path, *, create: bool = True) -> Store:
 
     `create` False: `StateMissing` if there is none. Raises any `StateError` except `LeaseLost` and `CountsDisagree`.
     """
-    url = _parse(url_or_path)
+    return Store(open_database(url_or_path, create=create))
+
+
+def open_database(url_or_path: str | Path, *, create: bool) -> Database:
+    """As `open_store`."""
+    url = parse_url(url_or_path)
     match url.get_backend_name():
         case "sqlite":
             database = _open_sqlite(url, create=create)
         case "postgresql":
-            database = _open_postgresql(url)
+            database = open_postgresql(url)
         case other:
             raise StateUnsupported(
                 f"--db cannot be {other}: use a file name (SQLite) or postgresql+psycopg://user:password@host/name."
@@ -69,10 +74,10 @@ def open_store(url_or_path: str | Path, *, create: bool = True) -> Store:
     except BaseException:
         database.close()
         raise
-    return Store(database)
+    return database
 
 
-def _parse(url_or_path: str | Path) -> URL:
+def parse_url(url_or_path: str | Path) -> URL:
     text = str(url_or_path)
     if ("://" not in text and "password=" in text) or text.partition("://")[2].count("@") > 1:
         raise _no_url()  # shown as a file name, or cut at the wrong `@`, it would reveal the password
@@ -109,15 +114,7 @@ def _open_sqlite(url: URL, *, create: bool) -> Database:
     path = Path(url.database)
     if not create and not path.exists():
         raise StateMissing(f"There is no state database {path}: begin with `migrate inventory`, or give --db.")
-    if path.is_dir():
-        raise StateUnsupported(f"{path} is a directory: use a file in it, such as --db {path}/migration.db.")
-    if not path.parent.is_dir():
-        raise StateMissing(f"There is no directory {path.parent} for the state database: create it, or change --db.")
-    if found := network_type(path):
-        raise StateUnsupported(
-            f"{path} is on a network file system ({found}), where SQLite's locks do not hold. Use a path on a local "
-            "disk with --db, or PostgreSQL for several machines: --db postgresql+psycopg://..."
-        )
+    check_place(path)
     if create and "uri" not in url.query:
         with suppress(OSError):  # SQLite will fail too, with a message
             path.touch(mode=0o600)  # it contains private data; SQLite uses the same mode for the files next to it
@@ -135,6 +132,19 @@ def _open_sqlite(url: URL, *, create: bool) -> Database:
         event.listen(engine, "do_connect", _open_existing)
     event.listen(engine, "connect", _set_up_sqlite)
     return Database(engine, str(path))
+
+
+def check_place(path: Path) -> None:
+    """Raise `StateError` if SQLite cannot keep a state database there."""
+    if path.is_dir():
+        raise StateUnsupported(f"{path} is a directory: use a file in it, such as --db {path}/migration.db.")
+    if not path.parent.is_dir():
+        raise StateMissing(f"There is no directory {path.parent} for the state database: create it, or change --db.")
+    if found := network_type(path):
+        raise StateUnsupported(
+            f"{path} is on a network file system ({found}), where SQLite's locks do not hold. Use a path on a local "
+            "disk with --db, or PostgreSQL for several machines: --db postgresql+psycopg://..."
+        )
 
 
 def _open_existing(_: Any, __: Any, arguments: list[Any], options: dict[str, Any]) -> None:
@@ -179,7 +189,7 @@ def _switch_to_wal(cursor: Any) -> str:
             time.sleep(0.01)
 
 
-def _open_postgresql(url: URL) -> Database:
+def open_postgresql(url: URL) -> Database:
     address = _address(url)
     connect_args: dict[str, Any] = {name: value for name, value in CONNECTING.items() if name not in url.query}
     if url.get_driver_name() == "psycopg":

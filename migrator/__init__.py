@@ -12,7 +12,7 @@ job/            supervisor: one command, keeps workers alive, shows progress, en
                 outcomes: what an error costs
 commands/       what each command does and prints
 cli, __main__   the command line; errors become messages and exit codes
-settings, limits, errors, visible, life    what the others stand on
+settings, limits, errors, services, visible, life    what the others stand on
 
 The state database is a package of its own: migrations_db.
 

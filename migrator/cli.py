@@ -54,6 +54,34 @@ def common(
 
 
 @app.command(cls=ReadableCommand)
+def doctor(
+    context: typer.Context,
+    wandb_entity: o.Entity = "",
+    local: o.Local = None,
+    mode: o.ModeOption = "",
+    neptune_workspace: o.Workspace = "",
+    offline_dir: o.OfflineDir = None,
+    write: o.Write = False,
+    visibility: o.Visibility = "private",
+    work_dir: o.WorkDir = None,
+) -> None:
+    """Check keys, services, disks and limits before the first run."""
+    from migrator.commands.doctor import DoctorSettings, doctor_command
+
+    settings = DoctorSettings(
+        work_dir=s.work_directory(work_dir),
+        entity=wandb_entity,
+        local=tuple(local or ()),
+        mode=_mode(mode),
+        workspace=neptune_workspace,
+        offline_dir=offline_dir,
+        write=write,
+        visibility=_visibility(visibility),
+    )
+    raise typer.Exit(doctor_command(settings, context.obj))
+
+
+@app.command(cls=ReadableCommand)
 def inventory(
     context: typer.Context,
     wandb_entity: o.Entity = "",

@@ -33,6 +33,10 @@ EXAMPLES = {
         migrate inventory && migrate run && migrate status
         migrate demo
     """,
+    "doctor": """
+        migrate doctor
+        migrate doctor --neptune-workspace team --write
+    """,
     "inventory": """
         migrate inventory --projects 'vision,nlp-*' --created-after 2024-05
         migrate inventory --local ~/training/wandb --state finished --tag paper

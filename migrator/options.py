@@ -208,6 +208,15 @@ NoFollowLinks = Annotated[
     bool, option("--no-follow-links", group=HOW, help="Follow no links: for local directories of unknown origin.")
 ]
 
+Write = Annotated[
+    bool,
+    option(
+        "--write",
+        group=HOW,
+        help="Also write one run to Neptune, in a project of its own, migrate-doctor. It stays there.",
+    ),
+]
+
 # ---------------------------------------------------------------- when things go wrong
 
 StallTimeout = Annotated[

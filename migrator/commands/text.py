@@ -90,9 +90,9 @@ def new_table(console: Console, *columns: str) -> Table:
     return table
 
 
-def add_row(table: Table, *cells: str, indent: int = 0) -> None:
-    """The last cell wraps inside its indentation."""
-    *texts, last = (Text(visible(cell)) for cell in cells)
+def add_row(table: Table, *cells: str, indent: int = 0, style: str = "") -> None:
+    """The last cell wraps inside its indentation; the first one has the style."""
+    *texts, last = (Text(visible(cell), "" if number else style) for number, cell in enumerate(cells))
     table.add_row(*texts, Padding(last, (0, 0, 0, indent)))
 
 

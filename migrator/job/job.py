@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from migrator.errors import RETRY_AFTER_MAX_S, ExitCode, UserError
 from migrator.job.address import Binding
 from migrator.job.log import own_keys
 from migrator.parts.base import MappingOptions
+from migrator.services import Introduction
 from migrator.settings import LEASE_S, NEPTUNE_KEY, WANDB_KEY, Mode, keys
 from migrator.sources.base import Source
 
@@ -94,6 +96,25 @@ def build_api_source(scratch: Path) -> Source:
     return WandbApiSource(os.environ.get("WANDB_BASE_URL") or None, wandb_api_key(), scratch)
 
 
+def introduce_wandb(entity: str | None, scratch: Path, timeout_s: int) -> Introduction:
+    """Log in at W&B and look at an entity (None: the account's own). `timeout_s`: of one request with all its tries.
+
+    Raises `MigratorError`.
+    """
+    from migrator.sources.wandb.listing import WandbApiSource
+
+    url = os.environ.get("WANDB_BASE_URL") or None
+    with closing(WandbApiSource(url, wandb_api_key(), scratch, timeout_s)) as source:
+        return source.introduce(entity)
+
+
+def introduce_neptune() -> Introduction:
+    """Log in at Neptune. Raises `MigratorError`."""
+    from migrator.destinations.neptune.introduction import introduce
+
+    return introduce(neptune_api_token())
+
+
 def build_local_source(
     paths: Sequence[Path],
     *,
@@ -122,10 +143,15 @@ def build_destination(job: Job, uploads: Executor, now: Callable[[], datetime]) 
         from migrator.destinations.neptune.safe import SafeDestination
 
         return SafeDestination(neptune_api_token(), job.visibility)
+    return build_neptune(uploads, job.visibility, now)
+
+
+def build_neptune(uploads: Executor, visibility: str, now: Callable[[], datetime]) -> Destination:
+    """The Neptune that the token is for."""
     from migrator.destinations.neptune.connection import Connection
     from migrator.destinations.neptune.online import NeptuneDestination
 
-    return NeptuneDestination(Connection(neptune_api_token()), uploads, job.visibility, now)
+    return NeptuneDestination(Connection(neptune_api_token()), uploads, visibility, now)
 
 
 def build_read_back(offline_dir: Path | None, downloads: Executor) -> ReadBack:

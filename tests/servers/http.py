@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.client import responses
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -154,6 +155,7 @@ class Server:
 
     def __init__(self, *, port: int = 0, latency_s: float = 0.0) -> None:
         self.latency_s = latency_s  # added to every request but those under /_test/
+        self.clock_ahead_s = 0.0  # of the Date header of every answer
         self.faults = FaultPlan()
         self.log = RequestLog()
         self.unknown: list[str] = []  # requests the server did not recognise
@@ -323,7 +325,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, response: Response, *, cut: bool = False, over_s: float = 0.0) -> None:
         lines = [f"HTTP/1.1 {response.status} {responses.get(response.status, '-')}"]
-        lines += [f"Content-Type: {response.content_type}", f"Content-Length: {len(response.body)}"]
+        date = formatdate(time.time() + self.server.owner.clock_ahead_s, usegmt=True)
+        lines += [f"Date: {date}", f"Content-Type: {response.content_type}", f"Content-Length: {len(response.body)}"]
         lines += [f"{name}: {value}" for name, value in response.headers.items()]
         body = b"" if self.command == "HEAD" else response.body[: len(response.body) // 2 if cut else None]
         head = "\r\n".join([*lines, "", ""]).encode("latin-1")

@@ -101,6 +101,7 @@ class WandbServer(Server):
         self.artifacts: dict[str, Artifact] = {}
         self._orders: dict[tuple[Project, str, str], list[Run]] = {}
         self.api_key = api_key
+        self.version = "0.70.0"
 
     # --- changes while serving --------------------------------------------------------------------
 
@@ -441,6 +442,11 @@ def _viewer(server: WandbServer, _: Query) -> Row:
     names = {"name": "Ann", "username": "ann", "email": "ann@example.com", "entity": server.home}
     more = {"admin": False, "flags": "{}", "deletedAt": None, "teams": teams, "apiKeys": {"edges": []}}
     return {"viewer": {"id": "VXNlcjox"} | names | more}
+
+
+@_answers("ServerInfo")
+def _server_info(server: WandbServer, _: Query) -> Row:
+    return {"serverInfo": {"latestLocalVersionInfo": {"versionOnThisInstanceString": server.version}}}
 
 
 @_answers("ServerFeaturesQuery")

@@ -7,12 +7,14 @@ neptune-scale 0.30 and the protobuf files in neptune-api. `check_version` raises
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from hashlib import file_digest
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import httpx
+from neptune_api.api.backend import exchange_api_token
 from neptune_api.api.ingestion import check_details
 from neptune_api.proto.google_rpc.code_pb2 import Code
 from neptune_api.proto.neptune_pb.ingest.v1.ingest_pb2 import IngestCode
@@ -35,6 +37,7 @@ from migrator.destinations.neptune.token import address_of
 from migrator.destinations.neptune.wire import Upload
 from migrator.destinations.neptune.wire_columns import Operation
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, TurnedAway, UserError
+from migrator.services import ahead_s
 
 SUPPORTED_VERSION = "0.30."
 PROJECTS_SEEN = {"userRelation": "viewerOrHigher", "sortBy": "lastViewed"}  # the query that neptune-scale sends
@@ -67,6 +70,13 @@ class Detail(NamedTuple):
     code: str
 
 
+class Look(NamedTuple):
+    """The projects that an account sees, as workspace/name; how many seconds the server's clock is ahead of ours."""
+
+    projects: Collection[str]
+    ahead_s: float | None
+
+
 class Connection:
     """One authenticated connection to a Neptune server; may be used from several threads.
 
@@ -75,8 +85,8 @@ class Connection:
 
     def __init__(self, api_token: str) -> None:
         check_version()
-        address_of(api_token)
-        self._api = patiently(lambda: _logged_in(api_token))
+        address = address_of(api_token)
+        self._api = patiently(lambda: _logged_in(api_token, address))
         self._storage = Storage(verify=_verifies_ssl())
 
     def close(self) -> None:
@@ -127,12 +137,24 @@ class Connection:
             return False
 
     def projects(self) -> Collection[str]:
-        """The projects that this account can see, as workspace/name."""
+        """The projects that this account sees, as workspace/name."""
+        return self.look().projects
+
+    def look(self) -> Look:
+        """The same, with the time that the server says it is."""
         what = "list projects"
         with translated(what):
+            asked_at = time.time()
             response = self._api.backend.get_httpx_client().get(PROJECTS_PATH_BASE, params=PROJECTS_SEEN)
             check(response, what)
-            return {f"{one['organizationName']}/{one['name']}" for one in response.json()["entries"]}
+            projects = {f"{one['organizationName']}/{one['name']}" for one in response.json()["entries"]}
+        return Look(projects, ahead_s(response.headers.get("Date"), asked_at, time.time()))
+
+    def account(self, api_token: str) -> str:
+        """The name of the account that the token is for; empty: the server does not tell it."""
+        with translated("ask Neptune who the token is for"):
+            response = exchange_api_token.sync_detailed(client=self._api.backend, x_neptune_api_token=api_token)
+        return str(getattr(response.parsed, "username", None) or "")
 
     def provenance(self, project: str, run_id: str) -> Provenance | None:
         """The source of which a run is a copy. None: there is no such run."""
@@ -274,8 +296,8 @@ class _LogIn(httpx.Auth):
         next(self._authenticator.sync_auth_flow(request))
 
 
-def _logged_in(api_token: str) -> ApiClient:
-    with translated("connect to Neptune"):
+def _logged_in(api_token: str, address: str) -> ApiClient:
+    with translated(f"connect to Neptune at {address}"):
         api = ApiClient(api_token=api_token)
         client = api.backend.get_httpx_client()
         client.auth = auth = _LogIn(client.auth)

@@ -186,6 +186,11 @@ class WandbClient:
     # ------------------------------------------------------------ what the login found out
 
     @property
+    def lacks(self) -> list[str]:
+        """Optional fields that this server was found not to know, so far."""
+        return sorted(frozenset[str]().union(*self._absent.values()))
+
+    @property
     def api_key(self) -> str | None:
         return self._api.api_key or None
 

@@ -29,6 +29,19 @@ class _NoKey(AuthBase):
         return request
 
 
+def look(base_url: str, transport: Transport, look_s: float) -> requests.Response:
+    """The head of the answer to a simple question without a key; the caller closes it."""
+    return requests.post(
+        f"{base_url}/graphql",
+        json={"query": VIEWER},
+        headers=dict(transport.headers),
+        auth=_NoKey(),
+        stream=True,
+        timeout=look_s,
+        **transport.options(),
+    )
+
+
 def obstacle(base_url: str, transport: Transport, look_s: float = LOOK_S) -> Throttled | None:
     """Why W&B does not answer: it asks to wait, is too slow, is a web page, or redirects forever. None: none of these.
 
@@ -50,17 +63,9 @@ def _too_slow(base_url: str, look_s: float) -> Throttled:
 
 
 def _obstacle(base_url: str, transport: Transport, look_s: float) -> Throttled | None:
-    what, asked = f"W&B at {base_url}", {"query": VIEWER}
+    what = f"W&B at {base_url}"
     try:
-        with requests.post(
-            f"{base_url}/graphql",
-            json=asked,
-            headers=dict(transport.headers),
-            auth=_NoKey(),
-            stream=True,
-            timeout=look_s,
-            **transport.options(),
-        ) as answer:
+        with look(base_url, transport, look_s) as answer:
             header = answer.headers.get("Retry-After")
             wait_s = retry_after_s(header)
             if answer.status_code in (429, 503) and wait_s is not None and wait_s > SHORT_WAIT_S:

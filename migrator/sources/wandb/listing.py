@@ -33,6 +33,7 @@ from migrator.sources.wandb.connections import is_too_much, pages
 from migrator.sources.wandb.run_lists import OLDEST, RunLists
 
 if TYPE_CHECKING:
+    from migrator.services import Introduction
     from migrator.sources.wandb.run import WandbRun
 
 PAGE_PROJECTS = 200
@@ -143,6 +144,12 @@ class WandbApiSource:
         asked = {"entity": ref.entity, "project": ref.project, "name": ref.run_id}
         node = run_of(self._client.ask(queries.RUN, asked, str(ref)), ref)
         return WandbRun(self._client, self._downloads, self._sweeps, ref, node, scratch)
+
+    def introduce(self, entity: str | None) -> Introduction:
+        """Who is logged in, and where. Raises as `projects` does."""
+        from migrator.sources.wandb.introduction import introduce
+
+        return introduce(self._client, self.projects, entity)
 
     def ping(self) -> None:
         self._client.ask(queries.VIEWER, {}, "the account")

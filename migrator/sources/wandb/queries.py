@@ -21,6 +21,10 @@ OPTIONAL = frozenset(
 
 VIEWER = "query GetDefaultEntity { viewer { id entity } }"
 
+ACCOUNT = "query GetViewer { viewer { id entity username teams { edges { node { name } } } } }"
+
+SERVER_INFO = "query ServerInfo { serverInfo { latestLocalVersionInfo { versionOnThisInstanceString } } }"
+
 PROJECTS = """
 query GetProjects($entity: String, $cursor: String, $perPage: Int = 50) {
   models(entityName: $entity, after: $cursor, first: $perPage) {
