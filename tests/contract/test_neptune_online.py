@@ -22,8 +22,9 @@ from migrator.destinations.base import Refused
 from migrator.destinations.neptune.answers import CREATED, EXISTED, FORK_KEPT, KEPT
 from migrator.destinations.neptune.connection import Answer, Connection
 from migrator.destinations.neptune.online import StatusPoller
+from migrator.destinations.neptune.safe import SafeDestination
 from migrator.destinations.neptune.token import address_of
-from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, Throttled, UserError
+from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, Throttled, TurnedAway, UserError
 from migrator.limits import STATUS_BATCH
 from migrator.records import AddTags, Assign, AssignFile, Fork, Histogram, LocalFile, Points
 from tests.contract.neptune_places import (
@@ -509,6 +510,52 @@ def test_a_project_that_may_not_be_created_needs_a_person() -> None:
         assert caught.value.exit_code is ExitCode.CREDENTIALS
         place.server.store.create_project(*PROJECT.split("/"))
         place.destination.ensure_project(PROJECT, "")  # somebody else has created it
+
+
+def online(place: OnlinePlace) -> Any:
+    return place.destination
+
+
+def safe(place: OnlinePlace) -> Any:
+    return SafeDestination(place.server.api_token, "priv")
+
+
+@pytest.mark.parametrize("make", [online, safe])
+def test_a_project_of_another_case_is_not_taken_for_ours(
+    place: OnlinePlace, make: Callable[[OnlinePlace], Any]
+) -> None:
+    place.server.store.ignores_case = True
+    place.server.store.create_project("team", "Vision")
+    destination = make(place)
+    destination.ensure_project("team/Vision", "")
+    with pytest.raises(UserError, match=r"team/vision for team/Vision.*--project-map") as caught:
+        destination.ensure_project("team/vision", "")
+    assert caught.value.exit_code is ExitCode.USAGE
+
+
+@pytest.mark.parametrize("make", [online, safe])
+@pytest.mark.parametrize(
+    ("code", "words", "helps"),
+    [
+        (402, "your plan has expired", "--visibility workspace"),
+        (403, "private projects are not in your plan", "--visibility workspace"),
+        (403, "not for you", "ask an administrator"),
+        (422, "visibility priv is not supported", "--visibility workspace"),
+    ],
+)
+def test_what_a_server_says_about_a_project_that_it_does_not_create_reaches_the_user(
+    place: OnlinePlace, make: Callable[[OnlinePlace], Any], code: int, words: str, helps: str
+) -> None:
+    faults(place, Fault("^create_project$", "status", None, status=code, body=json.dumps({"message": words})))
+    destination = make(place)
+    with pytest.raises(TurnedAway) as caught:
+        destination.ensure_project("team/new", "")
+    told = str(caught.value)
+    assert (words in told, helps in told, "ask an administrator" in told) == (True, True, True)
+    assert caught.value.exit_code is ExitCode.CREDENTIALS
+    assert ("--visibility" in told) == ("visibility" in helps)
+    place.server.store.create_project("team", "new")
+    destination.ensure_project("team/new", "")  # it is there: somebody else has created it
 
 
 def test_a_service_that_answers_anything_is_there(place: OnlinePlace) -> None:

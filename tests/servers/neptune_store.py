@@ -240,6 +240,7 @@ class NeptuneStore:
         self.processing_delay_s = processing_delay_s  # each request waits a random time of this range
         self.workspaces = set(workspaces)
         self.auto_projects = auto_projects  # a project comes into being with the first run in it
+        self.ignores_case = False  # True: "Team" and "team" are one project
         self.accepts_nan_inf = True  # False: a server of old, which refuses them in series
         self.projects: dict[str, Project] = {}
         self.blobs: dict[tuple[str, str], bytes] = {}  # (project, path)
@@ -261,7 +262,8 @@ class NeptuneStore:
         if workspace not in self.workspaces:
             raise UnknownWorkspace(workspace)
         with self._applying:
-            if f"{workspace}/{name}" in self.projects:
+            names = {there.casefold() if self.ignores_case else there for there in self.projects}
+            if (f"{workspace}/{name}".casefold() if self.ignores_case else f"{workspace}/{name}") in names:
                 raise ProjectExists("PROJECT_NAME_COLLISION")
             taken = {project.key for project in self.projects.values()}
             if key in taken:

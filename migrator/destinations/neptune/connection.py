@@ -32,6 +32,7 @@ from neptune_scale.util.envs import ALLOW_SELF_SIGNED_CERTIFICATE, VERIFY_SSL, g
 
 from migrator.destinations.neptune.errors import SERVICE, check, patiently, translated
 from migrator.destinations.neptune.provenance import Provenance, read_provenance
+from migrator.destinations.neptune.refusals import check_case, is_refusal_of_all, not_created
 from migrator.destinations.neptune.storage import Storage
 from migrator.destinations.neptune.token import address_of
 from migrator.destinations.neptune.wire import Upload
@@ -94,8 +95,9 @@ class Connection:
         self._api.close()
 
     def create_project(self, workspace: str, name: str, description: str, visibility: str) -> None:
-        """Create the project unless it exists. A 409 for the requested name means that it does."""
-        what = f"create project {workspace}/{name}"
+        """Create the project unless it exists, as a 409 says, or the list where creating is refused."""
+        project = f"{workspace}/{name}"
+        what = f"create project {project}"
         body = {
             "name": name,
             "description": description,
@@ -105,14 +107,15 @@ class Connection:
         }
         with translated(what):
             response = self._api.backend.get_httpx_client().post(PROJECTS_PATH_BASE, json=body)
-        match response.status_code:
+        status, words = response.status_code, _words(response)
+        match status:
             case 409 if "KEY_COLLISION" in response.text:
                 raise UserError(
-                    f"Neptune could not create {workspace}/{name}: another project has the key it would get. "
+                    f"Neptune could not create {project}: another project has the key it would get. "
                     "Create the project in Neptune with a key of your own, then run the same command again"
                 )
             case 409:
-                return
+                return check_case(project, self._seen())
             case 404:
                 raise TurnedAway(
                     f"workspace '{workspace}' does not exist in Neptune, or you are not a member: "
@@ -120,21 +123,18 @@ class Connection:
                     SERVICE,
                     ExitCode.USAGE,
                 )
-            case 403 if self._sees(f"{workspace}/{name}"):
-                return  # people who can write to a project cannot always create one
-            case 403:
-                raise TurnedAway(
-                    f"Neptune does not let you create project {workspace}/{name}: ask an administrator to create it "
-                    "or to give you access",
-                    SERVICE,
-                )
-        check(response, what)
+            case _ if is_refusal_of_all(status, words):
+                if project in self._seen():
+                    return None  # people who can write to a project cannot always create one
+                raise not_created(project, words, visibility)
+        return check(response, what)
 
-    def _sees(self, project: str) -> bool:
+    def _seen(self) -> Collection[str]:
+        """The projects that this account sees; none, if it may not ask."""
         try:
-            return project in self.projects()
+            return self.projects()
         except Rejected:
-            return False
+            return ()
 
     def projects(self) -> Collection[str]:
         """The projects that this account sees, as workspace/name."""
@@ -303,6 +303,15 @@ def _logged_in(api_token: str, address: str) -> ApiClient:
         client.auth = auth = _LogIn(client.auth)
         next(auth.sync_auth_flow(httpx.Request("GET", client.base_url)))
     return api
+
+
+def _words(response: httpx.Response) -> str:
+    """What the server says about a refusal."""
+    try:
+        said = response.json()["message"]
+    except (ValueError, KeyError, TypeError):
+        said = response.text
+    return str(said or "")
 
 
 def _answer(status: Any) -> Answer:

@@ -8,6 +8,7 @@ Each barrier has its own client, and so its own process, because a client's erro
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -15,13 +16,19 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from neptune_api import AuthenticatedClient
-from neptune_scale.exceptions import NeptuneBadRequestError, NeptuneRetryableError, NeptuneScaleError
+from neptune_scale.exceptions import (
+    NeptuneBadRequestError,
+    NeptuneProjectAlreadyExists,
+    NeptuneRetryableError,
+    NeptuneScaleError,
+)
 from neptune_scale.projects import create_project, list_projects
 
 from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
 from migrator.destinations.neptune.answers import THERE, UNKNOWN_PATH, Past
 from migrator.destinations.neptune.errors import SERVICE, patiently, translated
 from migrator.destinations.neptune.provenance import Provenance, read_provenance, reading_client
+from migrator.destinations.neptune.refusals import check_case, is_refusal_of_all, not_created
 from migrator.destinations.neptune.safe_client import Client
 from migrator.destinations.neptune.token import address_of
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, Throttled, TurnedAway, Vanished
@@ -50,12 +57,23 @@ class SafeDestination:
         what = f"create project {project}"
         with translated(what):
             try:
-                create_project(project, description=description, visibility=self._visibility, api_token=self._api_token)
+                create_project(
+                    project,
+                    description=description,
+                    visibility=self._visibility,
+                    fail_if_exists=True,
+                    api_token=self._api_token,
+                )
+            except NeptuneProjectAlreadyExists:
+                check_case(project, self._projects())
             except NeptuneBadRequestError as error:
-                message = f"{what}: {_text(error)}. Check --neptune-workspace and NEPTUNE_API_TOKEN"
-                is_refused = "(401)" in message or "(403)" in message
-                if "(403)" in message and project in self._projects():
-                    return  # people who can write to a project cannot always create one
+                words = _text(error)
+                message = f"{what}: {words}. Check --neptune-workspace and NEPTUNE_API_TOKEN"
+                is_refused = "(401)" in message
+                if (found := re.search(r"\((\d{3})\)", words)) and is_refusal_of_all(int(found[1]), words):
+                    if project in self._projects():
+                        return  # people who can write to a project cannot always create one
+                    raise not_created(project, words, self._visibility) from error
                 raise TurnedAway(message, SERVICE, ExitCode.CREDENTIALS if is_refused else ExitCode.USAGE) from error
             except NeptuneScaleError as error:
                 if error.__cause__ is None:
