@@ -11,6 +11,7 @@ In reading order:
     reports.py       read-only queries                 `store.reports`
     jobs.py          the current or last command, for reports
     listing.py       lists of runs                     `store.listing`
+    accounts.py      runs with their sums              `store.accounts`
     verification.py  digests and verdicts              `store.verification`
     models.py        tables;  columns.py  their types, and the database's clock in both dialects
     statements.py    statements that every run needs, built once

@@ -17,6 +17,7 @@ from typing import Any, Self
 from sqlalchemy import Connection, CursorResult, delete, insert, select, update
 
 from migrations_db import attempts, forgetting, forks, selecting, statements
+from migrations_db.accounts import Accounts
 from migrations_db.claiming import claim_statement, in_selection, lacks, wait_statement
 from migrations_db.columns import now_plus, safe
 from migrations_db.cursors import forget_items, save_cursor
@@ -56,6 +57,7 @@ class Store:
         self.workers = Workers(database)
         self.reports = Reports(database)
         self.listing = Listing(database)
+        self.accounts = Accounts(database)
         self.verification = Verification(database)
         self._database = database
 
