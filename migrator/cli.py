@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -349,6 +350,25 @@ def verify(
         again=again,
     )
     raise typer.Exit(verify_command(settings, context.obj))
+
+
+@app.command(cls=ReadableCommand)
+def report(
+    context: typer.Context,
+    run: o.Run = "",
+    projects: o.Projects = "",
+    exclude_projects: o.ExcludeProjects = "",
+    run_id: o.RunIds = None,
+    out: o.ReportFile = Path("migration-report.html"),
+    charts: o.Charts = None,
+    force: o.Force = False,
+    open: o.OpenReport = False,
+) -> None:
+    """Write one HTML file that shows what arrived, what did not, and why."""
+    from migrator.commands.report import ReportQuery, report_command
+
+    wanted = _wanted(projects, exclude_projects, run_id, None, None, None)
+    report_command(ReportQuery(run, wanted, out, charts, force, open), context.obj, datetime.now(UTC))
 
 
 @app.command(cls=ReadableCommand)

@@ -61,6 +61,10 @@ EXAMPLES = {
         migrate verify
         migrate verify --level values --sample 5%
     """,
+    "report": """
+        migrate report
+        migrate report --projects vision --charts 10 --out vision.html
+    """,
     "forget": """
         migrate forget vision/4kd2h1x9
         migrate forget --projects vision --yes

@@ -303,6 +303,23 @@ ListLimit = Annotated[
 ]
 Csv = Annotated[bool, option("--csv", group=SHOWN, help="Print CSV, with all columns.")]
 
+ReportFile = Annotated[
+    Path,
+    option("--out", metavar="FILE", group=WHERE, help="The report. Default: migration-report.html."),
+]
+Force = Annotated[bool, option("--force", group=WHERE, help="Replace FILE even if it is not a report of this program.")]
+Charts = Annotated[
+    int | None,
+    option(
+        "--charts",
+        metavar="N",
+        group=SHOWN,
+        min=0,
+        help="Draw the metrics of N runs, which are read back for it. Default: 3, or all runs that are named.",
+    ),
+]
+OpenReport = Annotated[bool, option("--open", group=SHOWN, help="Show it in the browser.")]
+
 # ---------------------------------------------------------------- of every command
 
 Database = Annotated[

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from migrations_db import open_store
+from migrations_db.accounts import RunAccount
 from migrations_db.listing import SORTS, ListedRun
 from migrations_db.selecting import Wanted
 from migrations_db.states import RunStatus
@@ -95,7 +96,7 @@ def _print_runs(found: Iterator[ListedRun], limit: int) -> None:
         print(counted(count, "run"), file=sys.stderr)
 
 
-def status_text(run: ListedRun) -> str:
+def status_text(run: ListedRun | RunAccount) -> str:
     """Where a run stands, in the words of `migrate status`."""
     why = f": {run.error_class}" if run.status is RunStatus.FAILED and run.error_class else ""
     return f"{status_word(run.status)}{why}" + (" (upload)" if run.phase == "upload" else "")

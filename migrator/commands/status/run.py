@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from migrations_db.report_types import LedgerRow, RunDetail
+from migrations_db.accounts import RunAccount
+from migrations_db.report_types import AttemptRow, LedgerRow, RunDetail
 from migrations_db.states import Phase, RunStatus
 from migrator.commands.status.conclusions import NOT_BOUND, Bound, advice, destination_of
 from migrator.commands.text import (
@@ -50,7 +51,7 @@ def print_run(console: Console, detail: RunDetail, ledger: Iterable[LedgerRow], 
     _print_ledger(console, ledger)
     _print_findings(console, detail)
     console.print()
-    say(console, f"Next: {_next_for(detail, offline=bound.offline)}", "bold")
+    say(console, f"Next: {next_for(detail, offline=bound.offline)}", "bold")
 
 
 def _print_parts(console: Console, detail: RunDetail) -> None:
@@ -66,11 +67,16 @@ def _print_parts(console: Console, detail: RunDetail) -> None:
 def _print_attempts(console: Console, detail: RunDetail) -> None:
     heading(console, "Attempts")
     for attempt in detail.attempts:
-        took = age_text((attempt.ended_at - attempt.started_at).total_seconds()) if attempt.ended_at else "until now"
-        outcome = attempt.outcome.value if attempt.outcome else "goes on"
-        say(console, f"  {attempt.number}. {attempt.phase.value} {_time(attempt.started_at)}, {took}: {outcome}")
+        say(console, f"  {attempt_text(attempt)}")
         if attempt.message:
             say(console, f"{attempt.error_class}: {message_text(attempt.message)}", indent=5)
+
+
+def attempt_text(attempt: AttemptRow) -> str:
+    """When it was, how long it took and how it ended, without its message."""
+    took = age_text((attempt.ended_at - attempt.started_at).total_seconds()) if attempt.ended_at else "until now"
+    outcome = attempt.outcome.value if attempt.outcome else "goes on"
+    return f"{attempt.number}. {attempt.phase.value} {time_text(attempt.started_at)}, {took}: {outcome}"
 
 
 def _facts(detail: RunDetail, workspace: str | None, width: int) -> Iterator[tuple[str, str]]:
@@ -81,20 +87,20 @@ def _facts(detail: RunDetail, workspace: str | None, width: int) -> Iterator[tup
         yield "error", f"{detail.error_class}: {message_text(detail.error_message)}"
         yield "advice", advice(detail.error_class)
     yield "destination", destination_of(detail.project, workspace) or "not decided"
-    yield "at source", f"{detail.source_state}, created {_time(detail.created_at)}"
+    yield "at source", f"{detail.source_state}, created {time_text(detail.created_at)}"
     if detail.fork:
         yield "fork of", f"{detail.fork.run_id} after step {detail.fork.step}"
     for directory in detail.location or ():
         yield "directory", directory
     if detail.claimed_by:
-        yield "claimed by", f"{detail.claimed_by} until {_time(detail.lease_until)}"
+        yield "claimed by", f"{detail.claimed_by} until {time_text(detail.lease_until)}"
     if detail.not_before and detail.status is RunStatus.PENDING:
-        yield "not before", _time(detail.not_before)
+        yield "not before", time_text(detail.not_before)
     if detail.finished_at:
-        yield "ended", _time(detail.finished_at)
+        yield "ended", time_text(detail.finished_at)
     if detail.verdict:
         word = detail.verdict.value.replace("_", " ")
-        yield "read back", f"{word} ({detail.verified_by}), {_time(detail.verified_at)}"
+        yield "read back", f"{word} ({detail.verified_by}), {time_text(detail.verified_at)}"
 
 
 def _print_ledger(console: Console, ledger: Iterable[LedgerRow]) -> None:
@@ -134,7 +140,8 @@ def _print_paths(console: Console, rows: Iterable[LedgerRow]) -> None:
     print_table(console, table)
 
 
-def _next_for(detail: RunDetail, *, offline: bool) -> str:
+def next_for(detail: RunDetail | RunAccount, *, offline: bool) -> str:
+    """The one thing to do now about a run."""
     command = "migrate run" if detail.phase is Phase.COPY else "migrate sync"
     match detail.status:
         case RunStatus.DONE if offline and detail.phase is Phase.COPY:
@@ -155,5 +162,6 @@ def _copy_order(name: str) -> int:
     return list(PARTS).index(name) if name in PARTS else len(PARTS)
 
 
-def _time(time: datetime | None) -> str:
+def time_text(time: datetime | None) -> str:
+    """To the second, in UTC."""
     return "unknown" if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"
