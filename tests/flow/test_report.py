@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 
 from migrations_db import Phase, RunStatus, Store, Unseen, open_store
-from migrations_db.report_types import Overview
+from migrations_db.report_types import FindingRow, Overview
+from migrations_db.states import Verdict
 from migrations_db.types import (
     Claim,
     Failure,
@@ -542,3 +543,12 @@ def test_the_next_command_follows_from_the_states(store: Store) -> None:
 def test_a_pause_without_end_does_not_break_the_text(filled: Filled) -> None:
     overview = replace(filled.store.reports.overview(), pauses=[Pause("neptune", 1e6, "")])
     assert "neptune asks to wait 11.6 days more: no message" in text_of(overview=overview)
+
+
+def test_a_run_that_differs_is_not_told_to_be_right(filled: Filled) -> None:
+    only = filled.store.select(run_ids=["team/vision/good"])
+    [run] = filled.store.verification.claim(WORKER, 1, only)
+    finding = FindingRow("val/loss", Verdict.DIFFERS, "floats: 988 points", "missing")
+    assert filled.store.verification.save(run, WORKER, Verdict.DIFFERS, "digests", [finding])
+    lines = printed(print_run, find_run(filled.store, "vision/good"), [], width=200).splitlines()
+    assert lines[-1].startswith("Next: `migrate retry-failed --class differs --run-id team/vision/good`, then")

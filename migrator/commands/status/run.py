@@ -14,7 +14,7 @@ from rich.table import Table
 
 from migrations_db.accounts import RunAccount
 from migrations_db.report_types import AttemptRow, LedgerRow, RunDetail
-from migrations_db.states import Phase, RunStatus
+from migrations_db.states import Phase, RunStatus, Verdict
 from migrator.commands.status.conclusions import NOT_BOUND, Bound, advice, destination_of
 from migrator.commands.text import (
     add_row,
@@ -144,6 +144,9 @@ def next_for(detail: RunDetail | RunAccount, *, offline: bool) -> str:
     """The one thing to do now about a run."""
     command = "migrate run" if detail.phase is Phase.COPY else "migrate sync"
     match detail.status:
+        case RunStatus.DONE if detail.verdict is Verdict.DIFFERS:
+            chosen = f"--class differs --run-id {shlex.quote(detail.ref)}"
+            return f"`migrate retry-failed {chosen}`, then `migrate run` sends what differs again."
         case RunStatus.DONE if offline and detail.phase is Phase.COPY:
             return "`migrate sync` uploads it to Neptune."
         case RunStatus.DONE:
