@@ -18,15 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
-from migrations_db import Phase, Store, open_store
-from migrations_db.report_types import FindingRow
-from migrations_db.states import Verdict
-from migrations_db.types import Failure, LedgerEntry, LeftOutRow, PartUpdate, ProjectRow, RunRow, Selection, WorkerInfo
-from migrator.__main__ import global_options_first
-from migrator.cli import app
+from migrations_db import Store, open_store
+from migrations_db.types import Selection
 from migrator.commands.left_out import LEFT_OUT_MEANS
 from migrator.commands.text import SKIPS_MEAN
 from migrator.copying.verify import How
@@ -36,9 +30,8 @@ from migrator.job.verifier import Scope, Verifier
 from migrator.records import Cause, HistoryRow
 from migrator.sources.memory import MemoryData
 from tests.migration import Migration
+from tests.report_job import KEY, Job, fill, report, row
 
-KEY = "5ec2e7" + "k" * 34
-HOSTILE = "<script>alert('x')</script>\x1b[31m\u202e & \"q\" {{ 7 * 7 }}"
 SHOWN = "<script>alert('x')</script>\\x1b[31m\\u202e & \"q\" {{ 7 * 7 }}"
 VOID = {"meta", "input", "br", "link", "img"}
 
@@ -119,75 +112,14 @@ def assert_everybody_can_read_it(page: Page) -> None:
     assert len([one for one in page.all("svg") if one.get("role") == "img"]) == names.count("title") - 1
 
 
-def report(database: Path, *arguments: str | Path, exit_code: int = 0, **environment: str) -> Result:
-    words = global_options_first(["report", "--db", str(database), *map(str, arguments)])
-    result = CliRunner().invoke(app, words, env={"WANDB_API_KEY": KEY, "NEPTUNE_API_TOKEN": None, **environment})
-    if exit_code == 0:
-        assert result.exit_code == 0, (result.output, result.exception)
-    return result
-
-
 # ---------------------------------------------------------------- a job with all that can happen
-
-
-class Job:
-    """A store that is filled as commands fill it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.store = path, open_store(path)
-        self.inventory = self.store.begin_invocation("inventory", "host", 1, "1.0")
-        self.store.end_invocation(self.inventory, 0)
-        self.store.workers.register(WorkerInfo("w", "host", 1, 1.0))
-
-    def project(self, name: str, *runs: RunRow, url: str = "") -> None:
-        row = ProjectRow("team", name, "wandb", url or f"https://wandb.invalid/team/{name}", name.replace("_", "-"))
-        [project] = self.store.inventory.save_projects([row])
-        self.store.inventory.save_runs(project, runs, self.inventory)
-
-    def claim(self, run_id: str) -> Any:
-        claim = self.store.claim("w", Phase.COPY, 60.0, self.store.select(run_ids=[run_id]))
-        assert claim is not None
-        return claim
-
-    def done(self, run_id: str, *ledger: LedgerEntry, written: int = 100) -> None:
-        skipped = sum(entry.count for entry in ledger if entry.kind == "skipped")
-        update = PartUpdate("history", {}, True, written + skipped, written, skipped, written * 8, ledger=ledger)
-        claim = self.claim(run_id)
-        self.store.checkpoint(claim, [update])
-        self.store.complete(claim, ["history"])
-
-    def verified(self, run_id: str, *findings: FindingRow) -> None:
-        [run] = self.store.verification.claim("w", 1, self.store.select(run_ids=[run_id]))
-        verdict = Verdict.DIFFERS if findings else Verdict.VERIFIED
-        assert self.store.verification.save(run, "w", verdict, "counts", findings)
-
-
-def row(run_id: str, name: str = "") -> RunRow:
-    return RunRow(run_id, name or run_id, "finished", "f")
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[Job]:
     """Runs of every class, in two projects, with names that mean harm."""
     job = Job(tmp_path / "migration.db")
-    names = ("equal", "explained", "differs", "unread", "failed", "waits")
-    job.project("vision", *(row(name) for name in names))
-    job.project("bad_<b>", row("<i>", HOSTILE), url=f"javascript:alert('{KEY}')")
-    job.done("equal")
-    job.done(
-        "explained",
-        LedgerEntry("skipped", f"media/{HOSTILE}.png", "missing_file", 12),
-        LedgerEntry("renamed", f"config/lr → metrics/config/lr {KEY}", "first level is reserved", 2),
-    )
-    for name in ("differs", "unread", "<i>"):
-        job.done(name)
-    for name in ("equal", "explained"):
-        job.verified(name)
-    job.verified("differs", FindingRow("val/<loss>", Verdict.DIFFERS, "floats: 100 points, steps 0 to 99", "missing"))
-    job.store.fail(job.claim("failed"), Failure("unavailable", f"GET https://s.invalid/a?X-Signature={KEY} said 502"))
-    job.store.inventory.save_left_out(
-        "local", ["/data"], [LeftOutRow("crlf", "/data/<run>/run-1.wandb")], job.inventory
-    )
+    fill(job)
     yield job
     job.store.close()
 
@@ -205,8 +137,11 @@ def test_the_page_tells_what_arrived_what_did_not_and_why(job: Job, tmp_path: Pa
     assert "renamed: first level is reserved" in page.text
     assert "val/<loss> : differs sent floats: 100 points, steps 0 to 99 found missing" in page.text
     assert ADVICE[ErrorClass.UNAVAILABLE].split("`")[0].strip() in page.text
+    assert "migrate retry-failed --class differs --run-id team/vision/differs" in page.text
     assert LEFT_OUT_MEANS[Cause.CRLF][0] in page.text
-    assert "Not looked at: at level counts" in page.text  # what the verification did not see
+    assert (
+        "3 runs were verified at level counts. Not looked at: at level counts" in page.text
+    )  # what the verification did not see
     assert "1 run not verified" not in page.text
     assert "2 runs not copied: nothing is proved of them." in page.text
     assert "team/bad_<b> → bad-<b>" in page.text
@@ -334,14 +269,26 @@ def test_metrics_are_drawn_as_they_were_read_back(copied: tuple[Store, Path]) ->
 
 
 def test_a_metric_that_is_not_as_sent_is_told_beside_its_picture(copied: tuple[Store, Path]) -> None:
-    store, directory = copied
-    [long] = [run for run in store.accounts.runs() if run.run_id == "long"]
-    digests = store.verification.digests(long.run)
-    assert json.loads(digests["loss"].data)["count"] == 3_000
-    [log] = (directory / "offline").rglob("*long*/*.sqlite3")
+    _, directory = copied
+    other = directory / "other.db"
+    with closing(sqlite3.connect(directory / "migration.db")) as first, closing(sqlite3.connect(other)) as database:
+        first.backup(database)
+        change = "json_set(data, '$.count', 3001, '$.last', 3000000000, '$.hash1', 7, '$.high', 9.5)"
+        database.execute(f"UPDATE digest SET data = {change} WHERE path = 'loss' AND data LIKE '%3000%'")
+        database.commit()
+    report(other, "long", "--out", directory / "page.html")
+    page = read(directory / "page.html")
+    assert "3,000 points, steps 0 to 2999: not as sent. Sent were 3,001 points, steps 0 to 3000" in page.text
+    assert "step 0 to 3000 0.000333333 to 9.5" in page.text
+    assert "the short run" not in page.text
+
+
+def test_a_run_that_is_gone_is_told_in_place_of_its_pictures(copied: tuple[Store, Path]) -> None:
+    _, directory = copied
+    [log] = (directory / "offline").rglob("short/*.sqlite3")
     log.rename(moved := log.with_suffix(".gone"))
     try:
-        report(directory / "migration.db", "long", "--out", directory / "page.html")
+        report(directory / "migration.db", "--run-id", "short", "--out", directory / "page.html")
     finally:
         moved.rename(log)
     assert "It cannot be drawn: the run is not in workspace/" in read(directory / "page.html").text

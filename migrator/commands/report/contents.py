@@ -43,7 +43,7 @@ from migrator.figures import age_text, amount
 from migrator.naming import MAPPING_VERSION
 from migrator.records import Kind
 
-SHOWN = tuple(reversed(RunClass))  # the best first
+SHOWN = tuple(CLASSES_MEAN)
 GROUPS = 100  # reasons in a table
 EXAMPLES = 3  # paths told for each reason of a run
 REASONS_PER_RUN = 25
@@ -81,7 +81,7 @@ def contents(material: Material) -> dict[str, Any]:
         "worst": worst,
         "headline": told,
         "verdicts": verdicts_text(overview.verdicts),
-        "verified_at": facts.verified_at,
+        "verified": _verified(facts),
         "next_step": next_step(overview, material.bound),
         "words": [word for word in SHOWN if facts.classes[word]],
         "classes": [(word, facts.classes[word], CLASSES_MEAN[word]) for word in SHOWN if facts.classes[word]],
@@ -125,6 +125,12 @@ def _stack(facts: Facts) -> Markup:
     return stack(f"Runs by result: {told}", [(word.replace(" ", "-"), facts.classes[word] / total) for word in SHOWN])
 
 
+def _verified(facts: Facts) -> str:
+    """When runs were verified; empty: never."""
+    first, last = (time_text(at) for at in facts.verified_at) if facts.verified_at else ("", "")
+    return first if first == last else f"{first} to {last}"
+
+
 def _figures(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "runs", f"{sum(facts.classes.values()):,}"
     yield "projects", f"{len(facts.projects):,}"
@@ -148,12 +154,13 @@ def _limits(material: Material) -> Iterator[str]:
         yield "No inventory has ended well: there may be runs that are not listed."
     if overview.problems:
         found = sum(group.count for group in overview.problems)
-        yield f"The inventory left out, or could not read whole: {found:,}. See “Left out of the inventory” below."
+        yield f"The inventory left out {counted(found, 'path')}, or could read only a part of them: see below."
     for word in (RunClass.NOT_COPIED, RunClass.NOT_VERIFIED):
         if count := facts.classes[word]:
             yield f"{counted(count, 'run')} {word}: nothing is proved of {'it' if count == 1 else 'them'}."
     for way, count in facts.ways.most_common():
-        yield f"{counted(count, 'run')} verified by {way}." + (f" {BLIND}" if way.startswith(Level.COUNTS) else "")
+        blind = f" {BLIND}" if way.startswith(Level.COUNTS) else ""
+        yield f"{counted(count, 'run')} {'was' if count == 1 else 'were'} verified at level {way}.{blind}"
     if count := facts.unverifiable:
         yield f"{counted(count, 'path')} could not be compared; the details of the runs say why."
     yield (

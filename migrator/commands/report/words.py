@@ -20,6 +20,7 @@ class RunClass(StrEnum):
     EQUAL = "equal"
 
 
+#: in the order in which they are shown
 CLASSES_MEAN = {
     RunClass.EQUAL: "read back and found as it was sent; nothing was skipped or changed",
     RunClass.EXPLAINED: "read back and found as it was sent; what was skipped or changed has its reason in this report",
