@@ -18,7 +18,7 @@ from migrator.commands.text import counted
 from migrator.destinations.base import RunTarget
 from migrator.errors import ExitCode, UserError
 from migrator.figures import age_text
-from migrator.job.address import COPIES, Binding, offline_address
+from migrator.job.address import COPIES, Address, Binding
 from migrator.job.job import build_local_source, build_neptune, introduce_neptune, introduce_wandb
 from migrator.records import Assign
 from migrator.services import Introduction
@@ -31,7 +31,10 @@ PROBE_PROJECT, PROBE_RUN = "migrate-doctor", "doctor"
 def destination(db: str, where: Settled, *, is_there: bool) -> Iterator[Check]:
     """Whether a state database that is there belongs to where the runs would go."""
     if where.mode == "offline":
-        binding, told = Binding(COPIES, offline_address(where.offline_dir)), f"offline files in {where.offline_dir}"
+        binding, told = (
+            Binding(COPIES, Address.of_directory(where.offline_dir)),
+            f"offline files in {where.offline_dir}",
+        )
     else:
         try:
             binding, told = neptune_binding(COPIES, where.workspace), f"Neptune, workspace {where.workspace}"

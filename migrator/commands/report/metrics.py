@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
@@ -26,7 +25,7 @@ from migrator.copying.digests import FLOATS, SeriesDigest, decode, series_digest
 from migrator.copying.verify_words import points_told
 from migrator.destinations.base import ReadBack, ReadRun, ReadSeries, SeriesRef
 from migrator.errors import RunError, UserError
-from migrator.job.address import COPIES, UPLOADS, directory_of
+from migrator.job.address import COPIES, UPLOADS, bound_address
 from migrator.job.job import build_read_back
 from migrator.naming import neptune_run_id
 from migrator.settings import OFFLINE_WORKSPACE
@@ -95,7 +94,8 @@ class Reader:
 
     def _connect(self, phase: Phase, downloads: ThreadPoolExecutor) -> ReadBack:
         """Runs that were copied to offline files are there until they are uploaded."""
-        directory: Path | None = directory_of(self.store.setting(COPIES) or "")
+        copies = bound_address(self.store)
+        directory = copies.directory if copies else None
         if directory is not None and phase is Phase.COPY:
             return build_read_back(directory, downloads)
         setting = UPLOADS if self.bound.offline else COPIES
