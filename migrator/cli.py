@@ -361,6 +361,7 @@ def report(
     run_id: o.RunIds = None,
     out: o.ReportFile = Path("migration-report.html"),
     charts: o.Charts = None,
+    source: o.WithSource = False,
     force: o.Force = False,
     open: o.OpenReport = False,
 ) -> None:
@@ -368,7 +369,7 @@ def report(
     from migrator.commands.report import ReportQuery, report_command
 
     wanted = _wanted(projects, exclude_projects, run_id, None, None, None)
-    report_command(ReportQuery(run, wanted, out, charts, force, open), context.obj, datetime.now(UTC))
+    report_command(ReportQuery(run, wanted, out, charts, source, force, open), context.obj, datetime.now(UTC))
 
 
 @app.command(cls=ReadableCommand)

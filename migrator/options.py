@@ -318,6 +318,10 @@ Charts = Annotated[
         help="Draw the metrics of N runs, which are read back for it. Default: 3, or all runs that are named.",
     ),
 ]
+WithSource = Annotated[
+    bool,
+    option("--source", group=SHOWN, help="Read the runs that are drawn from the source again, and draw both."),
+]
 OpenReport = Annotated[bool, option("--open", group=SHOWN, help="Show it in the browser.")]
 
 # ---------------------------------------------------------------- of every command

@@ -265,7 +265,7 @@ def test_metrics_are_drawn_as_they_were_read_back(copied: tuple[Store, Path]) ->
     assert "3 points, steps 0 to 2: as sent" in page.text
     curves = [one["d"] or "" for one in page.all("path") if one.get("class") == "line"]
     assert max(curve.count("L") for curve in curves) <= 400
-    assert "W&B was not read again" in page.text
+    assert "The source was not read again" in page.text
 
 
 def test_a_metric_that_is_not_as_sent_is_told_beside_its_picture(copied: tuple[Store, Path]) -> None:

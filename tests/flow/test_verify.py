@@ -286,11 +286,12 @@ def test_a_verification_goes_on_where_it_was_and_takes_samples(set_scene: SetSce
     assert ended.exit_code == 3
     assert "9 verified, 0 differ, 1 not verified" in ended.stdout
     assert re.search(r"run00004.*not verified", ended.stdout)
-    told = scene.migrate.succeed("report", "--charts", "10", "--json").json
+    told = scene.migrate.succeed("report", "--charts", "10", "--source", "--json").json
     assert (told["runs"]["not_verified"], told["runs"]["unexplained"], told["problems"]) == (1, 0, [])
     page = (scene.migrate.directory / "migration-report.html").read_text()
-    assert page.count("5 points, steps 0 to 4: as sent") == 9 * 5  # read from Neptune
-    assert page.count("5 points, steps 0 to 4; it is not known whether that is what was sent") == 5
+    assert page.count("5 points, steps 0 to 4: as sent. Equal to the source") == 9 * 5  # read from Neptune, and W&B
+    assert page.count("5 points, steps 0 to 4; it is not known whether that is what was sent. Equal to the") == 5
+    assert (page.count("Equal to the source"), page.count('class="beside"')) == (told["charts"], told["charts"])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """`migrate report`: one self-contained HTML file for those who own the runs.
 
 facts       sums over all runs, in one pass
-metrics     curves of some runs, read back from the destination
+metrics     curves of some runs, read back from the destination;  source  the same from the source
 words       the classes of runs, and the verdict
 contents    what stands in the page, section by section
 page        the template (in templates/), and the door that every text passes
@@ -29,13 +29,15 @@ from migrator.commands.report.facts import Facts, gather
 from migrator.commands.report.metrics import Reader, RunPictures
 from migrator.commands.report.output import Written, check_place, write_report
 from migrator.commands.report.page import LAST_LINE, pages
+from migrator.commands.report.source import SourceReader
 from migrator.commands.report.words import RunClass, headline
 from migrator.commands.status.conclusions import Bound, bound_to, find_run
 from migrator.commands.text import counted, message_text
 from migrator.errors import UserError
 from migrator.job.log import without_keys
+from migrator.job.scratch import scratch_directory
 from migrator.parts import STANDARD_PARTS
-from migrator.settings import Globals, tool_version
+from migrator.settings import Globals, tool_version, work_directory
 from migrator.visible import tell, visible
 
 DEFAULT_OUT = "migration-report.html"
@@ -44,12 +46,16 @@ CHARTS = 3  # runs whose metrics are drawn, unless --charts says otherwise
 
 @dataclass(frozen=True, slots=True)
 class ReportQuery:
-    """What to report on: one `run`, or the runs `wanted`. `charts` None: `CHARTS`, or all runs asked for by name."""
+    """What to report on: one `run`, or the runs `wanted`. `charts` None: `CHARTS`, or all runs asked for by name.
+
+    `source`: metrics of the source are drawn, too.
+    """
 
     run: str = ""
     wanted: Wanted = field(default_factory=Wanted)
     out: Path = Path(DEFAULT_OUT)
     charts: int | None = None
+    source: bool = False
     force: bool = False
     open: bool = False
 
@@ -63,7 +69,7 @@ def report_command(query: ReportQuery, common: Globals, now: datetime) -> None:
         projects = store.accounts.projects()
         named = len(query.wanted.run_ids) + bool(query.run)
         facts = gather(store.accounts.runs(only), projects, (named or CHARTS) if query.charts is None else query.charts)
-        charts = list(Reader(store, bound, projects).pictures(facts.drawn))
+        charts = _charts(Reader(store, bound, projects), facts, with_source=query.source)
         material = Material(
             store=store,
             only=only,
@@ -72,6 +78,7 @@ def report_command(query: ReportQuery, common: Globals, now: datetime) -> None:
             facts=facts,
             charts=charts,
             scope=_scope(query),
+            source_read=query.source,
             created=now,
             version=tool_version(),
         )
@@ -82,6 +89,17 @@ def report_command(query: ReportQuery, common: Globals, now: datetime) -> None:
         _say(written, facts, charts)
     if query.open and not webbrowser.open(written.path.absolute().as_uri()):
         tell("No browser could be started: open the file yourself")
+
+
+def _charts(reader: Reader, facts: Facts, *, with_source: bool) -> list[RunPictures]:
+    if not (with_source and facts.drawn):
+        return list(reader.pictures(facts.drawn))
+    with scratch_directory(work_directory(None)) as scratch:
+        reader.source = SourceReader(reader.store, scratch)
+        try:
+            return list(reader.pictures(facts.drawn))
+        finally:
+            reader.source.close()
 
 
 def _selection(store: Store, query: ReportQuery) -> Selection:
@@ -111,12 +129,13 @@ def _say(written: Written, facts: Facts, charts: Sequence[RunPictures]) -> None:
     print(f"{visible(str(written.path.absolute()))}: {runs}, {written.size_bytes / 1e6:.1f} MB")
     print(f"sha256 of all but its last line: {written.sha256}")
     for problem in _problems(charts):
-        tell(f"No pictures of metrics: {without_keys(message_text(problem))}")
+        tell(f"Not drawn: {problem}")
 
 
 def _problems(charts: Sequence[RunPictures]) -> list[str]:
-    """Why runs could not be drawn, each once."""
-    return list(dict.fromkeys(one.problem for one in charts if one.problem))
+    """Why runs, or their sources, could not be drawn, each once."""
+    told = [told for one in charts for told in (one.problem, one.source_problem) if told]
+    return [without_keys(message_text(problem)) for problem in dict.fromkeys(told)]
 
 
 def _document(written: Written, facts: Facts, bound: Bound, charts: Sequence[RunPictures]) -> dict[str, Any]:
@@ -128,5 +147,5 @@ def _document(written: Written, facts: Facts, bound: Bound, charts: Sequence[Run
         "workspace": bound.workspace,
         "runs": {word.replace(" ", "_"): facts.classes[word] for word in RunClass},
         "charts": sum(len(one.curves) for one in charts),
-        "problems": [without_keys(message_text(problem)) for problem in _problems(charts)],
+        "problems": _problems(charts),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 INTERVALS = 200  # two points each: as many as a chart of 400 pixels can show
 
-Points = list[tuple[float, float] | None]  #: None: the curve is interrupted
+Points = Sequence[tuple[float, float] | None]  #: None: the curve is interrupted
 
 
 class Buckets:
@@ -51,7 +52,7 @@ class Buckets:
 
     def points(self) -> Points:
         """(place, value) in the order of places, at most two for each interval."""
-        found: Points = []
+        found: list[tuple[float, float] | None] = []
         for n in range(self._count):
             if np.isfinite(self._low[n]):
                 pair = {(float(self._low_at[n]), float(self._low[n])), (float(self._high_at[n]), float(self._high[n]))}

@@ -54,7 +54,7 @@ WRITERS = ("wandb", "neptune-scale", "neptune-api")  # whose versions matter
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What a report is made of. `scope`: in words, which runs it is about; empty: all."""
+    """What a report is made of. `scope`: in words, which runs it is about; empty: all. `source_read`: for `charts`."""
 
     store: Store
     only: Selection
@@ -63,6 +63,7 @@ class Material:
     facts: Facts
     charts: Sequence[RunPictures]
     scope: str
+    source_read: bool
     created: datetime
     version: str
 
@@ -100,6 +101,7 @@ def contents(material: Material) -> dict[str, Any]:
         "charts": material.charts,
         "place": "Neptune's offline files" if material.bound.offline else "Neptune",
         "intervals": INTERVALS,
+        "source_read": material.source_read,
         "total": sum(facts.classes.values()),
         "rows": rows.rows(),
         "stories": rows.stories(),
@@ -165,8 +167,12 @@ def _limits(material: Material) -> Iterator[str]:
         yield f"{counted(count, 'path')} could not be compared; the details of the runs say why."
     yield (
         "What was read back is compared with digests that were recorded while copying. They prove that what was sent "
-        "is there, not that the mapping is what you want. W&B was not read again."
+        "is there, not that the mapping is what you want."
     )
+    if material.source_read:
+        yield "The source was read again for the metrics that are drawn, and for nothing else."
+    else:
+        yield "The source was not read again."
     if told := left_out_text(overview.left_out):
         yield f"{told}."
     yield f"Never copied: {', '.join(NEVER_COPIED)}."

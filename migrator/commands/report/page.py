@@ -108,10 +108,14 @@ def proof(curve: Curve) -> str:
         found += f", {curve.not_drawn:,} of them NaN or infinite and not drawn"
     match curve.as_sent:
         case True:
-            return f"{found}: as sent"
+            told = f"{found}: as sent"
         case False:
-            return f"{found}: not as sent. Sent were {curve.sent}"
-    return f"{found}; it is not known whether that is what was sent"
+            told = f"{found}: not as sent. Sent were {curve.sent}"
+        case None:
+            told = f"{found}; it is not known whether that is what was sent"
+    if not curve.source:
+        return told
+    return f"{told}. " + ("Equal to the source" if curve.as_source else f"The source has {curve.source}: not equal")
 
 
 def _took(invocation: InvocationRow) -> str:

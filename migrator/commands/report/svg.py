@@ -48,12 +48,17 @@ def frame_of(points: Points, *also: float) -> Frame:
     return Frame(min(places, default=0.0), max(places, default=1.0), min(values, default=0.0), max(values, default=1.0))
 
 
-def curve(title: str, points: Points, frame: Frame, levels: Sequence[float] = ()) -> Markup:
-    """A curve, and below it horizontal lines at `levels`. `title` is what a screen reader says."""
+def curve(title: str, points: Points, frame: Frame, levels: Sequence[float] = (), beside: Points = ()) -> Markup:
+    """A curve; below it, wide and pale, another one `beside` it, and horizontal lines at `levels`.
+
+    `title` is what a screen reader says.
+    """
     lines = Markup("").join(
         Markup('<path class="level" d="M{} {}H{}"/>').format(_number(MARGIN), _number(frame.y(level)), _number(WIDTH))
         for level in levels
     )
+    if beside:
+        lines += Markup('<path class="beside" d="{}"/>').format(_path(beside, frame))
     return Markup(
         '<svg class="curve" role="img" viewBox="0 0 {} {}" preserveAspectRatio="none"><title>{}</title>{}'
         '<path class="line" d="{}"/></svg>'
