@@ -14,7 +14,7 @@ from migrations_db.store import Store
 from migrations_db.types import Claim
 from migrator.destinations.base import Destination
 from migrator.errors import RunError
-from migrator.job.job import Job, build_api_source, build_destination, build_local_source
+from migrator.job.job import Job, build_api_source, build_destination, build_local_source, load_shared
 from migrator.job.outcomes import Pings
 from migrator.sources.base import Source
 
@@ -31,6 +31,7 @@ class Adapters:
 
     def connect(self) -> None:
         """Raises `UserError` or `Retryable` where the destination cannot be used; a source says so when it is used."""
+        load_shared(self._job.services)
         for service in self._job.services:
             self._connect(service)
         self._destination = build_destination(self._job, self._pool, lambda: datetime.now(UTC))

@@ -73,6 +73,16 @@ class Job:
         return [*modules, "migrator.job.worker"]
 
 
+def load_shared(services: Collection[str]) -> None:
+    """Import what threads of these services share, before they do so at once: see `load_sdk`."""
+    if "local" in services:  # the other imports it in one place
+        if "wandb" in services:
+            import migrator.sources.wandb.preload  # noqa: F401 - the settings that the SDK reads on import
+        from migrator.sources.wandb_local.log import load_sdk
+
+        load_sdk()
+
+
 def wandb_api_key() -> str | None:
     return keys().get(WANDB_KEY)
 

@@ -67,6 +67,15 @@ class Tail:
         return f"{self.bytes_lost} bytes cannot be read{where}{torn}"
 
 
+def load_sdk() -> None:
+    """Import the SDK in this process, before threads do.
+
+    They import parts of it when they read their first logs, or log in at W&B. Who imports a part holds it and waits
+    for the whole; who imports the whole waits for that part: then Python goes on with a half-imported `wandb`.
+    """
+    import wandb  # noqa: F401
+
+
 class WandbLog:
     """One pass over the complete records of the log at `path`.
 
