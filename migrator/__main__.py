@@ -15,7 +15,7 @@ from typing import NoReturn
 from migrator.errors import ExitCode, MigratorError, Retryable, RunError, UserError, disk_full, too_few_files
 from migrator.job.signals import ending
 
-#: options that may stand before or behind the command; True: a value follows
+#: options that may come before or after the command; True: a value follows
 _GLOBAL_OPTIONS = {"--db": True, "--json": False, "--verbose": False, "-v": False, "--quiet": False, "-q": False}
 
 
@@ -39,24 +39,24 @@ def global_options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def main() -> NoReturn:
-    if sys.stderr is None:  # closed by who started us
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the end
+    if sys.stderr is None:  # closed by the process that started us
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - stays open until the end
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # names that the terminal's encoding does not have
+            stream.reconfigure(errors="replace")  # for names that the terminal's encoding cannot show
     for number in ending():
         signal.signal(number, _terminated)
     sys.exit(_flushed(int(_exit_code(sys.argv[1:]))))
 
 
 def _flushed(exit_code: int) -> int:
-    """Print what is left; where that fails, Python must not complain once more at its end."""
+    """Flush the output. If that fails, keep Python from reporting it again at exit."""
     if sys.stdout is None:
         return exit_code
     try:
         sys.stdout.flush()
         return exit_code
-    except BrokenPipeError:  # the reader has gone: `| head`
+    except BrokenPipeError:  # the reader is gone: `| head`
         pass
     except OSError as error:
         exit_code = exit_code or _say(_no_output(error), ExitCode.UNEXPECTED)
@@ -69,7 +69,7 @@ def _no_output(error: OSError) -> str:
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    """As after Ctrl-C, everything is given back on the way out."""
+    """End as after Ctrl-C, so that everything is released on the way out."""
     raise SystemExit(ExitCode.TERMINATED)
 
 
@@ -79,21 +79,21 @@ def _exit_code(arguments: Sequence[str]) -> int:
     try:
         app(global_options_first(arguments), standalone_mode=True)
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # click's own end of `| head`
+        if isinstance(end.__context__, BrokenPipeError):  # how click handles `| head`
             return ExitCode.OK
         return end.code if isinstance(end.code, int) else ExitCode.USAGE
     except UserError as error:
         return _say(str(error), error.exit_code)
-    except RunError as error:  # outside of a run: the source or the destination as a whole
+    except RunError as error:  # outside a run: it concerns the source or the destination as a whole
         return _say(str(error), ExitCode.TRY_LATER if isinstance(error, Retryable) else ExitCode.UNEXPECTED)
     except MigratorError as error:
         return _say(str(error), ExitCode.UNEXPECTED)
     except KeyboardInterrupt:
         return _say("interrupted", ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone; python would complain once more at its end
+        sys.stderr.close()  # the reader is gone; Python would report that again at exit
         return ExitCode.OK
-    except Exception as error:  # noqa: BLE001 - a bug: people get a message, the log gets the traceback
+    except Exception as error:  # noqa: BLE001 - a bug: the user gets a message, the log gets the traceback
         return _unexpected(error)
     return ExitCode.OK
 
@@ -114,7 +114,7 @@ def _unexpected(error: Exception) -> int:
 
 
 def _output_fails() -> bool:
-    """Whether an error may have been that of printing: then a line end cannot be printed, either."""
+    """Whether an error may come from printing: then even a line end cannot be printed."""
     try:
         if sys.stdout is not None:
             os.write(sys.stdout.fileno(), b"\n")
@@ -124,7 +124,7 @@ def _output_fails() -> bool:
 
 
 def _logged(error: Exception) -> str:
-    """What to do with the traceback, which is in the log of the command, or else in one of its own."""
+    """Tell the user what to do with the traceback, which is in the log of the command, or else in a log of its own."""
     import logging
 
     from migrator.job.log import log_path, start_log

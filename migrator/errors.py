@@ -1,14 +1,14 @@
 """The error tree.
 
-    MigratorError                 ours, on purpose
+    MigratorError                 raised on purpose by this program
     |- UserError                  a person must act; ends the command with its exit code, no traceback
-    |  `- TurnedAway              a service turns us away: believed once it does so again, some seconds later
-    `- RunError                   this run stops, the others go on; stored with the run
+    |  `- TurnedAway              a service refuses us: final only if it does so again some seconds later
+    `- RunError                   this run stops, the others continue; stored with the run
        |- Retryable               may work later, unchanged
-       |  |- Throttled            a service asks to wait: costs no attempt, all workers of that service pause
-       |  |- Vanished             the destination has lost the run: what was copied of it counts no more
-       |  `- DiskFull             no space left: stops the whole job where every other run would meet it, too
-       `- Rejected                will not work unchanged, once a second look has confirmed it
+       |  |- Throttled            a service asks to wait: costs no attempt, all workers pause for that service
+       |  |- Vanished             the destination has lost the run: what was copied of it no longer counts
+       |  `- DiskFull             no space left: stops the whole job if every other run would fail too
+       `- Rejected                will not work unchanged, once a second try has confirmed it
 
 Adapters translate vendors' errors into these with ``raise ... from``.
 """
@@ -22,19 +22,19 @@ import time
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
-RETRY_AFTER_MAX_S = 3600.0  # no server knows so far ahead when it will be well again
+RETRY_AFTER_MAX_S = 3600.0  # we never wait longer than this, whatever a server asks
 FULL_BELOW_BYTES = 1 << 30  # a disk with less free space than this is full for every run, not only for a large one
 
 
 class ExitCode(IntEnum):
-    """What the process tells its caller; documented in README."""
+    """The exit code of the process; documented in README."""
 
     OK = 0  #: all selected runs done
     UNEXPECTED = 1  #: a bug, or a full disk
     USAGE = 2  #: usage or settings
     SOME_FAILED = 3  #: finished, but some runs failed (or, with --strict, something was skipped)
     CREDENTIALS = 4  #: credentials or permission
-    TRY_LATER = 5  #: stopped on a condition that may pass: service down, throttled out
+    TRY_LATER = 5  #: stopped by a condition that may pass: a service is down or throttles us
     UNFINISHED = 6  #: `status --exit-code`: runs are pending or running
     STATE = 7  #: state database missing, unreachable, locked, read-only, full, too new or damaged
     INTERRUPTED = 130  #: Ctrl-C
@@ -45,13 +45,13 @@ class ErrorClass(StrEnum):
     """Why a run failed: stored with each attempt, shown by `migrate status`, selected by `retry-failed --class`."""
 
     RATE_LIMITED = "rate_limited"  #: HTTP 429
-    UNAVAILABLE = "unavailable"  #: 5xx, refused or dropped connections, cut answers
+    UNAVAILABLE = "unavailable"  #: 5xx, refused or dropped connections, truncated answers
     TIMEOUT = "timeout"  #: no answer in time
     STALLED = "stalled"  #: no progress for --stall-timeout; the worker was stopped
     CRASHED = "crashed"  #: the worker process died
     AUTH = "auth"  #: the key was refused
-    PERMISSION = "permission"  #: the key is known, but may not do this
-    NOT_FOUND = "not_found"  #: deleted or renamed at the source, or absent at the destination
+    PERMISSION = "permission"  #: the key is valid, but not allowed to do this
+    NOT_FOUND = "not_found"  #: deleted or renamed in the source, or missing at the destination
     BAD_DATA = "bad_data"  #: the source's data cannot be read or does not add up
     REJECTED_BY_NEPTUNE = "rejected_by_neptune"  #: Neptune refused the run itself
     DISK_FULL = "disk_full"  #: no space for scratch, offline files or the state database
@@ -77,7 +77,7 @@ ADVICE = {
 
 
 class MigratorError(Exception):
-    """Ours, on purpose."""
+    """Raised on purpose by this program."""
 
 
 class UserError(MigratorError):
@@ -89,7 +89,7 @@ class UserError(MigratorError):
 
 
 class TurnedAway(UserError):
-    """`service` turns away the key, or whatever else all runs need. It may pass: services have bad minutes."""
+    """`service` refuses the key, or something else that all runs need. This may be temporary."""
 
     def __init__(self, message: str, service: str, exit_code: ExitCode = ExitCode.CREDENTIALS) -> None:
         super().__init__(message, exit_code)
@@ -97,7 +97,7 @@ class TurnedAway(UserError):
 
 
 class RunError(MigratorError):
-    """This run stops, the others go on. `error_class` and message are stored with the run."""
+    """This run stops, the others continue. `error_class` and message are stored with the run."""
 
     def __init__(self, error_class: ErrorClass, message: str) -> None:
         super().__init__(message)
@@ -105,7 +105,7 @@ class RunError(MigratorError):
 
 
 class Retryable(RunError):
-    """May work later, unchanged: costs one attempt."""
+    """May work later, unchanged. Costs one attempt."""
 
 
 class Throttled(Retryable):
@@ -118,17 +118,17 @@ class Throttled(Retryable):
 
 
 class Vanished(Retryable):
-    """The run was copied in part, or in full, but is not at the destination any more."""
+    """The run was copied, completely or in part, but is no longer at the destination."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            ErrorClass.NOT_FOUND, f"{what} was there already, but is gone: the run is copied from its start"
+            ErrorClass.NOT_FOUND, f"{what} was there already, but is gone: the run is copied again from its start"
         )
         self.what = what
 
 
 class DiskFull(Retryable):
-    """No space left in `directory` for `what`. `quota`: the user's share is used up, whatever the disk has free."""
+    """No space left in `directory` for `what`. `quota`: the user's quota is used up, even if the disk has space."""
 
     def __init__(self, what: str, directory: Path, *, quota: bool = False) -> None:
         super().__init__(ErrorClass.DISK_FULL, f"no space left in {directory} for {what}")
@@ -136,23 +136,23 @@ class DiskFull(Retryable):
         self.quota = quota
 
     def concerns_all(self) -> bool:
-        """Whether other runs would meet it, too: asked once the run's own scratch files are gone."""
+        """Whether other runs would fail too. Call it after the run's own scratch files are removed."""
         there = next(path for path in (self.directory, *self.directory.parents) if path.exists())
         return self.quota or shutil.disk_usage(there).free < FULL_BELOW_BYTES
 
 
 class Rejected(RunError):
-    """Will not work unchanged, as far as one answer tells."""
+    """Will not work unchanged, judging by one answer."""
 
 
 def retry_after_s(header: str | None) -> float | None:
-    """What Retry-After asks for, in seconds or as a date (RFC 9110); None: nothing, or what makes no sense here."""
+    """Parse Retry-After, which has seconds or a date (RFC 9110). None: missing, or not a valid wait."""
     if not header:
         return None
     try:
         seconds = float(header)
     except ValueError:
-        from email.utils import parsedate_to_datetime  # only here: `--help` would wait for it
+        from email.utils import parsedate_to_datetime  # only here: it would slow down `--help`
 
         try:
             seconds = parsedate_to_datetime(header).timestamp() - time.time()
@@ -162,16 +162,16 @@ def retry_after_s(header: str | None) -> float | None:
 
 
 def too_few_files() -> UserError:
-    """What to tell where the operating system says EMFILE: every run would meet it, so the job stops."""
+    """The error for EMFILE: every run would fail with it, so the job stops."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return UserError(
-        f"too many open files: this system allows a process {limit} (`ulimit -n`). Run `ulimit -n 1024` first, or use "
-        "fewer --workers, then run the same command again",
+        f"too many open files: this system allows {limit} per process (`ulimit -n`). Run `ulimit -n 1024` first, or "
+        "use fewer --workers, then run the same command again",
         ExitCode.UNEXPECTED,
     )
 
 
 def disk_full(error: BaseException, what: str, directory: Path) -> DiskFull | None:
-    """The error for an operating system's that says so; None: it is about something else."""
+    """The error for a full disk, if the operating system's `error` says so. None: it is another error."""
     number = getattr(error, "errno", None)
     return DiskFull(what, directory, quota=number == errno.EDQUOT) if number in (errno.ENOSPC, errno.EDQUOT) else None

@@ -1,7 +1,7 @@
-"""W&B's JSON as Python values that everything behind can walk: none is nested too deep, no integer is too long.
+"""Parses W&B's JSON to Python values that are safe to process: not nested too deeply, and without huge integers.
 
-Python parses some 1,000 levels and integers of 4,300 digits, and raises for more. What goes beyond is left as it is:
-as JSON text in place of the value.
+Python parses about 1,000 levels and integers of 4,300 digits, and raises for more. A value beyond these limits stays
+JSON text.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import json
 import re
 from typing import Any
 
-LEVELS_MAX = 300  # below what parsing, pickling and writing JSON can do behind 100 frames of our own
-_HOLE = "\0JSON text"  # the key of a dict that stands in for a value left as text
+LEVELS_MAX = 300  # below the limits of parsing, pickling and writing JSON with 100 frames of our own on the stack
+_HOLE = "\0JSON text"  # the key of a dict that is the placeholder for a value kept as text
 
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _BRACKETS = re.compile(rf"{_STRING}|[\[\]{{}}]", re.DOTALL)
@@ -21,35 +21,35 @@ _BLANKS = re.compile(rf"({_STRING})|\s++", re.DOTALL)
 
 
 class JsonText(str):
-    """Compact JSON text of a value that is nested too deep, or of an integer that is too long."""
+    """Compact JSON text of a value that is nested too deeply, or of an integer that is too long."""
 
     __slots__ = ()
-    NOTE = "nested too deep, or too long an integer: JSON text"
+    NOTE = "nested too deeply, or an integer too long: kept as JSON text"
 
 
 def parse_json(text: str) -> Any:
-    """JSON as W&B stores it: bare NaN, control characters and lone surrogates in strings occur.
+    """Parse JSON as W&B stores it, which may have bare NaN, and control characters and lone surrogates in strings.
 
-    ValueError for anything else. Of what is nested too deep, the outermost list becomes a `JsonText`, or where there is
-    none the dict at LEVELS_MAX.
+    ValueError for anything else. If a value is nested too deeply, its outermost list becomes a `JsonText` or, if it has
+    no list, the dict at LEVELS_MAX.
     """
     if is_deep(text):
         return json.loads(_without_depths(text), strict=False, parse_int=_integer, object_hook=_filled)
     try:
         if not has_minus_zero(text):
             return json.loads(text, strict=False)
-    except ValueError:  # no JSON, or an integer of thousands of digits in it
+    except ValueError:  # not JSON, or it contains an integer of thousands of digits
         pass
     return json.loads(text, strict=False, parse_int=_integer)
 
 
 def has_minus_zero(text: str) -> bool:
-    """Whether -0.0 may be in JSON text: Python would read a 0."""
+    """Whether JSON text may contain -0.0, which Python would read as 0."""
     return _MINUS_ZERO.search(text) is not None
 
 
 def is_deep(text: str) -> bool:
-    """Whether JSON text is nested too deep to be parsed as it is."""
+    """Whether JSON text is nested too deeply to be parsed directly."""
     if text.count("{") + text.count("[") <= LEVELS_MAX:
         return False
     brackets = _NO_BRACKETS.sub("", text)
@@ -63,8 +63,8 @@ def is_deep(text: str) -> bool:
 def _without_depths(text: str) -> str:
     pieces: list[str] = []
     opened: list[re.Match[str]] = []  # brackets that are open
-    done = 0  # so much of `text` is in `pieces`
-    hole: int | None = None  # which of `opened` is left as text
+    done = 0  # the part of `text` up to here is in `pieces`
+    hole: int | None = None  # the index in `opened` of the value kept as text
     for token in _BRACKETS.finditer(text):
         if token[0] in "[{":
             opened.append(token)

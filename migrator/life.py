@@ -1,7 +1,7 @@
-"""Signs of life of what takes long: bytes that arrive or leave, questions that are answered.
+"""Signs of life from operations that take long: bytes that arrive or are sent, requests that are answered.
 
-A worker is killed when a run of its gives none for `--stall-timeout`. Slow is not dead: whatever moves calls `sign`,
-in whichever thread it is, and reaches the run that it is for.
+A worker is killed if one of its runs gives no sign of life for `--stall-timeout`. To show that slow is not dead, any
+code that makes progress calls `sign`. The call reaches the run for which it works, whatever the thread.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _listener: ContextVar[Callable[[], None]] = ContextVar("listener", default=lambd
 
 
 def sign() -> None:
-    """Something has moved."""
+    """Report progress."""
     _listener.get()()
 
 
 def listener() -> Callable[[], None]:
-    """Who hears `sign` here, for those who call it from elsewhere."""
+    """The function that `sign` calls here, so that it can be called from other threads."""
     return _listener.get()
 
 
 @contextmanager
 def heard_by(hear: Callable[[], None]) -> Iterator[None]:
-    """In the block, and in tasks that it gives to a `Pool`, signs of life go to `hear`."""
+    """Send signs of life from the block, and from tasks that it submits to a `Pool`, to `hear`."""
     token = _listener.set(hear)
     try:
         yield
@@ -38,7 +38,7 @@ def heard_by(hear: Callable[[], None]) -> Iterator[None]:
 
 
 class Pool(ThreadPoolExecutor):
-    """Threads whose tasks are heard by those who hear their submitter."""
+    """Threads whose tasks send their signs of life to the listener of the code that submitted them."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         return super().submit(copy_context().run, fn, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""Numbers imposed from outside: unit, whose limit, source. Our own tuning numbers live where they are used."""
+"""Limits imposed from outside, with unit, owner and source. Our own tuning numbers are where they are used."""
 
 PROJECT_NAME_MIN, PROJECT_NAME_MAX = 3, 128  # Neptune: characters of a project name (docs of app 3.20251215)
 RUN_ID_MAX_BYTES = 730  # Neptune: UTF-8 bytes of sys/custom_run_id (neptune_scale.api.validation)

@@ -1,7 +1,7 @@
 """W&B name -> Neptune project, run id, attribute path. Pure, deterministic, injective within a run.
 
-The rules are those of the mapping in README. Where a name has to change, the change is derived from the name alone
-(a hash of it), so that every attempt and every source gives the same Neptune name.
+The rules are those of the mapping in README. If a name has to change, the change depends only on the name (on a hash of
+it), so that every attempt and every source produces the same Neptune name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from migrator.limits import PATH_MAX_BYTES, PROJECT_NAME_MAX, PROJECT_NAME_MIN, RUN_ID_MAX_BYTES, RUN_NAME_MAX_BYTES
 
-#: first levels that this tool writes to; metrics there go below METRICS_NAMESPACE
+#: first levels to which this tool writes; metrics with these names go below METRICS_NAMESPACE
 RESERVED_LEVELS = frozenset(
     [
         "sys",
@@ -31,25 +31,25 @@ RESERVED_LEVELS = frozenset(
     ]
 )
 METRICS_NAMESPACE = "metrics"
-MAPPING_VERSION = 1  # changes when the same W&B run would give another Neptune run
-SHORT_PROJECT_SUFFIX = "-wandb"  # what a project name gets that is too short for Neptune
-NOT_ALLOWED = "not allowed in Neptune"  # why most projects are renamed
+MAPPING_VERSION = 1  # changes when the same W&B run would become a different Neptune run
+SHORT_PROJECT_SUFFIX = "-wandb"  # added to project names that are too short for Neptune
+NOT_ALLOWED = "not allowed in Neptune"  # the reason why most projects are renamed
 
 
 class Renamed(NamedTuple):
-    """A name, and why it is not the original one (None: it is)."""
+    """A name, and why it differs from the original one (None: it does not)."""
 
     name: str
     reason: str | None = None
 
 
 def hex_digest(text: str, digits: int) -> str:
-    """The first hex digits of sha256. Lone surrogates, which JSON may carry, count as their code points."""
+    """The first hex digits of sha256. Lone surrogates, which JSON may contain, count as their code points."""
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:digits]
 
 
 def clean_text(text: str) -> str:
-    """Text that UTF-8 can carry: surrogate pairs are joined, lone surrogates become U+FFFD."""
+    """Make text valid for UTF-8: surrogate pairs are joined, lone surrogates become U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -68,9 +68,9 @@ def cut_utf8(text: str, max_bytes: int) -> str:
 def project_names(names: Iterable[str], chosen: Mapping[str, str]) -> dict[str, Renamed]:
     """Neptune project names for the W&B projects of one entity.
 
-    `chosen` maps W&B names to names that the user decided. Projects that meet on one name, compared without case: one
-    whose name needed no change keeps it, else the first by W&B name; the others get `-` and 6 hex digits of their W&B
-    name's sha256.
+    `chosen` maps W&B names to names that the user has chosen. If several projects would get the same name, compared
+    without case, the one whose name needed no change keeps it, else the first by W&B name. The others get `-` and 6 hex
+    digits of the sha256 of their W&B name.
     """
     names = sorted(set(names))
     result = {name: Renamed(chosen[name], "chosen by --project-map") for name in names if name in chosen}
@@ -88,7 +88,7 @@ def project_names(names: Iterable[str], chosen: Mapping[str, str]) -> dict[str, 
 
 
 def _legal_project_name(name: str) -> Renamed:
-    """`name` in the characters and the length that Neptune allows."""
+    """Change `name` to the characters and the length that Neptune allows."""
     plain = re.sub(r"[^A-Za-z0-9.-]", "-", name)
     if len(plain) < PROJECT_NAME_MIN:
         return Renamed(f"{plain}{SHORT_PROJECT_SUFFIX}", f"Neptune wants at least {PROJECT_NAME_MIN} characters")
@@ -103,7 +103,7 @@ def _with_project_suffix(name: str, suffix: str) -> str:
 
 
 def neptune_run_id(run_id: str) -> Renamed:
-    """`sys/custom_run_id`: the W&B run id, or a readable cut plus 8 hex digits where Neptune refuses it."""
+    """`sys/custom_run_id`: the W&B run id or, if Neptune does not allow it, a readable part plus 8 hex digits."""
     text = clean_text(run_id)
     if text == run_id and run_id and "/" not in run_id and len(run_id.encode()) <= RUN_ID_MAX_BYTES:
         return Renamed(run_id)
@@ -112,10 +112,10 @@ def neptune_run_id(run_id: str) -> Renamed:
 
 
 def neptune_run_name(name: str | None, run_id: str) -> Renamed:
-    """`sys/name`: the W&B display name, or the run id where it is empty."""
+    """`sys/name`: the W&B display name or, if that is empty, the run id."""
     text = clean_text(name or "")
     if not text.strip():
-        return Renamed(cut_utf8(clean_text(run_id), RUN_NAME_MAX_BYTES), "a name of blanks" if text else None)
+        return Renamed(cut_utf8(clean_text(run_id), RUN_NAME_MAX_BYTES), "name is blank" if text else None)
     if len(text.encode()) > RUN_NAME_MAX_BYTES:
         return Renamed(cut_utf8(text, RUN_NAME_MAX_BYTES), f"name over {RUN_NAME_MAX_BYTES} bytes")
     return Renamed(text, None if text == name else "not valid unicode")
@@ -130,13 +130,13 @@ def source_key(keys: Sequence[str]) -> str:
 
 
 class Paths:
-    """Gives each source key of one part of a run its own path; the same keys in the same order give the same paths."""
+    """Assigns each source key of one part of a run its own path. The same keys in the same order get the same paths."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
     def claim(self, key: str, wanted: str) -> Renamed:
-        """A free path for source key `key` that is `wanted`, or close to it with the reason why it is not."""
+        """A free path for source key `key`: `wanted`, or a similar path with the reason why it differs."""
         path, reason = legal_path(wanted)
         if path in self._taken:
             reason = "another key has this path"
@@ -147,7 +147,7 @@ class Paths:
 
 
 def legal_path(wanted: str) -> Renamed:
-    """`wanted` with empty levels filled and cut to Neptune's limit."""
+    """Fill empty levels of `wanted` and cut it to Neptune's limit."""
     path = clean_text(wanted)
     reason = None if path == wanted else "not valid unicode"
     if not path or path[0] == "/" or path[-1] == "/" or "//" in path:
@@ -164,7 +164,7 @@ def _with_suffix(path: str, suffix: str) -> str:
 
 
 def metric_base(key: str, namespace: str | None) -> Renamed:
-    """Where a metric goes before `Paths` makes it legal and unique."""
+    """The path of a metric, before `Paths` makes it legal and unique."""
     if namespace:
         return Renamed(f"{namespace}/{key}")
     if key.split("/", 1)[0] in RESERVED_LEVELS:

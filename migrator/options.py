@@ -1,4 +1,4 @@
-"""The options that commands share, or that need room: their names, their groups in the help, and their help."""
+"""Options that several commands share or that are long: their names, their groups in the help, and their help."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from migrator.help import EVERY, HOW, OTHER, SCRATCH, SHOWN, TROUBLE, WHAT, WHER
 
 
 def complete_projects(ctx: typer.Context, incomplete: str) -> list[str]:
-    """For the shell: projects of the state database."""
+    """Completion in the shell: projects in the state database."""
     from migrator.commands.completion import projects
 
     return projects(ctx, incomplete)
 
 
 def complete_runs(ctx: typer.Context, incomplete: str) -> list[str]:
-    """For the shell: run ids of the state database."""
+    """Completion in the shell: run ids in the state database."""
     from migrator.commands.completion import run_ids
 
     return run_ids(ctx, incomplete)
@@ -43,7 +43,7 @@ ExcludeProjects = Annotated[
         "--exclude-projects",
         metavar="NAMES",
         group=WHAT,
-        help="All projects but these, comma-separated; patterns are allowed.",
+        help="All projects except these, comma-separated; patterns are allowed.",
         autocompletion=complete_projects,
     ),
 ]
@@ -53,13 +53,13 @@ RunIds = Annotated[
         "--run-id",
         metavar="ID",
         group=WHAT,
-        help="Only this run: its id, or entity/project/id; @FILE reads one from each line. Repeatable.",
+        help="Only this run: its id, or entity/project/id; @FILE reads one per line. Repeatable.",
         autocompletion=complete_runs,
     ),
 ]
 Names = Annotated[
     list[str] | None,
-    option("--name", metavar="PATTERN", group=WHAT, help="Only runs with such a display name: 'resnet-*'. Repeatable."),
+    option("--name", metavar="PATTERN", group=WHAT, help="Only runs with this display name: 'resnet-*'. Repeatable."),
 ]
 RunGroups = Annotated[
     list[str] | None, option("--group", metavar="GROUP", group=WHAT, help="Only runs of this W&B group. Repeatable.")
@@ -69,7 +69,7 @@ Sweeps = Annotated[
     option("--sweep", metavar="ID", group=WHAT, help="Only runs of the sweep with this id. Repeatable."),
 ]
 Entity = Annotated[
-    str, option("--wandb-entity", metavar="NAME", group=WHAT, help="W&B entity. Default: your account's own.")
+    str, option("--wandb-entity", metavar="NAME", group=WHAT, help="W&B entity. Default: that of your account.")
 ]
 Local = Annotated[
     list[Path] | None,
@@ -88,11 +88,11 @@ CreatedAfter = Annotated[
         "--created-after",
         metavar="TIME",
         group=WHAT,
-        help="Only runs created then or later: 2024-05-01, 2024-05, yesterday, 30d (days ago). In UTC.",
+        help="Only runs created at this time or later: 2024-05-01, 2024-05, yesterday, 30d (days ago). In UTC.",
     ),
 ]
 CreatedBefore = Annotated[
-    str, option("--created-before", metavar="TIME", group=WHAT, help="Only runs created earlier than that.")
+    str, option("--created-before", metavar="TIME", group=WHAT, help="Only runs created before this time.")
 ]
 OnlyThese = Annotated[
     bool,
@@ -111,14 +111,14 @@ Include = Annotated[
         "--include",
         metavar="PART",
         group=WHAT,
-        help="Also copy this part, which is not copied otherwise: artifacts. Repeatable.",
+        help="Also copy this part, which is left out by default: artifacts. Repeatable.",
     ),
 ]
 Exclude = Annotated[
     list[str] | None,
     option("--exclude", metavar="PART", group=WHAT, help="Do not copy this part: history, files ... Repeatable."),
 ]
-DryRun = Annotated[bool, option("--dry-run", group=WHAT, help="Say what would be copied, and write nothing.")]
+DryRun = Annotated[bool, option("--dry-run", group=WHAT, help="Show what would be copied, and write nothing.")]
 ErrorClasses = Annotated[
     list[ErrorClass] | None,
     option("--class", metavar="CLASS", group=WHAT, help="Only failures of this class. Default: all. Repeatable."),
@@ -139,7 +139,7 @@ ProjectMap = Annotated[
         "--project-map",
         metavar="OLD=NEW",
         group=WHERE,
-        help="W&B project OLD goes to Neptune project NEW; @FILE reads one pair from each line. Repeatable.",
+        help="W&B project OLD goes to Neptune project NEW; @FILE reads one pair per line. Repeatable.",
     ),
 ]
 Workspace = Annotated[
@@ -199,7 +199,7 @@ MaxFileSize = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    option("--workers", metavar="N", group=HOW, min=1, help="Worker processes. Default: one for each core, 8 at most."),
+    option("--workers", metavar="N", group=HOW, min=1, help="Worker processes. Default: one per core, at most 8."),
 ]
 SafeClient = Annotated[
     bool, option("--safe-client", group=HOW, help="Slow, but works with other versions of neptune-scale. Online only.")
@@ -226,7 +226,7 @@ StallTimeout = Annotated[
         metavar="SECONDS",
         group=TROUBLE,
         min=5,
-        help="End an attempt that makes no progress for so long. Default: 600.",
+        help="End an attempt that makes no progress for this long. Default: 600.",
     ),
 ]
 GiveUpAfter = Annotated[
@@ -236,7 +236,7 @@ GiveUpAfter = Annotated[
         metavar="SECONDS",
         group=TROUBLE,
         min=1,
-        help="End with exit code 5 when a service is down for so long. Default: 900.",
+        help="End with exit code 5 when a service is down for this long. Default: 900.",
     ),
 ]
 Strict = Annotated[bool, option("--strict", group=TROUBLE, help="End with exit code 3 when any value was skipped.")]
@@ -247,8 +247,8 @@ Notify = Annotated[
         "--notify",
         metavar="COMMAND",
         group=TROUBLE,
-        help="Run COMMAND in a shell when the job ends, when runs fail, and when a service is down for long. It reads "
-        "what happened as JSON from its standard input.",
+        help="Run COMMAND in a shell when the job ends, when runs fail, and when a service is down for long. It gets "
+        "the event as JSON on its standard input.",
     ),
 ]
 
@@ -256,15 +256,15 @@ Notify = Annotated[
 
 WorkDir = Annotated[
     Path | None,
-    option("--work-dir", metavar="DIR", group=SCRATCH, help="Where scratch files go. Default: the system's place."),
+    option("--work-dir", metavar="DIR", group=SCRATCH, help="Directory for scratch files. Default: the system's."),
 ]
 Failed = Annotated[bool, option("--failed", group=SHOWN, help="List the failed runs.")]
 Skips = Annotated[bool, option("--skips", group=SHOWN, help="List what was skipped or changed.")]
 DemoDir = Annotated[
-    Path | None, option("--dir", metavar="DIR", group=WHERE, help="Where to make it. Default: a temporary directory.")
+    Path | None, option("--dir", metavar="DIR", group=WHERE, help="Where to create it. Default: a temporary directory.")
 ]
-Short = Annotated[bool, option("--short", group=SHOWN, help="Only the next step, and the job in a few lines.")]
-Watch = Annotated[bool, option("--watch", group=SHOWN, help="Show it again and again until nothing is left to do.")]
+Short = Annotated[bool, option("--short", group=SHOWN, help="Only the next step, and a short summary of the job.")]
+Watch = Annotated[bool, option("--watch", group=SHOWN, help="Refresh the output until nothing is left to do.")]
 ExitCodeOption = Annotated[
     bool,
     option(
@@ -296,7 +296,7 @@ Sort = Annotated[
         help="Sort by run, name, state, status, created, rows, values, size, started or finished. Default: as listed.",
     ),
 ]
-Reverse = Annotated[bool, option("--reverse", "-r", group=SHOWN, help="Sort from the largest or latest down.")]
+Reverse = Annotated[bool, option("--reverse", "-r", group=SHOWN, help="Sort in descending order.")]
 ListLimit = Annotated[
     int | None,
     option("--limit", metavar="N", group=SHOWN, min=1, help="Show at most N runs. Default: 200 in a table, else all."),
@@ -341,7 +341,7 @@ Level = Annotated[
         "--level",
         metavar="LEVEL",
         group=HOW,
-        help="counts, or digests: all points are read. Default: digests.",
+        help="counts, or digests, which reads all points. Default: digests.",
     ),
 ]
 Files = Annotated[

@@ -1,9 +1,9 @@
-"""What flows between source, parts and destination: pure data.
+"""The data that flows between source, parts and destination. Pure.
 
     source  --HistoryRow, SystemRow, ConsoleLine, SourceFile...-->  part  --Record-->  destination
 
-Times are aware datetimes (UTC) for single values and integer microseconds since the epoch in series, the
-resolution that W&B's `_timestamp` and Neptune's points share.
+Times are aware datetimes (UTC) in single values. In series they are integer microseconds since the epoch, the
+resolution of both W&B's `_timestamp` and Neptune's points.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True, slots=True)
 class SourceProject:
-    """One W&B project. `url` is where a person finds it; for local directories a file: URL."""
+    """One W&B project. `url` is its web page; for local directories, a file: URL."""
 
     entity: str
     name: str
@@ -37,10 +37,10 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class RunListing:
-    """What the inventory stores of a run.
+    """What the inventory stores about a run.
 
-    `fingerprint` changes when, and only when, the source's run has changed. `location` says where a local run lies
-    (None for the API). `history_rows` is the source's own count; None when it does not know.
+    `fingerprint` changes if, and only if, the source run has changed. `location` has the places of a local run (None
+    for the API). `history_rows` is the source's own count (None: not known).
     """
 
     run_id: str
@@ -57,18 +57,18 @@ class RunListing:
     sweep: str | None = None
 
 
-UNKNOWN_ENTITY = "local"  #: the entity of local runs of which nobody knows it
+UNKNOWN_ENTITY = "local"  #: the entity of local runs whose entity is not known
 
 
 class Cause(StrEnum):
-    """Why something that looks like a run, or a part of one, is not copied whole."""
+    """Why something that looks like a run, or a part of one, is not copied completely."""
 
     LFS_POINTER = "lfs_pointer"  #: the log is a Git LFS pointer
     CRLF = "crlf"  #: line ends in the log were converted
-    EMPTY_LOG = "empty_log"  #: the log holds nothing
-    NO_RUN = "no_run"  #: the log does not say which run it is of
+    EMPTY_LOG = "empty_log"  #: the log is empty
+    NO_RUN = "no_run"  #: the log does not say to which run it belongs
     NOT_A_LOG = "not_a_log"  #: the file is something else
-    UNREADABLE = "unreadable"  #: it may not or cannot be read
+    UNREADABLE = "unreadable"  #: reading it is not allowed or not possible
     INCOMPLETE = "incomplete"  #: parts of the log are damaged
     NO_HISTORY = "no_history"  #: a run directory without a log
     NO_LOG = "no_log"  #: a run directory without a log and without files
@@ -77,7 +77,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Something that a listing found and that is not copied, or only in part; `path` may say more behind the path."""
+    """Something that a listing found and that is not copied, or only in part. `path` may include details."""
 
     cause: Cause
     path: str
@@ -85,7 +85,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class RunRef:
-    """Enough to open a run at its source."""
+    """Everything needed to open a run in its source."""
 
     entity: str
     project: str
@@ -103,9 +103,9 @@ Scalar = bool | int | float | str | datetime
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A W&B sweep; `config` is JSON text, `note` says what had to be changed for that (None: nothing).
+    """A W&B sweep. `config` is JSON text; `note` says what had to be changed for that (None: nothing).
 
-    Fields that the source cannot tell are None.
+    Fields that the source does not know are None.
     """
 
     id: str
@@ -119,8 +119,8 @@ class Sweep:
 class RunAttributes:
     """Identity and metadata of a run.
 
-    `wandb` holds W&B's attributes by name (the `wandb/<name>` of the mapping), absent ones left out, names that
-    start with `_` included. `created_at` is None when the source does not know it.
+    `wandb` holds W&B's attributes by name (`wandb/<name>` in the mapping), including names that start with `_`, without
+    absent ones. `created_at` is None if the source does not know it.
     """
 
     name: str | None
@@ -136,7 +136,7 @@ class RunAttributes:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Config or summary: `values` as W&B means them (wrappers removed), `raw` the untouched JSON text."""
+    """Config or summary: `values` without W&B's wrappers, and `raw`, the original JSON text."""
 
     values: Mapping[str, Any]
     raw: bytes
@@ -151,11 +151,11 @@ class HistoryRow(NamedTuple):
 
 
 class HistoryColumns(NamedTuple):
-    """Many logged steps, of which the plain numbers are columns: numpy arrays with one entry per row.
+    """Many logged steps, with plain numbers as columns: numpy arrays with one entry per row.
 
     `steps` are int64 and strictly ascending, `times` float64 (seconds since the epoch). `numbers` are float64 by key;
-    those with gaps have a mask in `present`. `others` are the remaining values, a dict per row (empty: there are none);
-    no key of theirs, nested ones included, is in `numbers`.
+    those with gaps have a mask in `present`. `others` are the remaining values, one dict per row (empty: there are
+    none). None of their keys, including nested ones, is in `numbers`.
     """
 
     steps: Any
@@ -174,7 +174,7 @@ class HistoryColumns(NamedTuple):
 
 
 class SystemRow(NamedTuple):
-    """One sample of system metrics; `number` counts from 0; keys without the `system.` prefix."""
+    """One sample of system metrics. `number` counts from 0. Keys have no `system.` prefix."""
 
     number: int
     time: float | None
@@ -182,7 +182,7 @@ class SystemRow(NamedTuple):
 
 
 class ConsoleLine(NamedTuple):
-    """One line of output without its line end; `number` counts from 0 over both streams."""
+    """One line of output without its line end. `number` counts from 0 over both streams."""
 
     number: int
     time: float | None
@@ -192,9 +192,9 @@ class ConsoleLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file of the run or of an artifact. Sums are hex, None when the source does not tell.
+    """A file of the run or of an artifact. Checksums are hex; None: the source does not have them.
 
-    `changed_at`: the time of its last change, where there are no sums; as text, only to compare.
+    `changed_at`: if there are no checksums, the time of the last change as text, only for comparison.
     """
 
     name: str
@@ -205,14 +205,14 @@ class SourceFile:
 
     @property
     def version(self) -> str:
-        """Another one when the content has changed, as far as the source can tell."""
+        """A text that changes if the content has changed, as far as the source can tell."""
         changed_at = "" if self.changed_at is None else f" of {self.changed_at}"
         return self.md5 or f"{self.size_bytes} bytes{changed_at}"
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One version of a logged artifact. `files` are fetched by name; `references` maps path to outside address."""
+    """One version of a logged artifact. `files` are fetched by name; `references` maps paths to external addresses."""
 
     name: str
     version: str
@@ -239,9 +239,9 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """Bytes on this machine's disk, complete and checked; `name` is its name at the source.
+    """A file on this machine's disk, complete and checked. `name` is its name in the source.
 
-    `linked_from`: a link led to this place outside of the run's directory (None: there was no such link).
+    `linked_from`: the place outside the run's directory to which a link led (None: there was no such link).
     """
 
     path: Path
@@ -253,14 +253,14 @@ class LocalFile:
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Single values by path; a frozenset of str is a string set."""
+    """Single values by path. A frozenset of str is a string set."""
 
     values: Mapping[str, Scalar | frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class AddTags:
-    """Adds to `sys/tags`, or with `group` to `sys/group_tags`. `gone` are removed: an earlier copy had added them."""
+    """Adds to `sys/tags` or, with `group`, to `sys/group_tags`. `gone`: tags of an earlier copy to remove."""
 
     tags: frozenset[str]
     group: bool = False
@@ -290,7 +290,7 @@ class Columns(NamedTuple):
     """Series points of many steps, all of them numbers: numpy arrays with one entry per row.
 
     `steps` and `times_us` (microseconds since the epoch) are int64, steps strictly ascending. `values` are float64 by
-    path; where a series has gaps, a mask in `present` tells which entries are points.
+    path. If a series has gaps, a mask in `present` says which entries are points.
     """
 
     steps: Any
@@ -316,7 +316,7 @@ class Columns(NamedTuple):
                 yield Points(step, time_us, values)
 
     def rows(self, start: int, end: int) -> Columns:
-        """The rows from number `start` to before `end`."""
+        """The rows from number `start` up to, but not including, `end`."""
         return Columns(
             self.steps[start:end],
             self.times_us[start:end],
@@ -325,13 +325,13 @@ class Columns(NamedTuple):
         )
 
     def point_count(self) -> int:
-        """How many points there are."""
+        """The number of points."""
         full = len(self.values) - len(self.present)
         return full * len(self.steps) + sum(int(where.sum()) for where in self.present.values())
 
 
 def _fill(rows: Sequence[dict[str, Any]], values: Mapping[str, Any], present: Mapping[str, Any]) -> None:
-    """Hand out columns to rows."""
+    """Distribute the values of columns to rows."""
     for name, column in values.items():
         where = present.get(name)
         if where is None:
@@ -346,7 +346,7 @@ Record = Assign | AddTags | AssignFile | Points | Columns
 
 
 class SeriesKind(StrEnum):
-    """What the points of a series are."""
+    """The type of the points of a series."""
 
     FLOATS = "numbers"
     TEXTS = "text"
@@ -366,15 +366,15 @@ class Kind(StrEnum):
     TRUNCATED = "truncated"  #: cut to Neptune's limit
     CLAMPED = "clamped"  #: a time that went backwards
     ESTIMATED = "estimated"  #: a time that the source does not have
-    SAMPLED = "sampled"  #: there may be more than could be had
-    KEPT = "kept"  #: stays where it is: an earlier copy has it, or the run from which this one was forked
-    LINKED = "linked"  #: a file from outside of the run's directory, where a link of `run.save()` led
-    JOINED = "joined"  #: several logs that are read as one run: copies, unmarked starts, processes side by side
+    SAMPLED = "sampled"  #: the source may have more than it returned
+    KEPT = "kept"  #: not copied again: an earlier copy, or the parent of the fork, has it
+    LINKED = "linked"  #: a file outside the run's directory, to which a link of `run.save()` led
+    JOINED = "joined"  #: several logs that are read as one run: copies, unmarked starts, concurrent processes
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of the ledger; equal (kind, path, reason) add up. `path` is the source's name for the thing."""
+    """A line of the ledger. Equal (kind, path, reason) are added up. `path` is usually a name in the source."""
 
     kind: Kind
     path: str
@@ -384,13 +384,13 @@ class Entry:
 
 @dataclass(slots=True)
 class Batch:
-    """What a part hands to the copy loop: once `records` are durable, `cursor` may be saved.
+    """What a part passes to the copy loop. Once `records` are durable, `cursor` may be saved.
 
-    `read` counts the source's values in it; `written` those that became records. The others are skips in `ledger`.
-    `until_step` is the highest step in `records` (None: no series points). `cursor` is JSON: all that the part
-    needs to go on after this batch; a list at its key `items` only grows, except in a `fresh` batch. `done` marks the
-    part's last batch. `fresh`: the part was read from its start again (a refresh), so its counts and ledger start anew
-    with this batch.
+    `read` counts the source's values in the batch, `written` those that became records. The others are skips in
+    `ledger`. `until_step` is the highest step in `records` (None: no series points). `cursor` is JSON: everything that
+    the part needs to continue after this batch. A list at its key `items` only grows, except in a `fresh` batch. `done`
+    marks the last batch of the part. `fresh`: the part was read from its start again (a refresh), so this batch
+    replaces earlier counts and ledger entries.
     """
 
     cursor: dict[str, Any]

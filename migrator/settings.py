@@ -1,4 +1,4 @@
-"""Settings that commands share, from options and the environment; the keys of both services among them."""
+"""Settings that commands share, from options and the environment, including the keys of both services."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ KEYS = WANDB_KEY, NEPTUNE_KEY = ("WANDB_API_KEY", "NEPTUNE_API_TOKEN")
 DEFAULT_DB = "migration.db"
 LOG_DIR = Path("migration-logs")
 OFFLINE_DIR = Path("neptune-offline")
-OFFLINE_WORKSPACE = "workspace"  # stands in an offline file until `migrate sync` knows the real one
+OFFLINE_WORKSPACE = "workspace"  # placeholder in an offline file until `migrate sync` knows the real one
 MAX_DEFAULT_WORKERS = 8
-LEASE_S = 60.0  # of a claim: workers renew it every few seconds
+LEASE_S = 60.0  # of a claim; workers renew it every few seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,31 +36,31 @@ class Globals:
 
 
 def tool_version() -> str:
-    from importlib.metadata import version  # only here: it takes a third of the time that `--help` may take
+    from importlib.metadata import version  # only here: it would take a third of the time allowed for `--help`
 
     return version("wandb-to-neptune")
 
 
 def default_workers() -> int:
-    """One worker a core that this process may use, within reason."""
+    """One worker per core that this process may use, up to a limit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, MAX_DEFAULT_WORKERS))
 
 
 def lease_s() -> float:
-    """MIGRATE_LEASE_S is for tests: shorter than three heartbeats, a busy machine loses claims of live workers."""
+    """The length of a lease. MIGRATE_LEASE_S is for tests: below three heartbeats, live workers may lose claims."""
     text = os.environ.get("MIGRATE_LEASE_S")
     try:
         return float(text or LEASE_S)
     except ValueError as error:
-        raise UserError(f"MIGRATE_LEASE_S is a number of seconds, not '{text}'") from error
+        raise UserError(f"MIGRATE_LEASE_S must be a number of seconds, not '{text}'") from error
 
 
 def keys() -> dict[str, str]:
-    """The keys of both services by variable, those that are set.
+    """The keys of both services that are set, by variable.
 
-    The first question takes them out of the environment: no process that is started later inherits them, and workers
-    get them from their supervisor (see `hold`).
+    The first call removes them from the environment, so that processes started later do not inherit them. Workers get
+    them from their supervisor (see `hold`).
     """
     held = _held()
     for name in KEYS:
@@ -86,7 +86,7 @@ def token_is_set() -> bool:
 
 
 def default_workspace(mode: Mode) -> str | None:
-    """The workspace of NEPTUNE_PROJECT ("workspace/project"); offline files need one, too, but any will do."""
+    """The workspace in NEPTUNE_PROJECT ("workspace/project"). Offline files need a workspace too, but any will do."""
     workspace, _, _ = os.environ.get("NEPTUNE_PROJECT", "").partition("/")
     return workspace or (OFFLINE_WORKSPACE if mode == "offline" else None)
 
@@ -95,9 +95,9 @@ def workspace(chosen: str, mode: Mode) -> str:
     """The chosen Neptune workspace (empty: the default), or a `UserError`."""
     name = chosen or default_workspace(mode)
     if name is None:
-        raise UserError("which Neptune workspace? Give --neptune-workspace W, or set NEPTUNE_PROJECT=workspace/project")
+        raise UserError("which Neptune workspace? Use --neptune-workspace W, or set NEPTUNE_PROJECT=workspace/project")
     if not all(char.isalnum() or char in "._-" for char in name):
-        raise UserError(f"--neptune-workspace: '{name}' is no workspace name (letters, digits, '.', '-', '_')")
+        raise UserError(f"--neptune-workspace: '{name}' is not a workspace name (letters, digits, '.', '-', '_')")
     return name
 
 
@@ -106,9 +106,9 @@ def comma_separated(text: str) -> tuple[str, ...]:
 
 
 def parse_time(text: str, option: str, now: datetime) -> datetime | None:
-    """A date or time: in ISO form, a month or year (its start), today, yesterday, or an age ("30d", "12h", "2w").
+    """Parse a date or time: in ISO form, a month or year (its start), today, yesterday, or an age ("30d", "12h", "2w").
 
-    Without a zone it is UTC; days begin at midnight there.
+    Without a zone it is UTC, and days begin at midnight UTC.
     """
     if not text:
         return None
@@ -137,7 +137,7 @@ def parse_time(text: str, option: str, now: datetime) -> datetime | None:
 
 
 def parse_size(text: str, option: str) -> int | None:
-    """Bytes, with an optional unit: 500, 10kB, 2.5MB, 1GiB."""
+    """Parse a size in bytes, with an optional unit: 500, 10kB, 2.5MB, 1GiB."""
     if not text:
         return None
     units = {"": 1, "b": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
@@ -154,7 +154,7 @@ def parse_size(text: str, option: str) -> int | None:
 
 
 def from_files(values: Sequence[str] | None, option: str) -> list[str]:
-    """The values, with the lines of FILE in place of `@FILE`, but for blank lines and those that start with `#`."""
+    """Replace `@FILE` in the values by the lines of FILE, without blank lines and those that start with `#`."""
     result: list[str] = []
     for value in values or ():
         if not value.startswith("@"):
@@ -173,7 +173,7 @@ def from_files(values: Sequence[str] | None, option: str) -> list[str]:
 
 
 def parse_project_map(pairs: Sequence[str]) -> dict[str, str]:
-    """`old=new` pairs, also from files."""
+    """Parse `old=new` pairs, also from files."""
     result: dict[str, str] = {}
     for pair in from_files(pairs, "--project-map"):
         pair = "=".join(side.strip() for side in pair.split("=", 1))
@@ -181,16 +181,16 @@ def parse_project_map(pairs: Sequence[str]) -> dict[str, str]:
         if not equals or not old or not new:
             raise UserError(f"--project-map takes W&B-project=neptune-project, not '{pair}'")
         if not all(char.isascii() and (char.isalnum() or char in ".-_") for char in new):
-            raise UserError(f"--project-map: '{new}' is no Neptune project name (letters, digits, '.', '-', '_')")
+            raise UserError(f"--project-map: '{new}' is not a Neptune project name (letters, digits, '.', '-', '_')")
         result[old] = new
     return result
 
 
 def roots_of(directories: Sequence[Path]) -> list[str]:
-    """The directories as runs below them are known: as they were given, and with links followed."""
+    """The directories in both forms in which runs below them are recorded: as given, and with links resolved."""
     return sorted({str(path) for one in directories for path in (one.absolute(), one.resolve())})
 
 
 def work_directory(chosen: Path | None) -> Path:
-    """Where scratch directories are made."""
+    """The directory in which scratch directories are created."""
     return chosen if chosen is not None else Path(tempfile.gettempdir())

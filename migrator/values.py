@@ -1,9 +1,9 @@
-"""What a W&B value is: pure classification of logged values, shared by the sources' surveys and the history part.
+"""Classifies logged W&B values. Pure; used by the sources' surveys and by the history part.
 
 A value becomes one or several *leaves*. A leaf is (key, slot, kind, payload): the metric key (nested dicts join
 their keys with `.`), a slot below it (`""` for the value itself, `"0"`, `"1"`... for lists of media, `"caption"`
-or `"0/caption"` for captions), the kind of series that can hold it, and the value in that kind's form.
-Shapes of W&B's objects: wandb 0.31 `sdk/data_types`, and its history exports.
+or `"0/caption"` for captions), the kind of series that can hold it, and the value in the form of that kind.
+The forms of W&B's objects are from wandb 0.31 `sdk/data_types` and its history exports.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 from migrator.json_text import JsonText
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-COUNTED_MAX = 10_000  # images of one step: what a damaged count may not exceed
-SEVERAL = ("audio", "videos", "html", "objects")  # what W&B calls the list in its objects for several media
+COUNTED_MAX = 10_000  # images of one step at most, in case a count is damaged
+SEVERAL = ("audio", "videos", "html", "objects")  # W&B's names for the list in objects with several media
 
 
 class SeriesKind(StrEnum):
-    """Kinds of series, in order of precedence: where kinds meet at one key, the first keeps the path."""
+    """Kinds of series, in order of precedence: if one key has several kinds, the first one gets the key's path."""
 
     NUMBER = "number"
     TEXT = "text"
@@ -32,7 +32,7 @@ class SeriesKind(StrEnum):
 
 
 class SeriesKey(NamedTuple):
-    """One series of a run at its source."""
+    """One series of a run in its source."""
 
     key: str
     slot: str
@@ -40,7 +40,7 @@ class SeriesKey(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """`note` is the reason to record when the payload is not the value itself (a bool as 0/1 ...)."""
+    """A part of a value. `note` is the reason to record if the payload is not the value itself (a bool as 0/1 ...)."""
 
     series: SeriesKey
     payload: float | str | Mapping[str, Any]
@@ -48,21 +48,21 @@ class Leaf(NamedTuple):
 
 
 def leaves(key: str, value: Any, step: float | None = None) -> Iterator[Leaf]:
-    """The leaves of a logged value, in source order. None gives nothing ("not logged").
+    """The leaves of a logged value, in source order. None has no leaves ("not logged").
 
     Payloads: NUMBER an int or float, TEXT a str, HISTOGRAM and FILE W&B's own dict (FILE always with `path`).
-    The series do not depend on `step`; names of files of SDKs before 0.13 do.
+    The series do not depend on `step`, but names of files from SDKs before 0.13 do.
     """
     return _nested_leaves(key, value, step) if _is_nested(value) else _undivided(key, value, step)
 
 
 def _is_nested(value: Any) -> bool:
-    """Is it a dict of further keys, not an object of W&B's?"""
+    """Whether a value is a dict of further keys, not a W&B object."""
     return isinstance(value, Mapping) and not isinstance(value.get("_type"), str)
 
 
 def _nested_leaves(key: str, value: Any, step: float | None) -> Iterator[Leaf]:
-    waiting = [(key, value)]  # no recursion: dicts may be nested deep
+    waiting = [(key, value)]  # no recursion: dicts may be nested deeply
     while waiting:
         key, value = waiting.pop()
         if _is_nested(value):
@@ -72,7 +72,7 @@ def _nested_leaves(key: str, value: Any, step: float | None) -> Iterator[Leaf]:
 
 
 def _undivided(key: str, value: Any, step: float | None) -> Iterator[Leaf]:
-    """The leaves of a value that is no dict of further keys."""
+    """The leaves of a value that is not a dict of further keys."""
     match value:
         case None:
             return
@@ -112,10 +112,10 @@ def _object_leaves(key: str, value: Mapping[str, Any], step: float | None) -> It
 
 
 def _several(key: str, value: Mapping[str, Any], step: float | None) -> list[Mapping[str, Any]]:
-    """The items of an object that holds several media, each with its path and caption; empty: it is no such object.
+    """The items of an object with several media, each with its path and caption. Empty: it is not such an object.
 
-    W&B makes these of lists of media: the files themselves in a list, or only their names (`images/separated`,
-    `molecule`), or in SDKs up to 0.12 only their count and format.
+    W&B creates these objects for lists of media. They contain the files in a list, or only their names
+    (`images/separated`, `molecule`) or, from SDKs up to 0.12, only their count and format.
     """
     lists = (value.get(name) for name in SEVERAL)
     items = next((items for items in lists if isinstance(items, list) and all(map(is_media, items))), None)
@@ -130,7 +130,7 @@ def _several(key: str, value: Mapping[str, Any], step: float | None) -> list[Map
 
 
 def _counted(key: str, value: Mapping[str, Any], step: float | None) -> list[Mapping[str, Any]]:
-    """Images of SDKs up to 0.12, named by key, step and place (wandb 0.12 `data_types.Image.seq_to_json`)."""
+    """Images from SDKs up to 0.12, named by key, step and position (wandb 0.12 `data_types.Image.seq_to_json`)."""
     count, suffix = value.get("count"), value.get("format")
     if value["_type"] != "images/separated" or not isinstance(count, int) or not isinstance(suffix, str):
         return []
@@ -145,7 +145,7 @@ def _media_leaves(key: str, items: Any) -> Iterator[Leaf]:
 
 
 def _caption_leaves(key: str, slot: str, caption: Any) -> Iterator[Leaf]:
-    """People write numbers, too (`caption=label`)."""
+    """The leaf of a caption. It may be a number (`caption=label`)."""
     if _is_none(caption):
         return
     series = SeriesKey(key, slot, SeriesKind.TEXT)
@@ -153,17 +153,17 @@ def _caption_leaves(key: str, slot: str, caption: Any) -> Iterator[Leaf]:
 
 
 def _is_none(caption: Any) -> bool:
-    """W&B writes False where there is none, in a list of captions."""
+    """Whether there is no caption. In a list of captions, W&B writes False for that."""
     return caption is None or caption is False or caption == ""
 
 
 def is_media(value: Any) -> bool:
-    """Is it one media file, that is a W&B object that names a file of the run?"""
+    """Whether a value is one media file: a W&B object that names a file of the run."""
     return isinstance(value, Mapping) and isinstance(value.get("_type"), str) and isinstance(value.get("path"), str)
 
 
 def compact_json(value: Any) -> str:
-    """JSON text without blanks, keys in source order; NaN and infinities as W&B's strings."""
+    """JSON text without whitespace, with keys in source order, and NaN and infinities as W&B's strings."""
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str, allow_nan=False)
     except ValueError:
@@ -171,7 +171,7 @@ def compact_json(value: Any) -> str:
 
 
 def history_json(value: Any) -> str:
-    """As `compact_json`; whole floats lose their `.0`, as in W&B's live rows, so that all exports give one text."""
+    """Like `compact_json`, but whole floats lose their `.0` as in W&B's live rows, so all exports give equal text."""
     return compact_json(_map_floats(value, _whole))
 
 
@@ -181,7 +181,7 @@ def _map_floats(value: Any, convert: Callable[[float], Any]) -> Any:
             return convert(value)
         case Mapping():
             converted = {}
-            for name, inner in value.items():  # loops, not comprehensions: one frame a level
+            for name, inner in value.items():  # loops, not comprehensions: one frame per level
                 converted[str(name)] = _map_floats(inner, convert)
             return converted
         case list() | tuple():

@@ -100,7 +100,7 @@ def single_value(value: Any, *, stringify: bool = False) -> Single:
     """Convert a config, summary or attribute value, anything but a non-empty dict, to what Neptune can store."""
     match value:
         case datetime() if not is_neptune_time(value):
-            single = Single(value.isoformat(), (Kind.CONVERTED, "time outside of Neptune's years as text"))
+            single = Single(value.isoformat(), (Kind.CONVERTED, "time outside Neptune's years, written as text"))
         case bool() | float() | datetime():
             single = Single(value)
         case int() if INT_MIN <= value <= INT_MAX:
@@ -172,7 +172,7 @@ class Times:
             self._row_us = round(time * 1_000_000)
         else:
             self._row_us = self._created_us if self._row_us is None else self._row_us
-            ledger.add(Kind.ESTIMATED, path, "no time: the latest so far")
+            ledger.add(Kind.ESTIMATED, path, "no time: set to the latest so far")
         return self._row_us
 
     def by_series(self, time_us: int, values: dict[str, V], ledger: Ledger) -> list[tuple[int, dict[str, V]]]:
@@ -185,7 +185,7 @@ class Times:
         for path, value in values.items():
             latest_us = self._latest_us.get(path, time_us if self._floor_us is None else self._floor_us)
             if latest_us > time_us:
-                ledger.add(Kind.CLAMPED, path, "time went backwards: the latest so far")
+                ledger.add(Kind.CLAMPED, path, "time went backwards: set to the latest so far")
             self._latest_us[path] = max(time_us, latest_us)
             groups.setdefault(self._latest_us[path], {})[path] = value
         return [*groups.items()]

@@ -40,7 +40,7 @@ def test_a_few_answers_move_everything(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(2, steps=4))
     exit_code, shown = typed(scene, "tema", "", "", "", "no/workspace", "", "none", "1", "y")
     assert exit_code == 0, shown
-    for words in ("tema", "'no/workspace' is no workspace name", "Workers: a number", "2 of 2 runs are done"):
+    for words in ("tema", "'no/workspace' is not a workspace name", "Workers: a number", "2 of 2 runs are done"):
         assert words in shown
     assert scene.differences() == []
 

@@ -45,5 +45,5 @@ def test_only_a_disk_without_room_for_anybody_concerns_all_runs(tmp_path: Path) 
 def test_a_limit_of_open_files_is_named() -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     told = too_few_files()
-    assert f"allows a process {limit} (`ulimit -n`)" in str(told)
+    assert f"allows {limit} per process (`ulimit -n`)" in str(told)
     assert told.exit_code is ExitCode.UNEXPECTED

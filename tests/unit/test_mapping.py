@@ -202,7 +202,7 @@ def test_a_time_that_neptune_cannot_hold_is_text(year: int) -> None:
     time = datetime(year, 1, 1, tzinfo=UTC)
     outcome = convert("attributes", MemoryData("r", wandb={"heartbeat_at": time}))
     assert outcome.values["wandb/heartbeat_at"] == f"{year:04}-01-01T00:00:00+00:00"
-    assert outcome.ledger == {("converted", "wandb/heartbeat_at", "time outside of Neptune's years as text"): 1}
+    assert outcome.ledger == {("converted", "wandb/heartbeat_at", "time outside Neptune's years, written as text"): 1}
 
 
 @pytest.mark.parametrize("part", ["config", "summary"])
@@ -548,19 +548,19 @@ def test_private_keys_of_the_history_come_only_when_asked_for() -> None:
             "no time: that of the row before",
             [(0, 5.0, "a"), (1, None, "b")],
             [(0, 5_000_000, "a"), (1, 5_000_000, "b")],
-            {("estimated", "_timestamp", "no time: the latest so far"): 1},
+            {("estimated", "_timestamp", "no time: set to the latest so far"): 1},
         ),
         row(
             "no time at all: the run's creation time",
             [(0, None, "a")],
             [(0, CREATED_US, "a")],
-            {("estimated", "_timestamp", "no time: the latest so far"): 1},
+            {("estimated", "_timestamp", "no time: set to the latest so far"): 1},
         ),
         row(
             "a time that goes backwards: the latest so far",
             [(0, 9.0, "a"), (1, 8.0, "b"), (2, 8.5, "c"), (3, 10.0, "d")],
             [(0, 9_000_000, "a"), (1, 9_000_000, "b"), (2, 9_000_000, "c"), (3, 10_000_000, "d")],
-            {("clamped", "k", "time went backwards: the latest so far"): 2},
+            {("clamped", "k", "time went backwards: set to the latest so far"): 2},
         ),
         row("negative step", [(-1, 1.0, "a")], [], {("skipped", "k", "step_out_of_range"): 1}),
         row("step 1e12", [(STEP_MAX, 1.0, "a")], [], {("skipped", "k", "step_out_of_range"): 1}),
@@ -595,7 +595,7 @@ def test_a_time_that_goes_backwards_moves_only_the_series_that_has_a_later_point
         "b": [(1, 50_000_000, 2.0), (2, 60_000_000, 4.0)],
         "c": [(1, 50_000_000, "x"), (2, 60_000_000, "y")],
     }
-    assert outcome.ledger == {("clamped", "a", "time went backwards: the latest so far"): 1}
+    assert outcome.ledger == {("clamped", "a", "time went backwards: set to the latest so far"): 1}
 
 
 def test_a_file_keeps_the_time_of_its_own_series() -> None:
@@ -613,7 +613,7 @@ def test_the_streams_of_a_console_have_times_of_their_own() -> None:
         "runtime/stdout": [(0, 9_000_000, "o"), (2, 9_000_000, "p")],
         "runtime/stderr": [(1, 5_000_000, "e")],
     }
-    assert outcome.ledger == {("clamped", "runtime/stdout", "time went backwards: the latest so far"): 1}
+    assert outcome.ledger == {("clamped", "runtime/stdout", "time went backwards: set to the latest so far"): 1}
 
 
 def test_the_same_step_again_keeps_the_keys_that_are_new() -> None:

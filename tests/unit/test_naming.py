@@ -250,7 +250,7 @@ class TestRunNames:
         if name and name.strip():
             assert (given_name == name) == (reason is None)
 
-    @pytest.mark.parametrize(("name", "reason"), [(None, None), ("", None), ("  ", "a name of blanks")])
+    @pytest.mark.parametrize(("name", "reason"), [(None, None), ("", None), ("  ", "name is blank")])
     def test_without_a_name_the_id_stands_in(self, name: str | None, reason: str | None) -> None:
         assert neptune_run_name(name, "abc") == ("abc", reason)
 
