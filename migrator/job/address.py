@@ -67,7 +67,7 @@ def bound_address(store: Store, setting: str = COPIES) -> Address | None:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """`setting` is COPIES, or for offline files on their way to Neptune UPLOADS."""
+    """Binds a database to `address`. `setting` is COPIES or, for uploads of offline files, UPLOADS."""
 
     setting: str
     address: Address
@@ -77,7 +77,7 @@ class Binding:
         self._compare(bound_address(store, self.setting) or self.address)
 
     def bind(self, store: Store) -> None:
-        """From now on the database belongs to this one. `UserError` if it belongs to another already."""
+        """Bind the database to this destination. `UserError` if it already belongs to another."""
         self._compare(Address.parse(store.claim_setting(self.setting, self.address.text)))
 
     def _compare(self, bound: Address) -> None:

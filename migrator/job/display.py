@@ -16,8 +16,8 @@ from migrator.job.pace import Pace, Speed
 from migrator.visible import tell, visible
 
 LINE_EVERY_S = 30.0
-NAMED = 2  # runs in progress that are named: those that take longest
-SLOW_S = 60.0  # a run that takes longer is named in the lines of a log
+NAMED = 2  # runs in progress shown by name: those that take longest
+SLOW_S = 60.0  # runs that take longer are named in the plain lines
 NAME_CHARS = 24
 
 
@@ -53,7 +53,7 @@ class Bars:
 
 
 def speed_text(progress: Progress, speed: Speed) -> str:
-    """ "1.2M, 12.3k/s, 3 min left": values, and bytes where they count."""
+    """ "1.2M, 12.3k/s, 3 min left": values, and bytes if they matter."""
     size = f", {amount(speed.size_bytes)}B/s" if speed.size_bytes >= 1e6 else ""
     left = "estimating" if speed.left_s is None else f"{age_text(speed.left_s)} left"
     return f"{amount(progress.points_read)}, {amount(speed.values)}/s{size}, {left}"
@@ -105,14 +105,14 @@ class Lines:
         try:
             tell(message)
         except OSError:
-            pass  # nobody reads any more: no reason to stop
+            pass  # the reader is gone, which is no reason to stop
 
     def close(self) -> None:
-        """Nothing open."""
+        """Nothing to close."""
 
 
 class Silent(Lines):
-    """Only what must be said."""
+    """Shows only messages, no progress."""
 
     def update(self, progress: Progress) -> None:
         """Nothing."""

@@ -1,11 +1,11 @@
-"""Starts worker processes quickly: what they need is imported once, in a server that they are forked from.
+"""Starts worker processes quickly: their modules are imported once, in a server from which they are forked.
 
-Imports are most of what the start of a worker costs (about 2 s of CPU with both vendors' packages). The server begins
-with them while the command still looks at its database, and has no threads of ours, no connections and no keys.
+Imports are most of the cost of starting a worker (about 2 s of CPU time with both vendors' packages). The server begins
+to import while the command still reads its database. It has none of our threads, connections or keys.
 
 Private names of multiprocessing (3.11 to 3.14) used here: `ForkServer._stop`, the `tempdir` of `_config`.
 
-Only on Linux: on macOS forked processes may crash in the system's own libraries, so each worker starts anew there.
+Only on Linux: on macOS, forked processes may crash in system libraries, so each worker is started from scratch.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
 
 def context() -> BaseContext:
-    """What `Process` of a worker is made of."""
+    """The multiprocessing context for workers."""
     return multiprocessing.get_context(METHOD)
 
 
 @contextmanager
 def server(modules: Sequence[str]) -> Iterator[None]:
-    """Begin to import what workers will need, and go on at once; at the end of the block the server is gone.
+    """Start the server, which begins to import the modules in the background. It ends with the block.
 
-    A module that cannot be imported is left to the workers, which say why.
+    If a module cannot be imported, the workers report why.
     """
     if METHOD != "forkserver":
         yield
@@ -43,7 +43,7 @@ def server(modules: Sequence[str]) -> Iterator[None]:
     config = process.current_process()._config  # type: ignore[attr-defined]
     before, listens_in = config.get("tempdir"), os.open(tempfile.gettempdir(), os.O_RDONLY)
     try:
-        # Its socket lies with our temporary files, whose names may be longer than those that a socket can have.
+        # Its socket is with our temporary files, whose paths may be too long for a socket.
         config["tempdir"] = f"/proc/{os.getpid()}/fd/{listens_in}"
         with undisturbed():
             forkserver.ensure_running()
@@ -56,12 +56,12 @@ def server(modules: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Processes that are started meanwhile leave a terminal's and a service manager's signals waiting.
+    """Block the signals of terminals and service managers in processes that are started within the block.
 
-    So they cannot die of them before they have said how to take them; the server never does, and ends with its command.
+    So they are not killed by them before they have installed handlers. The server never does; it ends with its command.
     """
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the tracker does not ignore it by itself
-    resource_tracker.ensure_running()  # else the first worker's start would: it unblocks SIGINT
+    resource_tracker.ensure_running()  # otherwise the first worker's start does it, which unblocks SIGINT
     signal.signal(signal.SIGHUP, before)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP)
     try:

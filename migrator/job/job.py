@@ -1,6 +1,6 @@
-"""What a job is made of: settings that can be sent to worker processes, and the adapters built from them.
+"""A job: settings that can be sent to worker processes, and the adapters built from them.
 
-Keys and tokens are not in here: a process has them from its environment, or from its supervisor.
+Keys and tokens are not part of it: a process has them from its environment or its supervisor.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Job:
     invocation_id: int
     binding: Binding | None = None
     only: Selection = EVERYTHING
-    services: Collection[str] = ()  # that runs come from: workers connect to them at once
+    services: Collection[str] = ()  # from which runs come: workers connect to them at once
     visibility: str = "priv"
     lanes: int = 8  # runs that one worker copies at a time
     safe_client: bool = False  # only neptune-scale's public API: slow, but for other versions of it
     follow_links: bool = True  # of local directories, to files that the log names
     lease_s: float = LEASE_S
     max_failures: int = 5
-    pause_max_s: float = RETRY_AFTER_MAX_S  # whatever a service asks for
+    pause_max_s: float = RETRY_AFTER_MAX_S  # even if a service asks for more
     verbose: bool = False
 
     @property
@@ -60,9 +60,9 @@ class Job:
 
     @property
     def imports(self) -> list[str]:
-        """The modules that its workers need, as far as importing them early changes nothing."""
+        """The modules that its workers need and that can be imported early without side effects."""
         modules = []
-        if "wandb" in self.services:  # first: what pydantic does for the SDK takes the longer, the more is imported
+        if "wandb" in self.services:  # first: pydantic's work for the SDK takes longer if more is imported already
             modules.append("migrator.sources.wandb.preload")
         if "local" in self.services:
             modules.append("migrator.sources.wandb_local.listing")
@@ -133,7 +133,7 @@ def build_local_source(
 ) -> Source:
     """Local W&B run directories below `paths` (none: runs are opened by their stored locations).
 
-    `known`: where the runs lie that earlier inventories found.
+    `known`: the places of runs that earlier inventories found.
     """
     from migrator.sources.wandb_local.listing import LocalSource
 
@@ -141,7 +141,7 @@ def build_local_source(
 
 
 def build_destination(job: Job, uploads: Executor, now: Callable[[], datetime]) -> Destination:
-    """Where the job's runs go. Connects, so a wrong token fails here."""
+    """The destination of the job's runs. Connects, so a wrong token fails here."""
     if job.mode == "offline" and job.phase is Phase.COPY:
         from migrator.destinations.neptune.offline import OfflineDestination
 
@@ -165,7 +165,7 @@ def build_neptune(uploads: Executor, visibility: str, now: Callable[[], datetime
 
 
 def build_read_back(offline_dir: Path | None, downloads: Executor) -> ReadBack:
-    """What reads runs back: from offline files, or (None) from Neptune. Connects, so a wrong token fails here."""
+    """Reads runs back: from offline files or, if None, from Neptune. Connects, so a wrong token fails here."""
     if offline_dir is not None:
         from migrator.destinations.neptune.offline_readback import OfflineReadBack
 

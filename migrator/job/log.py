@@ -20,7 +20,7 @@ from migrator import settings
 from migrator.errors import ExitCode, UserError
 from migrator.settings import LOG_DIR
 
-PIECE = 12  # so many characters of a key in a row are hidden: servers repeat parts of it
+PIECE = 12  # pieces of a key of this length are hidden, because servers may repeat parts of it
 #: a JSON web token, such as Neptune gives in exchange for the API token: each part is JSON in base64
 ACCESS_TOKEN = re.compile(r"\beyJ[\w-]{9,}(\.[\w-]+)*")
 
@@ -42,7 +42,7 @@ class _JsonLines(logging.Formatter):
 
 
 def without_keys(text: str) -> str:
-    """`text` without the keys of this process, whole or in part, plain or encoded: servers repeat what they like."""
+    """`text` without the keys of this process, in full or in part, plain or encoded: servers may repeat any of them."""
     pieces = _pieces(*_keys())
     shown: list[str] = []
     start = at = 0
@@ -61,21 +61,21 @@ def without_keys(text: str) -> str:
 
 
 def own_keys() -> frozenset[bytes]:
-    """The keys of this process in all the forms that `without_keys` hides, whole."""
+    """The complete keys of this process in all forms that `without_keys` hides."""
     forms = (form for _, key in _keys() if len(key) >= PIECE for form in _forms(key))
     return frozenset(form.encode("utf-8", "surrogateescape") for form in forms)
 
 
 @cache
 def _pieces(*keys: tuple[str, str]) -> dict[str, str]:
-    """All runs of PIECE characters in the forms that keys take, with the key's name."""
+    """All substrings of PIECE characters of all forms of the keys, with the name of the key."""
     return {
         form[at : at + PIECE]: name for name, key in keys for form in _forms(key) for at in range(len(form) - PIECE + 1)
     }
 
 
 def _keys() -> list[tuple[str, str]]:
-    """Each key with the name that stands for it."""
+    """Each key with the name that replaces it."""
     keys = _environment_keys()
     keys += [("WANDB_API_KEY", key) for key in _netrc_keys()]
     return keys + [("WANDB_IDENTITY_TOKEN_FILE", token) for token in _identity_tokens()]
@@ -86,13 +86,13 @@ def _environment_keys() -> list[tuple[str, str]]:
 
 
 def _netrc_keys() -> Iterator[str]:
-    """Where `wandb login` leaves its key. All hosts count: wandb's default has changed, settings name others."""
+    """The keys from where `wandb login` stores them. All hosts count: wandb's default changed, settings differ."""
     named = os.environ.get("NETRC")
     for name in [named] if named else ["~/.netrc", "~/_netrc"]:
         path = Path(name).expanduser()
         try:
             yield from (password for _, _, password in netrc.netrc(str(path)).hosts.values() if password)
-        except netrc.NetrcParseError:  # wandb may read it all the same
+        except netrc.NetrcParseError:  # wandb may read it nevertheless
             yield from re.findall(r"\bpassword\s+(\S+)", _text_of(path))
         except (OSError, ValueError):
             pass
@@ -116,7 +116,7 @@ def _text_of(path: Path) -> str:
 
 
 def _forms(key: str) -> Iterator[str]:
-    """The key as it is, in a URL, in base64 (behind 0 to 2 bytes of something else), and what is inside of a token."""
+    """The key itself, in a URL, in base64 (after 0 to 2 other bytes), and the contents of a token."""
     raw = key.encode("utf-8", "surrogateescape")
     yield key
     yield quote(raw, safe="")
@@ -136,7 +136,7 @@ def log_path(command: str) -> Path:
 
 
 def start_log(path: Path, verbose: bool) -> None:
-    """Log this process to `path` (appending; lines of several processes mix whole), and why requests are repeated."""
+    """Append this process's log to `path`, which several processes share line by line. Also log repeated requests."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)  # messages may quote people's data

@@ -1,12 +1,12 @@
-"""`--notify CMD`: tell somebody else, by mail, chat or anything, what a person would want to know of a long job.
+"""`--notify CMD`: reports important events of a long job to somebody, by mail, chat or any other way.
 
 The command gets one JSON document on its standard input:
 
     event     "end": the job has ended   "failed": runs have failed   "paused": a service lets nothing through for long
-    ...       what the event brings; `schema_version` 1
+    ...       facts about the event; `schema_version` 1
 
-It runs in a shell, without the keys of W&B and Neptune in its environment. What it does cannot harm the job: when it
-fails or takes too long, a line says so.
+It runs in a shell, without the keys of W&B and Neptune in its environment. It cannot harm the job: if it fails or takes
+too long, a message says so.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from migrator.job.supervisor import Display
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 60.0  # for the command
-PAUSED_S = 300.0  # a service that lets nothing through for so long is worth a word
-EVERY_S = 60.0  # at most so often, runs that fail are told
-LOOK_S = 5.0  # between two looks for pauses
-KEYS = ("WANDB_API_KEY", "NEPTUNE_API_TOKEN", "MIGRATE_DB")  # a database's URL may hold a password
+PAUSED_S = 300.0  # a service that lets nothing through for this long is reported
+EVERY_S = 60.0  # failed runs are reported at most this often
+LOOK_S = 5.0  # between two checks for pauses
+KEYS = ("WANDB_API_KEY", "NEPTUNE_API_TOKEN", "MIGRATE_DB")  # a database's URL may contain a password
 
 
 def notify(command: str, event: str, **facts: Any) -> str | None:
-    """Run the command; returns what went wrong with it (None: nothing)."""
+    """Run the command. Returns what went wrong with it (None: nothing)."""
     document = json.dumps({"schema_version": 1, "event": event, **facts})
     environment = {name: value for name, value in os.environ.items() if name not in KEYS}
     try:
@@ -60,7 +60,7 @@ def notify(command: str, event: str, **facts: Any) -> str | None:
 
 
 class Notifying:
-    """A `Display` that also tells, by `send`, when runs fail and when a service pauses the job for long."""
+    """A `Display` that also reports, with `send`, failed runs and long pauses of a service."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Notifying:
     ) -> None:
         self._display, self._send, self._store = display, send, store
         self._services, self._clock = services, clock
-        self._failed: int | None = None  # runs that are told, or had failed before the job
+        self._failed: int | None = None  # failed runs that were reported, or had failed before the job
         self._told_at = self._looked_at = float("-inf")
         self._moved: object = None
         self._moved_at = clock()

@@ -21,9 +21,9 @@ from migrator.job.verdicts import STUCK_RUNS, Again, Pause, Release, StopJob, Ve
 
 log = logging.getLogger(__name__)
 
-RETRY_MAX_S = 300.0  # before a run that failed is tried again
+RETRY_MAX_S = 300.0  # before a failed run is tried again
 
-#: of each service by its name, a question that raises a `MigratorError` if all is not well
+#: by service, a simple request that raises a `MigratorError` if there is a problem
 Pings = Mapping[str, Callable[[], None]]
 
 
@@ -43,8 +43,8 @@ class Outcomes:
         self.max_failures, self.scratch = max_failures, scratch
         self.stop, self.pings, self.progress = stop, pings, progress
         self.stuck: set[int] = set()  # runs that have failed since one succeeded
-        self.rejected: dict[ErrorClass, set[int]] = {}  # likewise, those that were rejected
-        self.turned_away_at: dict[str, float] = {}  # by service: when it first turned us away since a run succeeded
+        self.rejected: dict[ErrorClass, set[int]] = {}  # runs rejected since one succeeded
+        self.turned_away_at: dict[str, float] = {}  # by service: when it first refused us since a run succeeded
         self._store, self._pause_max_s = store, pause_max_s
 
     @contextmanager
@@ -128,13 +128,13 @@ class _Attempt:
         stuck.add(self._claim.run)
         if self._all_are_stuck():
             message = f"{error} (as {len(stuck) - 1} other runs, and none succeeds)"
-            return Throttled(error.error_class, message, [*pings][-1])  # who is to blame is not known
+            return Throttled(error.error_class, message, [*pings][-1])  # which service is to blame is not known
         return None
 
     def _all_are_stuck(self) -> bool:
-        """Whether all runs fail: those that were tried lately did, and others are left, or none has ever been done.
+        """Whether all runs fail: the last ones did, and other runs are left, or no run was ever done.
 
-        So runs that are bad themselves fail in the end, when all others are done.
+        So runs that are faulty themselves do fail in the end, when all others are done.
         """
         stuck = len(self._outcomes.stuck)
         if stuck < STUCK_RUNS:

@@ -9,12 +9,12 @@ from migrations_db.report_types import Progress
 from migrations_db.states import RunStatus
 
 WINDOW_S = 60.0  # the speed is that of the last minute
-STEADY_S = 15.0  # observed for less, a speed says nothing about the time left
+STEADY_S = 15.0  # a speed measured for less time says nothing about the time left
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Per second, over the last minute. `left_s` is None while it cannot be told."""
+    """Speed per second over the last minute. `left_s` is None while the time left is unknown."""
 
     values: float
     size_bytes: float
@@ -46,9 +46,9 @@ class Pace:
 
 
 def time_left_s(progress: Progress, values_per_s: float, bytes_per_s: float) -> float | None:
-    """From what is left to copy: values and bytes go their own ways, so the slower of the two counts.
+    """Estimate the time left, separately for values and bytes. The longer of the two counts.
 
-    None while there is no speed, or while the sizes of what is left are a mere guess because no run has ended yet.
+    None: there is no speed yet, or the remaining sizes cannot be estimated because too few runs have ended.
     """
     waiting = progress.runs[RunStatus.PENDING] + progress.runs[RunStatus.RUNNING]
     if not waiting:
@@ -63,4 +63,4 @@ def time_left_s(progress: Progress, values_per_s: float, bytes_per_s: float) -> 
             if per_s <= 0:
                 return None
             times.append(left / per_s)
-    return max(times, default=None)  # None: more than was expected
+    return max(times, default=None)  # None: more was copied than expected

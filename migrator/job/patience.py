@@ -1,7 +1,7 @@
-"""How long a silent state database is waited for.
+"""How long to wait for a silent state database.
 
-A server may be restarted, or end connections, in the middle of a job of days. What was going on is lost with its
-transaction and is done again; the job ends only if the server stays away.
+A server may restart or close connections during a job that takes days. The interrupted transaction is lost, and its
+work is done again. The job ends only if the server stays away.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Patience:
         self._silent_since = None
 
     def bear(self, error: StateSilent) -> bool:
-        """True when the silence begins. Raises the error itself once it has lasted too long."""
+        """Note that the database is silent. True: this has just begun. Raises `error` if it has lasted too long."""
         with self._lock:
             now, since = time.monotonic(), self._silent_since
             if since is None:

@@ -1,4 +1,4 @@
-"""Scratch space of one invocation: removed at its end, and at the next start if it was killed; its processes, too."""
+"""Scratch space of one invocation, removed at its end or, if it was killed, at the next start, with its processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PREFIX = "wandb-to-neptune"
 def scratch_directory(parent: Path) -> Iterator[Path]:
     """A private directory below `parent`. Directories of processes of this host that are gone are removed first.
 
-    It is also where this process, and those it starts, have their temporary files: the SDKs leave some behind.
+    This process and those it starts also have their temporary files there, because the SDKs leave some behind.
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -39,11 +39,11 @@ def scratch_directory(parent: Path) -> Iterator[Path]:
     finally:
         _end_processes(directory, children=False)
         shutil.rmtree(directory, ignore_errors=True)
-        remove_stale(parent)  # again: the wandb-core of a killed worker lives, and writes, a little longer
+        remove_stale(parent)  # again: the wandb-core of a killed worker lives and writes a little longer
 
 
 def remove_stale(parent: Path) -> None:
-    """Remove what killed invocations left. Those of other hosts, which may share `parent`, are left alone."""
+    """Remove what killed invocations left behind, except those of other hosts, which may share `parent`."""
     for path in parent.glob(f"{_prefix()}*-*"):
         try:
             pid, started = (int(number) for number in path.name.removeprefix(_prefix()).split("-"))
@@ -55,11 +55,11 @@ def remove_stale(parent: Path) -> None:
 
 
 def _is_in_use(directory: Path) -> bool:
-    """Whether a worker still works in it: for some seconds it outlives a command that was killed."""
+    """Whether a worker still uses the directory: it may outlive a killed command by some seconds."""
     for worker in directory.glob("worker-*-*"):
         try:
             began_at = psutil.Process(int(worker.name.rpartition("-")[2])).create_time()
-            if began_at <= worker.stat().st_mtime:  # else another process has the pid now
+            if began_at <= worker.stat().st_mtime:  # otherwise another process now has the pid
                 return True
         except (psutil.NoSuchProcess, OSError, ValueError):
             pass  # it has just ended, or is not ours
@@ -67,9 +67,9 @@ def _is_in_use(directory: Path) -> bool:
 
 
 def _end_processes(directory: Path, *, children: bool = True) -> None:
-    """Kill what killed workers have left: processes of the SDKs, which have their temporary files there.
+    """Kill the SDKs' processes that killed workers left behind; their temporary files are in `directory`.
 
-    `children`: also ours. Python's resource tracker ends by itself, once it has tidied up.
+    `children`: include our own child processes. Python's resource tracker ends by itself after it has cleaned up.
     """
     for process in psutil.process_iter():
         try:
@@ -81,7 +81,7 @@ def _end_processes(directory: Path, *, children: bool = True) -> None:
 
 
 def _prefix() -> str:
-    """Short: wandb-core puts a socket below, and its path may have 107 bytes at most (else it goes to /tmp)."""
+    """Prefix of our directories. Short, because wandb-core puts a socket below, whose path has at most 107 bytes."""
     return f"{PREFIX}-{host_id()}-"
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import signal
 
-#: what a terminal sends to all processes of a command: Ctrl-C, and that it is closed
+#: signals that a terminal sends to all processes of a command: for Ctrl-C, and when it is closed
 TERMINAL = frozenset({signal.SIGINT, signal.SIGHUP})
 
-#: what all processes of a command may get at once: a terminal's, and a service manager's
+#: signals that all processes of a command may get at once: those of a terminal and of a service manager
 GROUP = TERMINAL | {signal.SIGTERM}
 
 
 def ending() -> list[signal.Signals]:
-    """A service manager's signal, and a terminal's that closes unless it is ignored (`nohup`). Ctrl-C is apart."""
+    """The signal of a service manager and, unless ignored (`nohup`), that of a closing terminal; not Ctrl-C."""
     hangs_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGTERM, *hangs_up]

@@ -7,7 +7,7 @@ Rejected                                 Again, as `looks` says: at least a seco
 TurnedAway                               Pause, and when it happens again StopJob
 UserError, a full disk                   StopJob: the whole job stops; the run is as it was
 
-A service whose answer to a simple question is a refusal, too, has a bad minute: then `Rejected` is a Pause.
+If a service also refuses a simple request, the trouble is temporary: then `Rejected` is a Pause.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from migrator.errors import (
     too_few_files,
 )
 
-STUCK_RUNS = 6  # this many runs fail and none succeeds: the service is to blame
-LOOKS = 2  # before a run is believed to be gone, forbidden or refused
-LOOK_AGAIN_S = 8.0  # at least half of it until the next one: a bad moment of the service has passed by then
-REFUSED_AGAIN_S = 5.0  # from the first refusal of a key to the one that is believed
-UNKNOWN_FAILURES = 2  # a bug of ours seldom passes by itself
-PAUSE_S = 15.0  # a service that asks to wait, but does not say how long
-RETRY_BASE_S = 2.0  # before a run that failed is tried again; it doubles
+STUCK_RUNS = 6  # if this many runs fail and none succeeds, the service is to blame
+LOOKS = 2  # tries before a run counts as gone, forbidden or refused
+LOOK_AGAIN_S = 8.0  # the next try comes after at least half of this: short trouble of the service has passed by then
+REFUSED_AGAIN_S = 5.0  # a key counts as refused if it is refused again after this time
+UNKNOWN_FAILURES = 2  # a bug of ours seldom goes away by itself
+PAUSE_S = 15.0  # for a service that asks to wait but does not say how long
+RETRY_BASE_S = 2.0  # before a failed run is tried again: doubling, with jitter
 OTHER_PLACE = "Run the same command again, with scratch files where nobody removes them (--work-dir)"
 MAKE_ROOM = "Free some space (or give another --work-dir for scratch files), then run the same command again"
 
@@ -108,9 +108,9 @@ class Facts(Protocol):
         ...
 
     def outage(self, error: RunError) -> Throttled | None:
-        """Why all runs have to wait: a service says so, or does not answer a simple question either.
+        """Why all runs have to wait: a service says so, or does not answer a simple request either.
 
-        Raises `TurnedAway` or `UserError` if that is the answer to the question.
+        Raises `TurnedAway` or `UserError` if that is the answer to the request.
         """
         ...
 

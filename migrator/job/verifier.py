@@ -1,8 +1,8 @@
-"""Reads done runs back and saves what was found: some threads of one process, which claim runs as workers do.
+"""Reads done runs back and saves the findings, with several threads of one process that claim runs like workers.
 
     claim (some runs of one project) -> digests -> read back, compare -> save, run by run
 
-A killed verification goes on where it was: runs that have a verdict are not claimed again.
+After it was killed, a verification resumes where it was: runs that have a verdict are not claimed again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 RUNS_AT_A_TIME = 50  # claimed together
 POINTS_AT_A_TIME = 1_000_000  # of runs that are read together
 HEARTBEAT_S = 5.0
-JOIN_S = 0.2  # between two looks whether threads are at their end
+JOIN_S = 0.2  # between two checks whether the threads have ended
 LEASE_S = 60.0
 
 
@@ -68,7 +68,7 @@ class Compared:
 
 
 class Verifier:
-    """One verification. `downloads` looks at several files at a time."""
+    """One verification. `downloads` reads several files at a time."""
 
     def __init__(self, scope: Scope, store: Store, downloads: Executor) -> None:
         self.compared = Compared()
@@ -80,7 +80,7 @@ class Verifier:
         self._worker_id = worker_id_of(os.getpid())
 
     def run(self, tell_progress: Callable[[Compared], None]) -> None:
-        """Verify until no run of the scope is left. Raises `RunError` or `UserError` when it had to stop."""
+        """Verify until no run of the scope is left. Raises `RunError` or `UserError` if it had to stop."""
         self._store.workers.recover(host_id(), is_alive)  # claims of verifications that were killed
         pid = os.getpid()
         info = WorkerInfo(self._worker_id, host_id(), pid, started_s(pid), self._scope.invocation_id)
@@ -111,7 +111,7 @@ class Verifier:
             raise self._error
 
     def _guarded(self, work: Callable[[], None]) -> None:
-        """A thread's error ends the verification."""
+        """Run a thread. Its error ends the verification."""
         try:
             work()
         except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
@@ -145,7 +145,7 @@ class Verifier:
         try:
             results = verify_runs(expected, project, self._back(claim.phase), self._scope.how)
         except Rejected as error:
-            if len(runs) > 1:  # the others may be well
+            if len(runs) > 1:  # the others may be all right
                 for run in runs:
                     self._verify([run])
                 return
@@ -165,7 +165,7 @@ class Verifier:
         return Expected(number, neptune_run_id(claim.run_id).name, digests, fork)
 
     def _back(self, phase: Phase) -> ReadBack:
-        """Runs that were copied to offline files are there until they are uploaded."""
+        """Where to read back. Runs copied to offline files are there until they are uploaded."""
         offline = self._scope.offline_dir if phase is Phase.COPY else None
         with self._lock:
             back = self._backs.get(offline is None)
@@ -175,5 +175,5 @@ class Verifier:
 
 
 def _rejected(expected: Expected, error: Rejected) -> Result:
-    """The destination has refused to show the run, or what it shows cannot be read."""
+    """The result for a run that the destination refuses to return, or that cannot be read."""
     return Result(expected, [Finding("", Verdict.NOT_VERIFIED, "the run", str(error))])
