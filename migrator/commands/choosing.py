@@ -1,4 +1,4 @@
-"""What a person asks for by name, and what is answered when there is no such thing: close names, and what there is."""
+"""Finds what the user asks for by name. If it does not exist, the message has similar names and what exists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from migrator.errors import UserError
 
 CLOSE = 3  # names offered as a correction
 LISTED = 10  # names of what there is
-COMPARED = 5_000  # names that close ones are looked for among: difflib takes some 10 µs for each
+COMPARED = 5_000  # names searched for similar ones at most: difflib takes about 10 µs per name
 
 OPTIONS = {
     "projects": ("--projects", "project"),
@@ -29,7 +29,7 @@ OPTIONS = {
 
 
 def chosen(store: Store, wanted: Wanted) -> Selection:
-    """The runs asked for. `UserError` if one of the values, or all of them together, match no run."""
+    """The runs that the user asks for. `UserError` if one of the values, or all of them together, match no run."""
     found = store.find(wanted)
     for field, values in found.unmatched.items():
         option, _ = OPTIONS[field]
@@ -44,7 +44,7 @@ def _elsewhere(field: str) -> str:
 
 
 def nothing_has(option: str, values: Sequence[str], known: Iterable[str], more: str) -> str:
-    """The message for values that nothing has. `known`: what there is; `more`: where to look for others."""
+    """The message for values that match nothing. `known`: existing values; `more`: where to look for others."""
     noun = next(noun for name, noun in OPTIONS.values() if name == option)
     there = list(islice(dict.fromkeys(known), COMPARED))
     told = f"{option} {', '.join(values[:LISTED])}{', ...' if len(values) > LISTED else ''}: there is no such {noun}"
@@ -52,7 +52,7 @@ def nothing_has(option: str, values: Sequence[str], known: Iterable[str], more: 
 
 
 def did_you_mean(words: Sequence[str], known: Collection[str]) -> str:
-    """ "; did you mean 'a' or 'b'?" without the question's end, or nothing if no name is close."""
+    """ " (did you mean 'a' or 'b'?)", or "" if no name is similar."""
     by_lower = {name.lower(): name for name in known}
     by_lower |= {name.lower().rpartition("/")[2]: name for name in known}
     close: list[str] = []

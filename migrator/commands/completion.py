@@ -10,11 +10,11 @@ from migrations_db import StateError, open_store
 from migrations_db.store import Store
 from migrator.settings import DEFAULT_DB
 
-OFFERED = 200  # names: a shell shows no more without asking
+OFFERED = 200  # names at most: shells ask before they show more
 
 
 def projects(context: typer.Context, begun: str) -> list[str]:
-    """Projects for a comma-separated list of which `begun` is typed."""
+    """Projects that complete the comma-separated list `begun`."""
     earlier, comma, last = begun.rpartition(",")
     return _offered(
         context,

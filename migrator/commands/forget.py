@@ -1,4 +1,4 @@
-"""`migrate forget`: runs become "never copied", because a person says so. Nothing at the destination changes."""
+"""`migrate forget`: resets runs to "never copied". Nothing at the destination changes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def forget_command(runs: Sequence[str], projects: Sequence[str], *, yes: bool, c
         raise UserError("which runs? Name them (`migrate forget RUN ...`), or give --projects ('*': all)")
     with open_store(common.db, create=False) as store:
         only = _selection(store, runs, projects)
-        store.workers.recover(host_id(), is_alive)  # a command that was killed holds nothing any more
+        store.workers.recover(host_id(), is_alive)  # a killed command no longer holds claims
         begun = list(store.reports.begun(only))
         if held := [run.ref for run in begun if run.status is RunStatus.RUNNING]:
             raise UserError(f"{held[0]} is being copied now: stop `migrate run` (or `migrate sync`) first")
@@ -46,7 +46,7 @@ def forget_command(runs: Sequence[str], projects: Sequence[str], *, yes: bool, c
 
 
 def _selection(store: Store, runs: Sequence[str], projects: Sequence[str]) -> Selection:
-    """The runs that are named, or all runs of the projects; of both, the runs named in these projects."""
+    """The named runs, or all runs of the projects. With both: the named runs, which must be in these projects."""
     for pattern in projects:
         if not store.select([pattern]).projects:
             known = ", ".join(project.source for project in store.inventory.projects())

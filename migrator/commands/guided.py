@@ -1,4 +1,4 @@
-"""`migrate` alone on a terminal: a few questions, a plan, one confirmation, and off it goes."""
+"""`migrate` without a command, on a terminal: a few questions, a plan, a confirmation, and the copy begins."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from migrator.visible import tell
 
 
 def guide(common: s.Globals) -> ExitCode:
-    """Ask what the ancestor script asked; blank answers are the defaults."""
+    """Ask what the ancestor script asked. Blank answers take the defaults."""
     typer.echo("Moves your W&B runs to Neptune. Blank answers take the default. Ctrl-C stops at any time;")
     typer.echo("everything is kept in a state database, and the same command goes on.\n")
     projects = _list_runs(common)
@@ -50,7 +50,7 @@ def guide(common: s.Globals) -> ExitCode:
 
 
 def _list_runs(common: s.Globals) -> tuple[str, ...]:
-    """Ask which runs, until the source has them, and list them; returns the projects (none: all)."""
+    """Ask which runs to copy, until the source has them, and list them. Returns the projects (empty: all)."""
     while True:
         entity = _ask("W&B entity, or a local directory with W&B runs (blank: your account's default)")
         local = (Path(entity).expanduser(),) if entity and ("/" in entity or Path(entity).is_dir()) else ()

@@ -1,4 +1,4 @@
-"""`migrate inventory`: lists the source's runs into the state database. Again: refreshes it."""
+"""`migrate inventory`: lists the source's runs and saves them in the state database, or refreshes it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from migrator.sources.base import RunFilter, Source
 from migrator.visible import tell, visible
 
 PAGE_RUNS = 500  # runs saved in one transaction
-POINTS_PER_ROW = 10  # a guess, for the order of claims and for progress bars
+POINTS_PER_ROW = 10  # an estimate, for the order of claims and for progress bars
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectResult:
-    """What was found in one project. `unseen` runs are in the database, but were not listed this time."""
+    """What was found in one project. `unseen` runs are in the database but were not listed this time."""
 
     project: Project
     listed: int
@@ -59,12 +59,12 @@ def take_inventory(
     inventory_id: int,
     tick: Callable[[str, int, int | None], None],
 ) -> Iterator[ProjectResult]:
-    """List all runs in scope of the projects that were found, one after the other, and save them page by page.
+    """List all runs in scope of the found projects, one project after another, and save them page by page.
 
-    Runs that are in the database, but not listed, are gone; with `scope.whole` also those of projects not found. Of
-    what the inventory did not look at, such as other directories than `scope.roots`, it says nothing.
+    Runs that are in the database but not listed are gone; with `scope.whole`, also those of projects that were not
+    found. Runs that the inventory did not look for, such as those outside `scope.roots`, are not changed.
 
-    `tick(project, runs listed, runs in all or None)` follows the progress.
+    `tick(project, runs listed, runs in total or None)` is called to show the progress.
     """
     saved = save_projects(store, source, found, scope.project_map)
     filtered = scope.only != RunFilter()
@@ -81,7 +81,7 @@ def take_inventory(
                 states[listing.source_state] = states.get(listing.source_state, 0) + 1
             tick(project.name, listed, total)
         unseen = 0
-        # Where the listing is not whole, nobody knows of a run that was not listed whether it is gone.
+        # If the listing is incomplete, a run that was not listed may still exist.
         if not filtered and source.missing(project) is None:
             unseen = store.inventory.finish_inventory(row.id, inventory_id, Unseen.GONE, scope.roots)
         yield ProjectResult(row, listed, counts, history_rows, states, unseen)
@@ -99,7 +99,7 @@ def take_inventory(
 
 
 def run_row(listing: RunListing) -> RunRow:
-    """A listing as the state database keeps it."""
+    """Convert a listing to what the state database stores."""
     return RunRow(
         run_id=listing.run_id,
         name=listing.name,
@@ -137,7 +137,7 @@ def inventory_command(scope: Scope, local: Sequence[Path], work_dir: Path, commo
         source = build_local_source(local, known=known) if local else build_api_source(scratch / "wandb")
         with ExitStack() as stack:
             stack.enter_context(closing(source))
-            found = find_projects(source, scope)  # first: a wrong key or name must not leave an empty database behind
+            found = find_projects(source, scope)  # first, so that a wrong key or name leaves no empty database behind
             check_filters(source, found, scope.only)
             store = stack.enter_context(open_store(common.db))
             inventory_id = store.begin_invocation("inventory", socket.gethostname(), os.getpid(), tool_version())
@@ -178,7 +178,7 @@ def inventory_command(scope: Scope, local: Sequence[Path], work_dir: Path, commo
 
 
 def narrow(store: Store, inventory_id: int, agreed: bool) -> int:
-    """Leave out the pending runs that this inventory did not list, if a person agrees; returns how many."""
+    """Leave out the pending runs that this inventory did not list, if the user agrees. Returns how many."""
     waiting = store.inventory.not_listed(inventory_id)
     if not waiting:
         return 0
@@ -193,7 +193,7 @@ def narrow(store: Store, inventory_id: int, agreed: bool) -> int:
 
 
 def _known_places(db: str) -> Mapping[tuple[str, str, str], Sequence[str]]:
-    """Where the runs lie that earlier inventories of local directories have listed."""
+    """The places of runs that earlier inventories of local directories have listed."""
     try:
         with open_store(db, create=False) as store:
             return store.inventory.locations("local")
@@ -202,7 +202,7 @@ def _known_places(db: str) -> Mapping[tuple[str, str, str], Sequence[str]]:
 
 
 def _entity_note(project: Project) -> str | None:
-    """What there is to say of the owner of a project; None: W&B has told it."""
+    """A note if the entity of a project is unknown, otherwise None."""
     is_unknown = project.source_service == "local" and project.entity == UNKNOWN_ENTITY
     return f"no log says which entity it belongs to: called '{UNKNOWN_ENTITY}'" if is_unknown else None
 

@@ -1,4 +1,4 @@
-"""What an inventory of local directories found and left out, whole or in part: told alike by all commands."""
+"""What an inventory of local directories found and left out, completely or in part, as all commands show it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from migrations_db.report_types import LeftOutGroup
 from migrator.commands.text import heading, say
 from migrator.records import Cause, LeftOut
 
-EXAMPLES = 3  # paths told of each cause
+EXAMPLES = 3  # paths shown per cause
 
 #: what each cause means, and what helps
 LEFT_OUT_MEANS = {
@@ -42,13 +42,13 @@ LEFT_OUT_MEANS = {
 
 
 def meaning(cause: str) -> tuple[str, str]:
-    """What a cause means, and what helps; for a word of another version the word alone."""
+    """What a cause means, and what helps. For a cause of another version: its code."""
     known = {word.value: texts for word, texts in LEFT_OUT_MEANS.items()}
     return known.get(cause, (cause, "see the README of the version that found it"))
 
 
 def grouped(left_out: Iterable[LeftOut]) -> list[LeftOutGroup]:
-    """By cause, most frequent first, with some of the paths."""
+    """Group by cause, most frequent first, with some of the paths."""
     paths: defaultdict[str, list[str]] = defaultdict(list)
     for one in left_out:
         paths[one.cause].append(one.path)
@@ -71,7 +71,7 @@ def left_out_json(groups: Iterable[LeftOutGroup]) -> list[dict[str, Any]]:
 
 
 def left_out_lines(groups: Iterable[LeftOutGroup]) -> list[str]:
-    """A few lines for each cause; what belongs to the line above is indented."""
+    """A few lines per cause. Lines that belong to the line above are indented."""
     lines = []
     for group in groups:
         means, what_helps = meaning(group.cause)
@@ -84,7 +84,7 @@ def left_out_lines(groups: Iterable[LeftOutGroup]) -> list[str]:
 
 
 def print_left_out(console: Console, groups: Sequence[LeftOutGroup]) -> None:
-    """For people: by cause, with examples and what helps."""
+    """Print it for people: by cause, with examples and what helps."""
     if groups:
         heading(console, "Left out of the inventory, or incomplete")
     for line in left_out_lines(groups):

@@ -1,4 +1,4 @@
-"""Where projects go: their Neptune names, and who may share one."""
+"""The destinations of projects: their Neptune names, and which projects may share one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from migrator.sources.base import RunFilter, Source
 def save_projects(
     store: Store, source: Source, found: Sequence[SourceProject], project_map: Mapping[str, str]
 ) -> list[Project]:
-    """Store the projects with their Neptune names; names given earlier stay, and are taken for newcomers.
+    """Store the projects with their Neptune names. Names assigned earlier stay, and new projects cannot have them.
 
-    Two projects go to one Neptune project only if `project_map` says so of both; `UserError` if runs would meet there.
+    Two projects go to one Neptune project only if `project_map` says so for both. `UserError` if both have a run with
+    the same id.
     """
     service, known = source.service, store.inventory.projects()
-    owners: dict[str, tuple[str, str]] = {}  # the source (service and entity) that a plain project name stands for
+    owners: dict[str, tuple[str, str]] = {}  # by plain project name, the source (service and entity) that it means
     for project in known:
         owners.setdefault(project.name, (project.source_service, project.entity))
 
@@ -64,7 +65,7 @@ def save_projects(
 
 
 def _move(store: Store, known: Mapping[str, Project], names: Mapping[str, Renamed], wanted: Collection[str]) -> None:
-    """Give projects of earlier inventories the names that are wanted now. `UserError` where runs are there already."""
+    """Give projects of earlier inventories the names wanted now. `UserError` if runs of them were copied already."""
     moved = {known[key].id: names[key] for key in wanted if key in known}
     fixed = store.inventory.set_destinations(moved)
     for project in known.values():
@@ -84,7 +85,7 @@ def _check_joined(
     stored: Mapping[str, Project],
     names: Mapping[str, Renamed],
 ) -> None:
-    """`UserError` if runs of one id would meet in one Neptune project. Projects by the names that they go by."""
+    """`UserError` if runs with one id would go to one Neptune project. Projects are keyed by their names for users."""
     joined: dict[str, list[str]] = {}
     for name, renamed in names.items():
         joined.setdefault(renamed.name, []).append(name)

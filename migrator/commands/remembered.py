@@ -1,6 +1,6 @@
-"""What a state database knows from earlier commands, so that it need not be said again.
+"""Takes settings of earlier commands from the state database, so that they need not be given again.
 
-The order is: option or its variable, NEPTUNE_PROJECT, state database. Contradictions are refused later, by `Binding`.
+The order is: option or its variable, NEPTUNE_PROJECT, state database. `Binding` later refuses contradictions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from migrator.parts.base import MappingOptions
 from migrator.settings import OFFLINE_DIR, Globals, Mode, default_workspace, token_is_set, workspace
 from migrator.visible import tell
 
-#: how options of the mapping are called on the command line
+#: the command-line names of mapping options
 MAPPING_NAMES = {
     "include_private": "--include-private",
     "stringify": "--stringify-config",
@@ -29,7 +29,7 @@ MAPPING_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a person says: None, empty and absent mean nothing. `mapping`: given fields of `MappingOptions`."""
+    """The user's settings. None, empty and absent mean not given. `mapping`: the given fields of `MappingOptions`."""
 
     mode: Mode | None = None
     workspace: str = ""
@@ -39,7 +39,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Where runs go, and how, for a command."""
+    """Where and how a command copies runs."""
 
     mode: Mode
     workspace: str
@@ -49,7 +49,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What the database has: None where it knows nothing."""
+    """The settings in the database. None: it has none."""
 
     mode: Mode | None = None
     workspace: str | None = None
@@ -58,12 +58,12 @@ class _Known:
 
 
 def remembered(phase: Phase, asked: Asked, common: Globals) -> Settled:
-    """What is asked for, completed from the state database, which is told in one line. `UserError` if not enough."""
+    """Complete the given settings from the state database, and print what was taken. `UserError` if any is missing."""
     try:
         with open_store(common.db, create=False) as store:
             known = _known(store, phase)
     except StateMissing:
-        known = _Known()  # the command will say so itself
+        known = _Known()  # the command will report it
     usual: Mode = "online" if token_is_set() else "offline"
     mode = asked.mode or known.mode or usual
     taken = [f"--mode {mode}"] if not asked.mode and mode != usual else []
@@ -89,7 +89,7 @@ def remembered(phase: Phase, asked: Asked, common: Globals) -> Settled:
 
 
 def mapping_text(name: str, value: object) -> str:
-    """An option of the mapping as one types it."""
+    """A mapping option as it is typed on the command line."""
     option = MAPPING_NAMES.get(name, name)
     match value:
         case True:

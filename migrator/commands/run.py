@@ -40,7 +40,7 @@ from migrator.parts.base import MappingOptions
 from migrator.settings import OFFLINE_WORKSPACE, Globals, Mode, lease_s, tool_version
 from migrator.visible import tell
 
-SAFE_LANES = 2  # of a worker with the safe client: each has a process of its own, which keeps a core busy
+SAFE_LANES = 2  # per worker with the safe client: each has its own process, which keeps a core busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class RunSettings:
     work_dir: Path
     supervision: Supervision
     options: MappingOptions
-    given_options: Mapping[str, object] = field(default_factory=dict)  # those of them that a person asked for
+    given_options: Mapping[str, object] = field(default_factory=dict)  # mapping options that the user has given
     wanted: Wanted = field(default_factory=Wanted)
     limit: int | None = None
     include: Sequence[str] = ()
@@ -63,31 +63,31 @@ class RunSettings:
     strict: bool = False
     safe_client: bool = False
     no_follow_links: bool = False
-    notify: str = ""  # a command that is told how the job goes; empty: none
+    notify: str = ""  # a command that receives events of the job; empty: none
 
     @property
     def asked(self) -> Sequence[str]:
-        """Parts that runs which are done without them are copied further for."""
+        """Parts requested by name: runs that are done without them are copied further."""
         return [part for part in self.include if part not in self.exclude]
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """How it ended, and what stands in the state database then."""
+    """How a job ended, and figures from the state database at that time."""
 
     exit_code: ExitCode
     progress: Progress
     skipped_values: int
     left_out: Mapping[str, int]  # by part, how many runs are done without it
-    uncopied: int = 0  # runs that an upload had to leave, because they have yet to be copied
+    uncopied: int = 0  # runs that could not be uploaded because they are still to be copied
     elapsed_s: float = 0.0
     values: int = 0  # written by this command
     size_bytes: int = 0  # written by this command
-    problems: int = 0  # what the inventory found, and no run has, or not whole
+    problems: int = 0  # what the inventory found and left out, completely or in part
 
 
 def selected_parts(include: Sequence[str], exclude: Sequence[str]) -> list[str]:
-    """Parts in copy order: all but the optional ones, with `include` added and `exclude` taken away."""
+    """Parts in copy order: all except the optional ones, plus `include`, minus `exclude`."""
     for name in (*include, *exclude):
         if name not in PARTS:
             raise UserError(f"there is no part '{name}': parts are {', '.join(PARTS)}")
@@ -98,11 +98,11 @@ def selected_parts(include: Sequence[str], exclude: Sequence[str]) -> list[str]:
 
 
 def run_job(settings: RunSettings, common: Globals) -> RunResult:
-    """Copy (or upload) all selected pending runs; returns when none is left, or when it had to stop."""
+    """Copy (or upload) all selected pending runs. Returns when none is left, or when the job had to stop."""
     parts = selected_parts(settings.include, settings.exclude)
     with open_store(common.db, create=False) as store, scratch_directory(settings.work_dir) as scratch:
         if settings.mode == "online":
-            neptune_api_token()  # asked for before anything starts
+            neptune_api_token()  # checked before anything starts
         binding = binding_of(settings)
         binding.check(store)
         check_offline(store, settings)
@@ -130,7 +130,7 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
             visibility=settings.visibility,
             follow_links=not settings.no_follow_links,
             lease_s=lease_s(),
-            pause_max_s=settings.supervision.give_up_s / 2,  # so it is asked again before the job gives up
+            pause_max_s=settings.supervision.give_up_s / 2,  # so that it is asked again before the job gives up
             verbose=common.verbose,
         )
         if settings.safe_client:
@@ -166,7 +166,7 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
 
 
 def _finish(job: Job, settings: RunSettings, store: Store, display: Display) -> ExitCode:
-    """Let workers do what there is to do. Another command may end runs without what this one asks for: then again."""
+    """Let workers do the job. If another command has meanwhile finished runs without the requested parts, repeat."""
     while True:
         again = store.start_copy(settings.asked, job.only) if settings.asked else 0
         if again:
@@ -183,23 +183,23 @@ def _finish(job: Job, settings: RunSettings, store: Store, display: Display) -> 
 
 
 def binding_of(settings: RunSettings) -> Binding:
-    """The destination that the database must belong to."""
+    """The destination to which the database must belong."""
     if settings.mode == "offline":
         return Binding(COPIES, Address.of_directory(settings.offline_dir))
     return neptune_binding(COPIES if settings.phase is Phase.COPY else UPLOADS, settings.workspace)
 
 
 def neptune_binding(setting: str, workspace: str) -> Binding:
-    """A workspace of the Neptune that the token is for."""
+    """The binding to a workspace on the token's Neptune server."""
     from migrator.destinations.neptune.token import address_of
 
     return Binding(setting, Address(server=address_of(neptune_api_token()), workspace=workspace))
 
 
 def check_offline(store: Store, settings: RunSettings) -> None:
-    """`UserError` unless the directory is where the runs of this state database were copied to, with files in it.
+    """`UserError` unless the directory is the one to which this state database's runs were copied, with files in it.
 
-    A file that is looked for in the wrong place is not lost: nothing may be forgotten because of it.
+    Otherwise files would seem lost only because they were looked for in the wrong place.
     """
     bound, directory = bound_address(store), settings.offline_dir.absolute()
     copied_to = bound.directory if bound else None
@@ -233,9 +233,9 @@ def _holds_files(directory: Path) -> bool:
 
 
 def check_mapping(store: Store, only: Selection, given: Mapping[str, object]) -> None:
-    """`UserError` if a run that is to be copied on began with other options than those given.
+    """`UserError` if the copy of a run began with other options than those given.
 
-    A metric would go on at another path, a skipped file would be in some runs only: options are bound to a run.
+    Options are bound to a run: otherwise a metric could continue at another path, for example.
     """
     if not given:
         return
@@ -259,7 +259,7 @@ def check_mapping(store: Store, only: Selection, given: Mapping[str, object]) ->
 
 
 def selection(store: Store, settings: RunSettings) -> Selection:
-    """The runs that this command is about."""
+    """The runs that this command concerns."""
     only = chosen(store, settings.wanted)
     if settings.phase is Phase.UPLOAD:
         store.start_upload(only)
@@ -270,21 +270,21 @@ def selection(store: Store, settings: RunSettings) -> Selection:
 
 
 def to_do(store: Store, include: Sequence[str], only: Selection) -> Iterator[RunSummary]:
-    """Pending runs, and those that are done without a part that is asked for by name."""
+    """Pending runs, and runs that are done without a part that is requested by name."""
     yield from store.reports.runs(RunStatus.PENDING, only)
     if include:
         yield from store.reports.lacking(include, only)
 
 
 def services(store: Store, phase: Phase) -> frozenset[str]:
-    """Where the runs of the inventory come from; uploads read nothing but offline files."""
+    """The services from which the runs come. None for uploads, which read only offline files."""
     if phase is Phase.UPLOAD:
         return frozenset()
     return frozenset(project.source_service for project in store.inventory.projects())
 
 
 def waiting(store: Store, phase: Phase, only: Selection) -> int:
-    """Runs that are not at their end yet."""
+    """The number of runs that have not ended yet."""
     runs = store.reports.progress(phase, only).runs
     return runs[RunStatus.PENDING] + runs[RunStatus.RUNNING]
 
@@ -361,7 +361,7 @@ def _summary(settings: RunSettings, result: RunResult) -> str:
 
 
 def dry_run_command(settings: RunSettings, common: Globals) -> ExitCode:
-    """Say what `run` would copy, from the state database alone. Nothing is written anywhere."""
+    """Show what `run` would copy, from the state database only. Nothing is written anywhere."""
     parts = selected_parts(settings.include, settings.exclude)
     with open_store(common.db, create=False) as store:
         only = chosen(store, settings.wanted)
@@ -379,7 +379,7 @@ def dry_run_command(settings: RunSettings, common: Globals) -> ExitCode:
     table = new_table(console, "W&B project", "Neptune project", ">runs")
     for source, entry in plan.items():
         destination = str(entry["destination"])
-        if settings.mode == "offline":  # the real workspace is known when it is uploaded
+        if settings.mode == "offline":  # the real workspace is known only at the upload
             destination = destination.removeprefix(f"{OFFLINE_WORKSPACE}/")
         add_row(table, source, destination, str(entry["runs"]))
     if plan:

@@ -1,4 +1,4 @@
-"""`migrate runs`: the runs of the state database as a table, JSON or CSV, because a person looks before they copy."""
+"""`migrate runs`: shows the runs in the state database as a table, JSON or CSV, to look at before copying."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from migrator.commands.text import add_row, counted, new_table, print_table, say
 from migrator.errors import UserError
 from migrator.settings import Globals
 
-SHOWN = 200  # rows of a table, unless --limit says otherwise: people do not read more
+SHOWN = 200  # rows of a table, unless --limit is given: people do not read more
 
 
 @dataclass(frozen=True, slots=True)
 class RunsQuery:
-    """Which runs, and how they are shown. `sort`: one of `SORTS`, empty: as they were listed."""
+    """Which runs to show, and how. `sort`: one of `SORTS`; empty: as they were listed."""
 
     wanted: Wanted
     statuses: Sequence[str] = ()
@@ -42,7 +42,7 @@ class RunsQuery:
 
 
 def runs_command(query: RunsQuery, common: Globals) -> None:
-    """Print the runs that the query means."""
+    """Print the runs that match the query."""
     statuses = [_status(word) for word in query.statuses]
     if query.sort and query.sort not in SORTS:
         raise UserError(f"--sort {query.sort}{did_you_mean([query.sort], SORTS)}: sort by {', '.join(SORTS)}")
@@ -97,7 +97,7 @@ def _print_runs(found: Iterator[ListedRun], limit: int) -> None:
 
 
 def status_text(run: ListedRun | RunAccount) -> str:
-    """Where a run stands, in the words of `migrate status`."""
+    """The status of a run, in the words of `migrate status`."""
     why = f": {run.error_class}" if run.status is RunStatus.FAILED and run.error_class else ""
     return f"{status_word(run.status)}{why}" + (" (upload)" if run.phase == "upload" else "")
 

@@ -1,4 +1,4 @@
-"""What an inventory is to list, found at the source before anything is saved."""
+"""What an inventory lists, checked in the source before anything is saved."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from migrator.sources.base import RunFilter, Source
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What to list. `projects` are names or globs ("name" or "entity/name"); empty: all but `exclude_projects`.
+    """What to list. `projects` are names or globs ("name" or "entity/name"); empty: all except `exclude_projects`.
 
-    Filters choose what is added. `narrow`: nothing else is to be copied, so pending runs that are not listed are left
-    out, if a person agrees (`agreed`: has done so already).
+    Filters choose what is added. `narrow`: copy nothing else, so pending runs that are not listed are left out if the
+    user agrees (`agreed`: has already agreed).
     """
 
     entity: str | None = None
@@ -27,14 +27,14 @@ class Scope:
     exclude_projects: Sequence[str] = ()
     only: RunFilter = field(default_factory=RunFilter)
     project_map: Mapping[str, str] = field(default_factory=dict)
-    whole: bool = False  # the source tells all projects that the entity has, and all are in scope
-    roots: Sequence[str] | None = None  # the directories that are looked at, of local runs; None: not local
+    whole: bool = False  # the source lists all projects of the entity, and all are in scope
+    roots: Sequence[str] | None = None  # the directories that are examined for local runs; None: not local
     narrow: bool = False
     agreed: bool = False
 
 
 def matches(project: SourceProject, patterns: Sequence[str]) -> bool:
-    """Whether a project is meant: its name, or "entity/name", by any pattern; no pattern means all."""
+    """Whether a project matches any of the patterns, by its name or "entity/name". No patterns match all."""
     full_name = f"{project.entity}/{project.name}"
     return not patterns or any(
         fnmatch.fnmatchcase(project.name, pattern) or fnmatch.fnmatchcase(full_name, pattern) for pattern in patterns
@@ -42,14 +42,14 @@ def matches(project: SourceProject, patterns: Sequence[str]) -> bool:
 
 
 def find_projects(source: Source, scope: Scope) -> list[SourceProject]:
-    """The projects in scope. `UserError` when nothing matches, or one of the patterns does not."""
+    """The projects in scope. `UserError` if nothing matches, or one of the patterns matches nothing."""
     there = list(source.projects(scope.entity))
     if not there and source.left_out:
         reasons = "\n".join(f"  {line}" for line in left_out_lines(grouped(source.left_out)))
         raise UserError(f"nothing that could be copied was found:\n{reasons}")
     lists_all = "`migrate inventory` without --projects lists all"
     for option, patterns in (("--projects", scope.projects), ("--exclude-projects", scope.exclude_projects)):
-        # a name that matches nothing is a typing error; better told than left out
+        # a name that matches nothing is a typing error, to be reported
         if unmatched := [pattern for pattern in patterns if not any(matches(one, [pattern]) for one in there)]:
             raise UserError(nothing_has(option, unmatched, (f"{one.entity}/{one.name}" for one in there), lists_all))
     excluded = scope.exclude_projects
@@ -64,7 +64,7 @@ def find_projects(source: Source, scope: Scope) -> list[SourceProject]:
 
 
 def check_filters(source: Source, projects: Sequence[SourceProject], only: RunFilter) -> None:
-    """`UserError` if no run passes the filters, or one of their values is no run's: told before anything is saved."""
+    """`UserError` if no run passes the filters, or no run has one of their values. Checked before anything is saved."""
     if only == RunFilter():
         return
     values = {name: getattr(only, name) for name in _VALUES}
@@ -89,7 +89,7 @@ def check_filters(source: Source, projects: Sequence[SourceProject], only: RunFi
         raise UserError(f"no run passes all of these filters together. Without filters there are {count}")
 
 
-#: what a run has for each field of `RunFilter` that holds values
+#: the values of a run for each field of `RunFilter` that has values
 _VALUES: Mapping[str, Callable[[RunListing], Sequence[str]]] = {
     "states": lambda listing: [listing.source_state],
     "tags": lambda listing: listing.tags,

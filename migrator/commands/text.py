@@ -1,6 +1,6 @@
 """Text on a console: with colours and lines on a terminal, plain elsewhere.
 
-Names come from outside: they are never read as rich's markup, and control characters in them do nothing.
+Names come from outside: they are never interpreted as rich's markup, and control characters in them have no effect.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ STATUS_STYLES = {
 
 
 def status_word(status: RunStatus) -> str:
-    """As people read it: runs are left out, values are skipped."""
+    """The status for people. Runs are "left out", because "skipped" is for values."""
     return "left out" if status is RunStatus.SKIPPED else status.value
 
 
-#: by the code that the ledger has for what was not written; README has the same table
+#: explanations of the ledger's codes for what was not written; README has the same table
 SKIPS_MEAN = {
     "wandb_object": "an object: wandb/raw/summary.json has it, and the history if logged",
     "missing_file": "the source names it, but does not have it",
     "damaged_file": "the offline copy of the file is not as it was written",
     "link": "a link that the log does not name, or that leads to no place for files",
-    "contains_key": "a key of W&B or Neptune that this tool uses is in it",
+    "contains_key": "it contains a W&B or Neptune key that this tool uses",
     "outside": "neither in the run's directory nor where W&B stages artifacts (WANDB_DATA_DIR of the training)",
     "missing_rows": "the source counts more rows than it returns",
     "bad_row": "a row of the history without `_step`, or that cannot be read",
@@ -49,13 +49,13 @@ SKIPS_MEAN = {
     "step_not_increasing": "a higher step came before it",
     "step_out_of_range": "below 0, or 1e12 and more",
     "not_a_number": "system metrics must be numbers",
-    "number_out_of_range": "an integer beyond every double",
+    "number_out_of_range": "an integer too large for a double",
     "bad_histogram": "its edges do not rise, or do not fit its values",
     "string_set_too_large": "the tags are over 1 MiB together",
     "too_large": "a file over --max-file-size",
     "unreadable": "a damaged part of a local log",
     "overwritten": "a later start with the same run id has taken its place in W&B",
-    "refused": "Neptune's own code for what it did not take",
+    "refused": "Neptune did not accept it, with this code",
 }
 
 _SECRETS = (
@@ -67,7 +67,7 @@ _SECRETS = (
 
 
 def say(console: Console, text: str, style: str = "", indent: int = 0) -> None:
-    """Text that wraps inside its indentation, without blanks at the ends of lines."""
+    """Print text that wraps within its indentation, without trailing spaces."""
     width = max(console.width - indent, MIN_WIDTH)
     for line in Text(visible(text), style).wrap(console, width, overflow="fold"):
         line.rstrip()
@@ -80,7 +80,7 @@ def heading(console: Console, text: str) -> None:
 
 
 def new_table(console: Console, *columns: str) -> Table:
-    """Columns that begin with `>` hold numbers. Names are folded, never cut."""
+    """A table. Columns that begin with `>` contain numbers. Names are wrapped, never cut."""
     table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, show_edge=False)
     for column in columns:
         if column.startswith(">"):
@@ -91,13 +91,13 @@ def new_table(console: Console, *columns: str) -> Table:
 
 
 def add_row(table: Table, *cells: str, indent: int = 0, style: str = "") -> None:
-    """The last cell wraps inside its indentation; the first one has the style."""
+    """Add a row. The last cell wraps within its indentation; the first one has the style."""
     *texts, last = (Text(visible(cell), "" if number else style) for number, cell in enumerate(cells))
     table.add_row(*texts, Padding(last, (0, 0, 0, indent)))
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Without the blanks with which rich fills the last column."""
+    """Print a table without the spaces with which rich fills the last column."""
     for line in console.render_lines(table, pad=False):
         text = Text.assemble(*((segment.text, segment.style or "") for segment in line))
         text.rstrip()
@@ -105,7 +105,7 @@ def print_table(console: Console, table: Table) -> None:
 
 
 def what_text(kind: str, reason: str, width: int) -> str:
-    """What a line of the ledger says has happened. Notes have words for it, skips codes, which are explained."""
+    """Describe what happened, from a line of the ledger. Notes have a text; skips have a code, which is explained."""
     short = shortened(reason, max(width, MIN_WIDTH))
     if kind != Kind.SKIPPED:
         return f"{kind}: {short}"
@@ -114,13 +114,13 @@ def what_text(kind: str, reason: str, width: int) -> str:
 
 
 def path_text(path: str, width: int) -> str:
-    """The ledger's path, or "old → new": each name at most half a line, in quotes where one would overlook it."""
+    """The ledger's path, or "old → new": each name at most half a line, in quotes if it is easily overlooked."""
     names = (shortened(name, max(width, MIN_WIDTH) // 2) for name in path.split(" → "))
     return " → ".join(name if name and name == name.strip() else f'"{name}"' for name in names)
 
 
 def shortened(text: str, max_chars: int) -> str:
-    """Text without its middle, where it is too long."""
+    """Cut the middle out of text that is too long."""
     start = max_chars // 2
     return text if len(text) <= max_chars else f"{text[:start]}…{text[start + 1 - max_chars :]}"
 
@@ -131,20 +131,20 @@ def message_text(text: str | None) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """An error message without keys and signed addresses, which vendors may have put there."""
+    """An error message without keys and signed addresses, which may be in vendors' messages."""
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
 
 
 def confirmed(question: str) -> bool:
-    """The answer of a person at a terminal; Return means no."""
+    """Ask the user at the terminal. Return means no."""
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def left_out_text(left_out: Mapping[str, int]) -> str:
-    """Which parts runs are done without, and how they are copied; empty: none."""
+    """Which parts are missing in runs that are done, and how to copy them. Empty: none."""
     if not left_out:
         return ""
     count, options = max(left_out.values()), " ".join(f"--include {part}" for part in left_out)

@@ -40,7 +40,7 @@ BLIND = "Not looked at: at level counts, the points of text, histograms and file
 
 @dataclass(frozen=True, slots=True)
 class VerifySettings:
-    """What the user chose. `sample`: a share of the runs, 0 to 1; `again`: also those that have a verdict."""
+    """The user's choices. `sample`: a share of the runs, 0 to 1; `again`: also those that have a verdict."""
 
     how: How
     workers: int
@@ -52,7 +52,7 @@ class VerifySettings:
 
 
 def verify_command(settings: VerifySettings, common: Globals) -> ExitCode:
-    """Read runs back and say what was found."""
+    """Read runs back and print what was found."""
     with open_store(common.db, create=False) as store:
         only = sampled(store, store.select(settings.projects, settings.run_ids), settings)
         compared = _verified(store, only, settings, common)
@@ -67,7 +67,7 @@ def verify_command(settings: VerifySettings, common: Globals) -> ExitCode:
 
 
 def sampled(store: Store, only: Selection, settings: VerifySettings) -> Selection:
-    """The same runs for the same seed, and at least one."""
+    """A sample of the runs, at least one. The same seed gives the same runs."""
     if settings.sample >= 1.0:
         return only
     runs = store.verification.done(only)
@@ -103,14 +103,14 @@ def _verified(store: Store, only: Selection, settings: VerifySettings, common: G
 
 
 def _check_binding(store: Store, workspace: str | None, *, offline: bool) -> None:
-    """The token must be one for the server that the runs went to."""
+    """`UserError` unless the token is for the server to which the runs were copied."""
     if workspace is None:
         raise UserError("nothing has been copied yet: `migrate run` first")
     neptune_binding(UPLOADS if offline else COPIES, workspace).check(store)
 
 
 class _Lines:
-    """A line now and then."""
+    """Prints a line from time to time."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet, self._next_at = quiet, time.monotonic() + LINE_EVERY_S
@@ -173,7 +173,7 @@ def _print(how: How, counts: VerdictCounts, compared: Compared, findings: Iterat
 
 
 def how_of(level: str, files: str) -> How:
-    """What the options mean, or a `UserError`."""
+    """Parse the options, or raise `UserError`."""
     if level not in Level.__members__.values():
         raise UserError(f"--level is {', '.join(Level)}, not '{level}'")
     if files not in Files.__members__.values():
@@ -182,7 +182,7 @@ def how_of(level: str, files: str) -> How:
 
 
 def share_of(text: str) -> float:
-    """ "5%" or "0.05"; empty: all."""
+    """Parse a share such as "5%" or "0.05". Empty: all."""
     if not text:
         return 1.0
     try:

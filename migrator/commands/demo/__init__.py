@@ -2,7 +2,7 @@
 
     make runs (demo_runs, several processes) -> inventory -> run, stopped half-way -> run again -> status
 
-Everything lies in one directory, and every command is the real one, started as a person would in that directory.
+Everything is in one directory, and all commands are the real ones, started in that directory as a user would do it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from migrator.errors import ExitCode, UserError
 from migrator.settings import DEFAULT_DB, LOG_DIR, OFFLINE_DIR
 
 RUNS_DIR = "runs"  # where the W&B SDK writes
-SDK_DIR = "wandb-sdk"  # its home, caches and settings, so that yours are left alone
+SDK_DIR = "wandb-sdk"  # its home, caches and settings, so that yours are not touched
 PROCESSES = ("vision", "text", "crash")  # of demo_runs, all at once
 WORKERS = 2
 LOOK_EVERY_S = 0.05
-HALF_WAY_POINTS = 20_000  # read of a run that goes on: only the long ones have so many
-OWN_SETTINGS = ("WANDB_", "NEPTUNE_", "MIGRATE_")  # of the person who starts the demo: not the demo's
+HALF_WAY_POINTS = 20_000  # read of a run in progress: only the long ones have this many
+OWN_SETTINGS = ("WANDB_", "NEPTUNE_", "MIGRATE_")  # the user's own settings, which the demo ignores
 COMMAND = (sys.executable, "-P", "-m", "migrator")
 
 Echo = Callable[[str], None]
@@ -49,10 +49,10 @@ def run_demo(
     command: Sequence[str] = COMMAND,
     processes: Sequence[str] = PROCESSES,
 ) -> int:
-    """Tell the story; returns the exit code. `directory` (new or empty) None: a temporary one, which stays.
+    """Run the demo. Returns the exit code. `directory` must be new or empty; None: a temporary one, which stays.
 
-    `command` is what stands for `migrate`; `processes` make the runs. Raises `UserError` when the directory is not
-    empty. However it ends, no process is left behind.
+    `command` is run in place of `migrate`; `processes` make the runs. Raises `UserError` if the directory is not empty.
+    However it ends, no process is left behind.
     """
     demo = _Demo(_prepared(directory), echo, command, processes)
     started_at = time.monotonic()
@@ -81,11 +81,11 @@ def _prepared(directory: Path | None) -> Path:
 
 
 class _StepFailed(Exception):
-    """A command of the demo did not end as it should."""
+    """A command of the demo did not succeed."""
 
     def __init__(self, what: str, exit_code: int) -> None:
         super().__init__(f"{what} ended with exit code {exit_code}")
-        self.exit_code = exit_code if exit_code >= 0 else 128 - exit_code  # a signal, as shells tell it
+        self.exit_code = exit_code if exit_code >= 0 else 128 - exit_code  # for a signal, as in shells
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ When you have seen enough, delete the directory; there is nothing of the demo el
     # ------------------------------------------------------------ steps
 
     def _make_runs(self) -> None:
-        """All processes at once; what they print goes to a file, since it is their console output."""
+        """Run all processes at once. Their output goes to a file, because it is the console output of the runs."""
         sdk = self._made(SDK_DIR)
         environment = self._environment() | {
             "WANDB_DIR": str(self._made(RUNS_DIR)),
@@ -162,7 +162,7 @@ When you have seen enough, delete the directory; there is nothing of the demo el
         return open_store(self.directory / DEFAULT_DB, create=False)
 
     def _migrate_and_stop(self, *arguments: str) -> None:
-        """SIGTERM as soon as some runs are done, while another is in its middle."""
+        """Start the command, and send SIGTERM as soon as some runs are done and another is half-way."""
         with self._migrate_started(*arguments) as process, self._store() as store:
             while process.poll() is None:
                 progress = store.reports.progress(Phase.COPY)
@@ -199,7 +199,7 @@ When you have seen enough, delete the directory; there is nothing of the demo el
         return path
 
     def _environment(self) -> dict[str, str]:
-        """Ours, without keys and settings. What this process can import, its commands can, too."""
+        """Our environment without keys and settings. Commands can import everything that this process can."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(OWN_SETTINGS)}
         return kept | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
 
@@ -211,5 +211,5 @@ When you have seen enough, delete the directory; there is nothing of the demo el
 
 
 def _is_half_way(progress: Progress) -> bool:
-    """Some runs are done, and one is in its middle."""
+    """Whether some runs are done and one is half-way."""
     return progress.runs[RunStatus.DONE] > 0 and any(run.points_read > HALF_WAY_POINTS for run in progress.running)

@@ -17,7 +17,7 @@ END_WAIT_S = 12.0  # for a command that was asked to end; a clean stop takes 10 
 def started(
     command: Sequence[str], directory: Path, environment: Mapping[str, str], output: BinaryIO | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in `directory` that ends with the block. `output` None: it prints where we print."""
+    """A process in `directory` that ends with the block. `output` None: it prints to our output."""
     process = subprocess.Popen(
         command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
     )
@@ -28,7 +28,7 @@ def started(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ctrl-C has asked the whole group already: wait a little, then ask, then insist."""
+    """End a process: wait a little (Ctrl-C has reached the whole group already), then terminate, then kill it."""
     try:
         if not _ends(process, 1.0):
             process.terminate()

@@ -1,7 +1,7 @@
 """The runs of `migrate demo`, made with the real W&B SDK, offline: `python -m migrator.commands.demo.runs PROCESS`.
 
-`PROCESSES` says which process makes which runs; they can all be started at once. W&B writes to the directory that
-the environment names (WANDB_DIR), and nowhere else.
+`PROCESSES` says which process makes which runs. All can be started at once. W&B writes only to the directory in the
+environment (WANDB_DIR).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ LONG_ROWS = 20_000  # with LAYERS, long enough to be stopped half-way
 LAYERS = 6
 SHORT_ROWS = 200
 CRASHED_AFTER_ROWS = 5_000
-CRASHED_AGE_S = 3_600  # W&B's own rule: a log without an end that nobody writes to is a crashed run's
+CRASHED_AGE_S = 3_600  # W&B's own rule: an unfinished log that is no longer written belongs to a crashed run
 
 
 @contextmanager
 def started(project: str, run_id: str, **options: Any) -> Iterator[Any]:
-    """A run that finishes with the block."""
+    """A run that ends with the block."""
     settings = wandb.Settings(x_stats_sampling_interval=1.0)
     run = wandb.init(entity=ENTITY, project=project, id=run_id, settings=settings, **options)
     try:
@@ -41,7 +41,7 @@ def started(project: str, run_id: str, **options: Any) -> Iterator[Any]:
 
 
 def train(run: Any, rows: int, learning_rate: float, first_row: int = 0, layers: int = 0) -> None:
-    """A training curve; the same numbers every time."""
+    """Log a training curve, with the same numbers every time."""
     noise = random.Random(run.id)
     for i in range(first_row, first_row + rows):
         loss = math.exp(-learning_rate * i / 20) + noise.random() * 0.05
@@ -49,7 +49,7 @@ def train(run: Any, rows: int, learning_rate: float, first_row: int = 0, layers:
         run.log({"train/loss": loss, "train/accuracy": 1 - loss / 2, "epoch": i // 100, **gradients})
 
 
-# ---------------------------------------------------------------- one function a run
+# ---------------------------------------------------------------- one function per run
 
 
 def sweep() -> None:
@@ -96,17 +96,17 @@ def _tone(path: Path, hertz: int) -> Path:
 
 
 def resumed(first_row: int) -> None:
-    """One start of a run that has two: the second goes on where the first ended, in a directory of its own."""
+    """One of the two starts of a run: the second continues where the first ended, in its own directory."""
     with started(VISION, "resumed", name="resumed after a break", resume="allow") as run:
         train(run, SHORT_ROWS, 0.02, first_row)
 
 
 def crashed() -> None:
-    """A run whose machine loses its power: its log has no end."""
+    """A run whose machine loses power: its log has no end."""
     with started(VISION, "crashed", name="power cut") as run:
         train(run, CRASHED_AFTER_ROWS, 0.02)
         log = next(Path(run.dir).parent.glob("*.wandb"))
-        while log.stat().st_size < 100_000:  # the writer has not come to it yet
+        while log.stat().st_size < 100_000:  # the writer has not written it yet
             time.sleep(0.05)
         for child in psutil.Process().children(recursive=True):
             child.kill()
@@ -117,7 +117,7 @@ def crashed() -> None:
 
 
 def diverged() -> None:
-    """Not all numbers are finite, and the run fails."""
+    """A run that logs numbers that are not finite, and fails."""
     with started(TEXT, "diverged", name="diverged", config={"seed": 2**70, "lr": 10.0}) as run:
         for i in range(SHORT_ROWS):
             run.log({"loss": 2.0**i if i < 100 else math.nan, "grad": math.inf if i > 90 else 1.5**i})
@@ -143,7 +143,7 @@ def talkative() -> None:
 
 
 def names() -> None:
-    """Metrics whose names mean something else at Neptune, and a picture that somebody has deleted."""
+    """Metrics whose names have another meaning in Neptune, and a picture that somebody has deleted."""
     with started(TEXT, "names", name="[red] names / levels") as run:
         for i in range(20):
             run.log({"config/lr": 0.1 / (i + 1), "system/load": i % 3, "a//b": i, "plots": wandb.Html(f"<p>{i}</p>")})
@@ -154,7 +154,7 @@ def names() -> None:
 
 Make = Callable[[], None]
 
-#: what each process makes, in this order; a run that is started twice has something between its starts
+#: the runs that each process makes, in order; between the two starts of one run there is another run
 PROCESSES: dict[str, tuple[Make, ...]] = {
     "vision": (
         lambda: resumed(0),

@@ -1,6 +1,6 @@
-"""`migrate status` and `migrate retry-failed`: what the state database says, and what follows from it.
+"""`migrate status` and `migrate retry-failed`: the contents of the state database, and conclusions from them.
 
-conclusions   where runs go, the next step, which run is meant
+conclusions   where runs go, the next step, which run the user means
 documents     as JSON
 overview      as text: the whole job
 run           as text: one run
@@ -32,13 +32,13 @@ from migrator.job.pace import Pace
 from migrator.parts import STANDARD_PARTS
 from migrator.settings import Globals
 
-WATCH_S = 2.0  # between two looks of `--watch` on a terminal
+WATCH_S = 2.0  # between two refreshes of `--watch` on a terminal
 WATCH_LINE_S = 30.0  # elsewhere
 
 
 @dataclass(frozen=True, slots=True)
 class StatusQuery:
-    """What to show: one `run` in full, else the whole job or its `failed` runs or `skips`, of the runs `wanted`."""
+    """What to show: one `run` in full; or the whole job, its `failed` runs or its `skips`, for the runs `wanted`."""
 
     run: str = ""
     wanted: Wanted = field(default_factory=Wanted)
@@ -50,7 +50,7 @@ class StatusQuery:
 
 
 def status_command(query: StatusQuery, common: Globals) -> ExitCode:
-    """Show it; with `exit_code` the answer says whether all is done (0), runs failed (3) or there is more to do (6)."""
+    """Show it. With `exit_code`, the result says if all is done (0), runs failed (3) or there is more to do (6)."""
     if query.watch and (query.run or query.failed or query.skips or common.json):
         raise UserError("--watch shows the whole job, alone or with --short")
     with open_store(common.db, create=False) as store:
@@ -94,7 +94,7 @@ def _show(store: Store, overview: Overview, only: Selection, query: StatusQuery,
 
 
 def _watch(store: Store, only: Selection, query: StatusQuery, bound: Bound) -> Overview:
-    """Show it again and again until nothing is left to do, or Ctrl-C."""
+    """Refresh the output until nothing is left to do, or Ctrl-C."""
     console = Console()
     pace = Pace()
     while True:
@@ -110,12 +110,12 @@ def _watch(store: Store, only: Selection, query: StatusQuery, bound: Bound) -> O
             return overview
         try:
             time.sleep(WATCH_S if console.is_terminal else WATCH_LINE_S)
-        except KeyboardInterrupt:  # how a person ends it
+        except KeyboardInterrupt:  # the normal way to end it
             return overview
 
 
 def retry_failed_command(classes: Sequence[ErrorClass], wanted: Wanted, common: Globals) -> None:
-    """Put failed runs back to pending and say how many."""
+    """Make failed runs pending again and print how many."""
     with open_store(common.db, create=False) as store:
         only = chosen(store, wanted)
         failures = [str(word) for word in classes if word is not ErrorClass.DIFFERS]

@@ -15,8 +15,8 @@ from migrator.job.pace import Speed, time_left_s
 from migrator.parts import OPTIONAL_PARTS, PARTS
 from migrator.records import Kind
 
-ALIVE_S = 60.0  # a lease: a worker that was silent for longer has lost its runs
-MAX_CANDIDATES = 20  # runs named when a text fits several
+ALIVE_S = 60.0  # the length of a lease: a worker that is silent for longer has lost its runs
+MAX_CANDIDATES = 20  # runs listed if a text matches several
 
 #: the mapping's "Not copied"
 NEVER_COPIED = (
@@ -32,7 +32,7 @@ NEVER_COPIED = (
 
 
 class Bound(NamedTuple):
-    """Where the runs of a state database go: Neptune's workspace (None: not known yet), by `offline` files or not."""
+    """Where the runs of a state database go: Neptune's workspace (None: not known yet), `offline` files or not."""
 
     workspace: str | None = None
     offline: bool = False
@@ -42,7 +42,7 @@ NOT_BOUND = Bound()
 
 
 def bound_to(store: Store) -> Bound:
-    """As the first `migrate run` has stored it, and for offline files the first `migrate sync`."""
+    """Read what the first `migrate run` and, for offline files, the first `migrate sync` have stored."""
     address = bound_address(store)
     offline = address is not None and address.directory is not None
     to = bound_address(store, UPLOADS) if offline else address
@@ -50,7 +50,7 @@ def bound_to(store: Store) -> Bound:
 
 
 def find_run(store: Store, text: str) -> RunDetail:
-    """The run that a person means by "run id", "project/run id" or "entity/project/run id"."""
+    """The run that a user means by "run id", "project/run id" or "entity/project/run id"."""
     found = store.reports.find_runs(text, limit=MAX_CANDIDATES + 1)
     if len(found) > 1:
         named = "\n".join(f"  {run.ref}" for run in found[:MAX_CANDIDATES])
@@ -66,20 +66,20 @@ def find_run(store: Store, text: str) -> RunDetail:
 
 
 def advice(error_class: str | None) -> str:
-    """What to do about failures of a class; for a word of another version the general advice."""
+    """What to do about failures of a class. For a class of another version: the general advice."""
     known = {word.value: text for word, text in ADVICE.items()}
     return known.get(error_class or "", ADVICE[ErrorClass.UNKNOWN])
 
 
 def destination_of(project: Project, workspace: str | None) -> str | None:
-    """ "workspace/name", or the name alone while no workspace is known; None: not decided."""
+    """ "workspace/name", or only the name while the workspace is unknown. None: not decided."""
     if project.destination_name is None or workspace is None:
         return project.destination_name
     return f"{workspace}/{project.destination_name}"
 
 
 def part_sums(overview: Overview) -> list[PartSums]:
-    """In copy order. Parts that are always copied are there even if nothing was read yet."""
+    """Sums by part, in copy order. Parts that are always copied are included even if nothing was read yet."""
     seen = {part.name: part for part in overview.parts}
     expected = [name for name in PARTS if name in seen or name not in OPTIONAL_PARTS]
     others = [name for name in seen if name not in PARTS]
@@ -87,7 +87,7 @@ def part_sums(overview: Overview) -> list[PartSums]:
 
 
 def skips_and_notes(overview: Overview) -> tuple[list[LedgerGroup], list[LedgerGroup]]:
-    """(what was not written, what was written, but changed), most frequent first."""
+    """(what was not written, what was written but changed), most frequent first."""
     skips = [group for group in overview.ledger if group.kind == Kind.SKIPPED]
     return skips, [group for group in overview.ledger if group.kind != Kind.SKIPPED]
 
@@ -100,12 +100,12 @@ def conclusion(overview: Overview) -> ExitCode:
 
 
 def is_running(overview: Overview) -> bool:
-    """Whether a worker has given a sign of life of late."""
+    """Whether a worker has given a sign of life recently."""
     return any(worker.heartbeat_age_s < ALIVE_S for worker in overview.workers)
 
 
 def average_speed(overview: Overview) -> Speed | None:
-    """Since the command that runs has started; None: nothing copies now."""
+    """The speed since the running command started. None: no command is copying."""
     job, progress = overview.job, overview.progress
     if job is None or progress is None or job.command != "run" or job.elapsed_s <= 0 or not is_running(overview):
         return None
@@ -138,5 +138,5 @@ def next_step(overview: Overview, bound: Bound) -> str:
 
 
 def verdicts_text(counts: VerdictCounts) -> str:
-    """ "10 verified, 1 differ, 0 not verified": of the runs that are done."""
+    """ "10 verified, 1 differ, 0 not verified": counts of done runs."""
     return f"{counts.verified:,} verified, {counts.differs:,} differ, {counts.not_verified:,} not verified"

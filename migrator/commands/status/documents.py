@@ -1,6 +1,6 @@
-"""What `migrate status --json` says.
+"""The documents of `migrate status --json`.
 
-The keys of the documents are a promise to scripts: more may come, none goes away.
+Scripts may rely on their keys: keys may be added, but none is ever removed.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def overview_json(overview: Overview, workspace: str | None) -> dict[str, Any]:
 
 
 def _job(overview: Overview) -> dict[str, Any] | None:
-    """The command that runs, or the last one; speed and time left are null unless it copies now."""
+    """The running command, or the last one. Speed and time left are null unless it is copying now."""
     job, speed = overview.job, average_speed(overview)
     if job is None:
         return None
@@ -170,7 +170,7 @@ def _ledger_group(group: LedgerGroup) -> dict[str, Any]:
 
 
 def _json_data(value: Any) -> Any:
-    """What JSON can hold; times in ISO form."""
+    """Convert a value for JSON. Times are in ISO form."""
     match value:
         case datetime():
             return value.isoformat()

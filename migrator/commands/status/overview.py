@@ -47,7 +47,7 @@ TOP_WORKERS = 8  # runs in progress shown by name
 
 
 def print_short(console: Console, overview: Overview, bound: Bound = NOT_BOUND, speed: Speed | None = None) -> None:
-    """`migrate status --short`: what to do next, and the job in a few lines."""
+    """`migrate status --short`: what to do next, and a short summary of the job."""
     say(console, f"Next: {next_step(overview, bound)}", "bold")
     _print_runs(console, overview)
     _print_workers(console, overview, named=3)
@@ -59,7 +59,7 @@ def print_short(console: Console, overview: Overview, bound: Bound = NOT_BOUND, 
 
 
 def print_overview(console: Console, overview: Overview, bound: Bound = NOT_BOUND, speed: Speed | None = None) -> None:
-    """`migrate status`. `bound`: where the runs go. `speed`: of the last minute, if known."""
+    """`migrate status`. `bound`: where the runs go. `speed`: that of the last minute, if known."""
     total = sum(overview.runs.values())
     if not total:
         say(console, "The state database holds no runs yet.")
@@ -84,7 +84,7 @@ def print_overview(console: Console, overview: Overview, bound: Bound = NOT_BOUN
 
 
 def print_skips(console: Console, overview: Overview) -> None:
-    """`migrate status --skips`: every reason, of what was skipped and of what was changed."""
+    """`migrate status --skips`: all reasons why something was skipped or changed."""
     skips, notes = skips_and_notes(overview)
     _print_groups(console, "Skipped values, by reason", skips, None)
     _print_groups(console, "Written, but changed", notes, None)
@@ -98,7 +98,7 @@ def print_skips(console: Console, overview: Overview) -> None:
 
 
 def print_failed(console: Console, runs: Iterable[RunSummary]) -> None:
-    """`migrate status --failed`: run by run, as they come; then what to do about each class."""
+    """`migrate status --failed`: run by run, then what to do about each class."""
     classes: dict[str, int] = {}
     for run in runs:
         word = run.error_class or "unknown"
@@ -131,7 +131,7 @@ def _print_runs(console: Console, overview: Overview) -> None:
 
 
 def _print_job(console: Console, overview: Overview, speed: Speed | None) -> None:
-    """When the job began, how fast it is, and how long it will take; of the last one, how long it took."""
+    """Print when the job began, how fast it is, and how long it will take; for a job that ended, how long it took."""
     job = overview.job
     if job is None:
         return

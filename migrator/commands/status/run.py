@@ -36,7 +36,7 @@ LEDGER_LINES = 40  # --json has all
 
 
 def print_run(console: Console, detail: RunDetail, ledger: Iterable[LedgerRow], bound: Bound = NOT_BOUND) -> None:
-    """`migrate status RUN`. Of `ledger`, no more is held in memory than is shown."""
+    """`migrate status RUN`. Only those lines of `ledger` that are shown are held in memory."""
     say(console, detail.ref, "bold")
     facts = Table.grid(padding=(0, 2))
     facts.add_column(no_wrap=True)
@@ -126,7 +126,7 @@ def _print_findings(console: Console, detail: RunDetail) -> None:
 
 
 def _reason_of(row: LedgerRow) -> tuple[bool, int, str, str]:
-    """By it rows are grouped and ordered: what was skipped comes first, parts as they are copied."""
+    """The key by which rows are grouped and sorted: skips first, then parts in copy order."""
     return row.kind != Kind.SKIPPED, _copy_order(row.part), row.kind, row.reason
 
 
