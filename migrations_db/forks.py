@@ -19,17 +19,22 @@ _Key = tuple[int, str]
 
 def fail_cycles(connection: Connection, phase: Phase, only: Selection, error_class: str) -> list[str]:
     """Mark pending runs that are forks of each other, in a circle, as failed. Returns their names for users."""
+    failed: list[str] = []
+    for circle in circles(connection, phase, only):
+        names = [ref(row) for row in circle]
+        _fail(connection, circle, error_class, f"forks of each other: {' -> '.join(names)}")
+        failed += names
+    return failed
+
+
+def circles(connection: Connection, phase: Phase, only: Selection) -> list[list[AnyRow]]:
+    """The pending runs that are forks of each other."""
     query = run_query().where(
         Run.status == RunStatus.PENDING, Run.phase == phase, Run.fork_run_id.is_not(None), *in_selection(Run, only)
     )
     rows = {(row.project_id, row.run_id): row for row in connection.execute(query)}
     parents = {key: (row.project_id, row.fork_run_id) for key, row in rows.items() if row.fork_run_id != row.run_id}
-    failed: list[str] = []
-    for circle in _circles(parents):
-        names = [ref(rows[key]) for key in circle]
-        _fail(connection, [rows[key] for key in circle], error_class, f"forks of each other: {' -> '.join(names)}")
-        failed += names
-    return failed
+    return [[rows[key] for key in circle] for circle in _circles(parents)]
 
 
 def _fail(connection: Connection, runs: list[AnyRow], error_class: str, what: str) -> None:

@@ -128,6 +128,43 @@ class JobRow:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredPart:
+    """A part of the runs that were copied with it: how many runs, values read and bytes written in all."""
+
+    runs: int
+    values: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredSpeed:
+    """What the last commands (`jobs` of them) copied from its start to its end, and how long they took in all."""
+
+    jobs: int
+    runs: int
+    values: int
+    size_bytes: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The runs that have been copied, `uploads` of them on their way from an offline file to Neptune or there.
+
+    `written` values in all. `rows`: of the histories whose rows the source has counted, with their values and bytes.
+    """
+
+    runs: int
+    uploads: int
+    written: int
+    rows: int
+    row_values: int
+    row_bytes: int
+    parts: Mapping[str, MeasuredPart] = field(default_factory=dict)
+    speed: MeasuredSpeed | None = None  #: None: nothing was copied by a command that has ended
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """Everything that `migrate status` shows, as of one moment."""
 
@@ -187,7 +224,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """A run in a list."""
+    """A run in a list. `history_rows` and `location` as the inventory found them; `points_read` so far."""
 
     run: int
     ref: str
@@ -197,6 +234,12 @@ class RunSummary:
     error_class: str | None
     error_message: str | None
     reason: str | None
+    run_id: str = ""
+    project_id: int = 0
+    history_rows: int | None = None
+    points_read: int = 0
+    size_bytes: int = 0
+    location: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, and_, cast, func, 
 from migrations_db.claiming import in_selection, lacks, one_of
 from migrations_db.columns import seconds_until
 from migrations_db.database import Database
+from migrations_db.forks import circles
 from migrations_db.jobs import last_job
+from migrations_db.measured import read_measured
 from migrations_db.models import Attempt, Ledger, LeftOut, Part, Project, Run, Service, Worker
 from migrations_db.report_types import (
     AttemptRow,
@@ -18,6 +20,7 @@ from migrations_db.report_types import (
     LedgerGroup,
     LedgerRow,
     LeftOutGroup,
+    Measured,
     Overview,
     PartSums,
     Progress,
@@ -81,6 +84,16 @@ class Reports:
             counted = connection.execute(_counters(only)).all()
             running = _running(connection, phase, only)
         return _progress(counted, running, phase)
+
+    def measured(self) -> Measured:
+        """The runs that have been copied, as a measure for the others."""
+        with self._database.read() as connection:
+            return read_measured(connection)
+
+    def fork_circles(self, phase: Phase, only: Selection = EVERYTHING) -> list[list[str]]:
+        """Pending runs that are forks of each other: none of them can be copied before the others."""
+        with self._database.read() as connection:
+            return [[ref(row) for row in circle] for circle in circles(connection, phase, only)]
 
     def skipped(self, only: Selection = EVERYTHING) -> int:
         """How many values of these runs could not be written."""
@@ -401,7 +414,22 @@ def _left_out(connection: Connection, parts: Collection[str], only: Selection) -
 
 
 def _summary(row: AnyRow) -> RunSummary:
-    return RunSummary(row.id, ref(row), row.name, row.phase, row.status, row.error_class, row.error_message, row.reason)
+    return RunSummary(
+        run=row.id,
+        ref=ref(row),
+        name=row.name,
+        phase=row.phase,
+        status=row.status,
+        error_class=row.error_class,
+        error_message=row.error_message,
+        reason=row.reason,
+        run_id=row.run_id,
+        project_id=row.project_id,
+        history_rows=row.history_rows,
+        points_read=row.points_read,
+        size_bytes=row.size_bytes,
+        location=row.location,
+    )
 
 
 def _detail(connection: Connection, row: AnyRow) -> RunDetail:

@@ -132,6 +132,43 @@ def inventory(
 
 
 @app.command(cls=ReadableCommand)
+def plan(
+    context: typer.Context,
+    projects: o.Projects = "",
+    exclude_projects: o.ExcludeProjects = "",
+    run_id: o.RunIds = None,
+    name: o.Names = None,
+    group: o.RunGroups = None,
+    sweep: o.Sweeps = None,
+    limit: o.Limit = None,
+    include: o.Include = None,
+    exclude: o.Exclude = None,
+    neptune_workspace: o.Workspace = "",
+    mode: o.ModeOption = "",
+    offline_dir: o.OfflineDir = None,
+    max_file_size: o.MaxFileSize = None,
+) -> None:
+    """Say what `migrate run` would copy, how much and how long."""
+    run(
+        context,
+        projects=projects,
+        exclude_projects=exclude_projects,
+        run_id=run_id,
+        name=name,
+        group=group,
+        sweep=sweep,
+        limit=limit,
+        include=include,
+        exclude=exclude,
+        dry_run=True,
+        neptune_workspace=neptune_workspace,
+        mode=mode,
+        offline_dir=offline_dir,
+        max_file_size=max_file_size,
+    )
+
+
+@app.command(cls=ReadableCommand)
 def run(
     context: typer.Context,
     projects: o.Projects = "",
@@ -164,7 +201,7 @@ def run(
     """Copy all pending runs to Neptune. Interrupted: the same command goes on."""
     from migrations_db.states import Phase
     from migrator.commands.remembered import Asked, remembered
-    from migrator.commands.run import RunSettings, dry_run_command, run_command
+    from migrator.commands.run import RunSettings, run_command
     from migrator.job.supervisor import Supervision
 
     asked = Asked(
@@ -200,8 +237,11 @@ def run(
         safe_client=safe_client,
         no_follow_links=no_follow_links,
     )
-    command = dry_run_command if dry_run else run_command
-    raise typer.Exit(command(settings, context.obj))
+    if dry_run:
+        from migrator.commands.plan import plan_command
+
+        raise typer.Exit(plan_command(settings, context.obj))
+    raise typer.Exit(run_command(settings, context.obj))
 
 
 @app.command(cls=ReadableCommand)

@@ -41,6 +41,10 @@ EXAMPLES = {
         migrate inventory --projects 'vision,nlp-*' --created-after 2024-05
         migrate inventory --local ~/training/wandb --state finished --tag paper
     """,
+    "plan": """
+        migrate plan
+        migrate plan --mode offline --include artifacts
+    """,
     "run": """
         migrate run --projects vision --limit 3
         migrate run --mode offline --exclude files --exclude console

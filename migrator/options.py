@@ -118,7 +118,9 @@ Exclude = Annotated[
     list[str] | None,
     option("--exclude", metavar="PART", group=WHAT, help="Do not copy this part: history, files ... Repeatable."),
 ]
-DryRun = Annotated[bool, option("--dry-run", group=WHAT, help="Show what would be copied, and write nothing.")]
+DryRun = Annotated[
+    bool, option("--dry-run", group=WHAT, help="As `migrate plan`: show what would be copied, and write nothing.")
+]
 ErrorClasses = Annotated[
     list[ErrorClass] | None,
     option("--class", metavar="CLASS", group=WHAT, help="Only failures of this class. Default: all. Repeatable."),

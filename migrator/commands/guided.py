@@ -10,7 +10,8 @@ from migrations_db.selecting import Wanted
 from migrations_db.states import Phase
 from migrator import settings as s
 from migrator.commands.inventory import inventory_command
-from migrator.commands.run import RunSettings, dry_run_command, run_command
+from migrator.commands.plan import plan_command
+from migrator.commands.run import RunSettings, run_command
 from migrator.commands.scope import Scope
 from migrator.errors import ExitCode, UserError
 from migrator.job.supervisor import Supervision
@@ -42,7 +43,7 @@ def guide(common: s.Globals) -> ExitCode:
         wanted=Wanted(projects=projects),
     )
     typer.echo("\nThe plan:")
-    dry_run_command(settings, common)
+    plan_command(settings, common)
     if not typer.confirm("\nGo?", default=True):
         typer.echo("Nothing was copied. `migrate run` does it later.")
         return ExitCode.OK

@@ -13,7 +13,6 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from rich.console import Console
 from rich.filesize import decimal
 
 from migrations_db import StateError, open_store
@@ -24,7 +23,7 @@ from migrations_db.store import Store
 from migrations_db.types import Selection
 from migrator.commands.choosing import chosen
 from migrator.commands.remembered import mapping_text
-from migrator.commands.text import add_row, counted, left_out_text, new_table, say
+from migrator.commands.text import counted, left_out_text
 from migrator.destinations.base import UPLOADED
 from migrator.errors import ErrorClass, ExitCode, UserError
 from migrator.figures import age_text, amount
@@ -37,7 +36,7 @@ from migrator.job.scratch import scratch_directory
 from migrator.job.supervisor import Display, Supervision, Supervisor
 from migrator.parts import OPTIONAL_PARTS, PARTS, STANDARD_PARTS
 from migrator.parts.base import MappingOptions
-from migrator.settings import OFFLINE_WORKSPACE, Globals, Mode, lease_s, tool_version
+from migrator.settings import Globals, Mode, lease_s, tool_version
 from migrator.visible import tell
 
 SAFE_LANES = 2  # per worker with the safe client: each has its own process, which keeps a core busy
@@ -358,34 +357,3 @@ def _summary(settings: RunSettings, result: RunResult) -> str:
         what_next = "correct the setting above, then run the command again" if correct else "run the same command again"
         text.append(f"{runs[RunStatus.PENDING]} are pending: {what_next}.")
     return "\n".join(text)
-
-
-def dry_run_command(settings: RunSettings, common: Globals) -> ExitCode:
-    """Show what `run` would copy, from the state database only. Nothing is written anywhere."""
-    parts = selected_parts(settings.include, settings.exclude)
-    with open_store(common.db, create=False) as store:
-        only = chosen(store, settings.wanted)
-        check_mapping(store, only, settings.given_options)
-        plan: dict[str, dict[str, int | str]] = {}
-        projects = {project.source: project.destination_name for project in store.inventory.projects()}
-        for summary in islice(to_do(store, settings.asked, only), settings.limit):
-            source = summary.ref.rsplit("/", 1)[0]
-            entry = plan.setdefault(source, {"destination": f"{settings.workspace}/{projects[source]}", "runs": 0})
-            entry["runs"] = int(entry["runs"]) + 1
-    if common.json:
-        print(json.dumps({"schema_version": 1, "mode": settings.mode, "parts": parts, "projects": plan}))
-        return ExitCode.OK
-    console = Console()
-    table = new_table(console, "W&B project", "Neptune project", ">runs")
-    for source, entry in plan.items():
-        destination = str(entry["destination"])
-        if settings.mode == "offline":  # the real workspace is known only at the upload
-            destination = destination.removeprefix(f"{OFFLINE_WORKSPACE}/")
-        add_row(table, source, destination, str(entry["runs"]))
-    if plan:
-        console.print(table)
-        where = f"offline files in {settings.offline_dir}" if settings.mode == "offline" else "Neptune"
-        say(console, f"would be copied to {where}, parts: {', '.join(parts)}. Nothing was written.")
-    else:
-        say(console, "No run is pending: nothing would be copied.")
-    return ExitCode.OK

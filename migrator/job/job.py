@@ -140,6 +140,13 @@ def build_local_source(
     return LocalSource(paths, follow_links=follow_links, keys=own_keys(), known=known)
 
 
+def local_file_sizes(location: Sequence[str]) -> list[int] | None:
+    """The sizes of the files of a local run, as they are now; None: its directories are gone."""
+    from migrator.sources.wandb_local.listing import file_sizes
+
+    return file_sizes(location)
+
+
 def build_destination(job: Job, uploads: Executor, now: Callable[[], datetime]) -> Destination:
     """The destination of the job's runs. Connects, so a wrong token fails here."""
     if job.mode == "offline" and job.phase is Phase.COPY:

@@ -57,6 +57,11 @@ def time_left_s(progress: Progress, values_per_s: float, bytes_per_s: float) -> 
         return None
     values_left = max(0, progress.points_expected - progress.points_read)
     bytes_left = max(0, progress.bytes_expected - progress.size_bytes)
+    return slower_s(values_left, bytes_left, values_per_s, bytes_per_s)
+
+
+def slower_s(values_left: float, bytes_left: float, values_per_s: float, bytes_per_s: float) -> float | None:
+    """How long the slower of the two takes; None: there is nothing left, or no speed for what is."""
     times = []
     for left, per_s in ((values_left, values_per_s), (bytes_left, bytes_per_s)):
         if left:

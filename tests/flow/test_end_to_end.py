@@ -150,10 +150,8 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing_anywhere(set_scene: SetScen
     scene.migrate.succeed("inventory")
     files, asked = scene.migrate.files(), sum(scene.wandb.log.counts.values())
     plan = scene.migrate.succeed("run", "--dry-run", "--json", "--exclude", "files").json
-    assert plan["projects"] == {
-        "team/alpha": {"destination": "team/alpha", "runs": 3},
-        "team/be_ta": {"destination": "team/be-ta", "runs": 2},
-    }
+    found = {source: (one["destination"], one["runs"]) for source, one in plan["projects"].items()}
+    assert found == {"team/alpha": ("team/alpha", 3), "team/be_ta": ("team/be-ta", 2)}
     assert set(plan["parts"]) == PARTS - {"files"}
     assert "Nothing was written" in scene.migrate.succeed("run", "--dry-run", "--limit", "1").stdout
     assert scene.migrate.files() == files

@@ -15,7 +15,7 @@ from migrator.errors import Rejected, Retryable, UserError
 from migrator.records import UNKNOWN_ENTITY, Cause, LeftOut, RunListing, RunRef, SourceProject
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb_local.bare import BareHead, BareRun, bare_listing, directory_of
-from migrator.sources.wandb_local.files import files_digest
+from migrator.sources.wandb_local.files import files_digest, files_in
 from migrator.sources.wandb_local.finding import (
     DATED,
     OLD_FILES,
@@ -216,6 +216,17 @@ def is_bare(place: str) -> bool:
     path = Path(place)
     is_old = any((path / name).is_file() for name in OLD_FILES) and not any(path.glob("*.wandb"))
     return path.is_dir() and (path.name == "files" or is_old)
+
+
+def file_sizes(location: Sequence[str]) -> list[int] | None:
+    """The sizes of the files of a run that lies there; its log is not read. None: nothing lies there any more."""
+    places = [Path(place) for place in location if Path(place).exists()]
+    if not places:
+        return None
+    roots = [
+        place if is_bare(str(place)) else (place if place.is_dir() else place.parent) / "files" for place in places
+    ]
+    return [file.size_bytes for file in files_in(roots).values()]
 
 
 def listing_of(run_id: str, logs_of: dict[str, list[LogGlance]], now: datetime) -> RunListing:
