@@ -49,7 +49,8 @@ __all__ = ["connected", "online_place", "safe_place"]  # fixtures
 PUBLIC = {"neptune_api", "neptune_scale", "neptune_scale.exceptions", "neptune_scale.projects"}
 OURS = {"migrator.destinations.base", "migrator.destinations.neptune"}
 OURS |= {
-    f"migrator.destinations.neptune.{name}" for name in ("answers", "errors", "provenance", "safe_client", "token")
+    f"migrator.destinations.neptune.{name}"
+    for name in ("answers", "errors", "provenance", "refusals", "safe_client", "token")
 }
 
 

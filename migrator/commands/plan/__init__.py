@@ -228,7 +228,7 @@ def _size_lines(plan: Plan) -> list[str]:
 def _time_line(plan: Plan) -> str:
     speed, seconds = plan.measured.speed, plan.time_s
     if seconds is None or speed is None:
-        return "Time: not known before some runs are copied."
+        return "Time: not known before a `migrate run` has copied some of it."
     commands = "the last `migrate run`" if speed.jobs == 1 else f"the last {speed.jobs} `migrate run`"
     per_s = (
         f"{amount(speed.values / speed.elapsed_s)} values/s and {decimal(round(speed.size_bytes / speed.elapsed_s))}/s"
