@@ -317,7 +317,7 @@ Charts = Annotated[
         metavar="N",
         group=SHOWN,
         min=0,
-        help="Draw the metrics of N runs, which are read back for it. Default: 3, or all runs that are named.",
+        help="Draw the metrics of N runs, which are read back for it. Default: 3, or those that are named.",
     ),
 ]
 WithSource = Annotated[

@@ -42,11 +42,12 @@ from migrator.visible import tell, visible
 
 DEFAULT_OUT = "migration-report.html"
 CHARTS = 3  # runs whose metrics are drawn, unless --charts says otherwise
+MOST_NAMED = 20  # of runs that are asked for by name
 
 
 @dataclass(frozen=True, slots=True)
 class ReportQuery:
-    """What to report on: one `run`, or the runs `wanted`. `charts` None: `CHARTS`, or all runs asked for by name.
+    """What to report on: one `run`, or the runs `wanted`. `charts` None: `CHARTS`, or the runs asked for by name.
 
     `source`: metrics of the source are drawn, too.
     """
@@ -67,8 +68,10 @@ def report_command(query: ReportQuery, common: Globals, now: datetime) -> None:
         only = _selection(store, query)
         bound = bound_to(store)
         projects = store.accounts.projects()
-        named = len(query.wanted.run_ids) + bool(query.run)
-        facts = gather(store.accounts.runs(only), projects, (named or CHARTS) if query.charts is None else query.charts)
+        named = query.wanted.run_ids
+        usual = min(len(named), MOST_NAMED) or (1 if query.run else CHARTS)
+        charts_wanted = usual if query.charts is None else query.charts
+        facts = gather(store.accounts.runs(only), projects, charts_wanted, named)
         charts = _charts(Reader(store, bound, projects), facts, with_source=query.source)
         material = Material(
             store=store,

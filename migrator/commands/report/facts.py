@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from heapq import heappush, heappushpop
@@ -60,9 +60,13 @@ class Facts:
     drawn: list[RunAccount] = field(default_factory=list)
 
 
-def gather(runs: Iterable[RunAccount], projects: Mapping[int, Project], charts: int) -> Facts:
-    """Go once over all runs. `drawn` are those of which metrics are to be drawn, at most `charts`."""
-    facts, choice = Facts(), _Choice(charts)
+def gather(
+    runs: Iterable[RunAccount], projects: Mapping[int, Project], charts: int, named: Collection[str] = ()
+) -> Facts:
+    """Go once over all runs. `drawn` are those of which metrics are to be drawn, at most `charts`; if runs are `named`
+    (by run id or ref), only those.
+    """
+    facts, choice = Facts(), _Choice(charts, frozenset(named))
     tellable: dict[tuple[int, bool], list[int]] = {}
     for run in runs:
         of_run = class_of(run)
@@ -108,8 +112,8 @@ def _add(facts: Facts, run: RunAccount, of_run: RunClass, project: Project) -> N
 class _Choice:
     """Runs to draw: those that differ first, then the largest of each project, then the largest of all."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, named: frozenset[str]) -> None:
+        self._limit, self._named = limit, named
         self._differing: list[RunAccount] = []
         self._by_project: dict[int, RunAccount] = {}
         self._largest: list[tuple[int, int, RunAccount]] = []
@@ -117,6 +121,8 @@ class _Choice:
     def offer(self, run: RunAccount, of_run: RunClass) -> None:
         if not self._limit or run.status is not RunStatus.DONE:
             return
+        if self._named and not {run.run_id, run.ref} & self._named:
+            return  # a fork's ancestor, which is selected with it
         if of_run is RunClass.UNEXPLAINED and len(self._differing) < self._limit:
             self._differing.append(run)
         best = self._by_project.get(run.project_id)

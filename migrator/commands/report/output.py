@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -27,19 +29,31 @@ class Written:
 
 def check_place(path: Path, *, force: bool) -> None:
     """`UserError` unless a report may be written there."""
-    if not path.parent.is_dir():
-        raise UserError(f"{path.parent} is not a directory: make it, or give --out another place")
-    if not os.path.lexists(path) or (force and path.is_file()):
-        return
-    if not path.is_file():
-        raise UserError(f"{path} is not a file: give --out another name")
+    with _told(path):
+        if not path.parent.is_dir():
+            raise UserError(f"{path.parent} is not a directory: make it, or give --out another place")
+        if not os.path.lexists(path):
+            return
+        if not path.is_file():
+            raise UserError(f"{path} is not a file: give --out another name")
+        if not force and not _is_report(path):
+            raise UserError(f"{path} is not a report of `migrate`: give --out another name, or --force to replace it")
+
+
+def _is_report(path: Path) -> bool:
+    with path.open("rb") as file:
+        return MARK.encode() in file.read(MARK_WITHIN_BYTES)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What the disk refuses is the user's to mend; a full one is told where all of them are."""
     try:
-        with path.open("rb") as file:
-            is_report = MARK.encode() in file.read(MARK_WITHIN_BYTES)
+        yield
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. Give --out another name") from error
-    if not is_report:
-        raise UserError(f"{path} is not a report of `migrate`: give --out another name, or --force to replace it")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"{path} cannot be read or written: {error.strerror}. Give --out another name") from error
 
 
 def write_report(path: Path, pieces: Iterable[str], last_line: str) -> Written:
@@ -47,28 +61,21 @@ def write_report(path: Path, pieces: Iterable[str], last_line: str) -> Written:
 
     Until it is whole, what is at `path` stays. You alone may read the file, as everything that holds names of runs.
     """
-    descriptor, name = _temporary_beside(path)
-    try:
-        with open(descriptor, "wb") as file:
-            total = sha256()
-            for piece in pieces:
-                data = piece.encode("utf-8", "replace")
-                total.update(data)
-                file.write(data)
-            file.write(last_line.format(total.hexdigest()).encode())
-            file.flush()
-            os.fsync(descriptor)
-            size_bytes = file.tell()
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with _told(path):
+        descriptor, name = tempfile.mkstemp(prefix=".migrate-report-", suffix=".tmp", dir=path.parent)
+        try:
+            with open(descriptor, "wb") as file:
+                total = sha256()
+                for piece in pieces:
+                    data = piece.encode("utf-8", "replace")
+                    total.update(data)
+                    file.write(data)
+                file.write(last_line.format(total.hexdigest()).encode())
+                file.flush()
+                os.fsync(descriptor)
+                size_bytes = file.tell()
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
     return Written(path, size_bytes, total.hexdigest())
-
-
-def _temporary_beside(path: Path) -> tuple[int, str]:
-    """A new file that only its owner can read. `UserError` if none may be made there."""
-    try:
-        return tempfile.mkstemp(prefix=".migrate-report-", suffix=".tmp", dir=path.parent)
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}. Give --out another place") from error

@@ -22,12 +22,13 @@ from migrator.commands.report.metrics import Curve
 from migrator.commands.report.output import MARK
 from migrator.commands.status.conclusions import advice
 from migrator.commands.status.run import attempt_text, time_text
-from migrator.commands.text import counted, message_text, path_text, status_word, what_text
+from migrator.commands.text import counted, message_text, path_text, shortened, status_word, what_text
 from migrator.figures import age_text
 from migrator.job.log import own_keys
 from migrator.visible import visible
 
-TEXT_CHARS = 200  # of a path or a reason
+TEXT_CHARS = 200  # of a name, a path or a reason
+MOST_CHARS = 1_000  # of any text
 PIECES_AT_A_TIME = 100  # of the template's output, put together before they are written
 LAST_LINE = '<p class="page weak">SHA-256 of all lines above: <code>{}</code></p></body></html>\n'
 
@@ -46,6 +47,7 @@ def pages(context: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _environment() -> Environment:
+    hidden = _hider(own_keys())
     environment = Environment(
         loader=PackageLoader("migrator.commands.report"),
         autoescape=True,
@@ -53,7 +55,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=_shown(own_keys()),
+        finalize=lambda value: _shown(value, hidden),
     )
     environment.filters |= {
         "advice": advice,
@@ -61,34 +63,38 @@ def _environment() -> Environment:
         "counted": counted,
         "csp": _csp,
         "day": lambda time: f"{time:%Y-%m-%d}",
-        "message": message_text,
-        "path": lambda text: path_text(text, TEXT_CHARS),
+        "message": lambda text: message_text(hidden(text or "")),
+        "path": lambda text: path_text(hidden(text), TEXT_CHARS),
         "proof": proof,
         "prose": prose,
+        "short": lambda text: shortened(hidden(text), TEXT_CHARS),
         "size": decimal,
         "status_word": status_word,
         "time": lambda time: Markup('<span class="time">{}</span>').format(time_text(time)),
         "tone": lambda word: str(word).replace(" ", "-"),
         "took": _took,
     }
-    environment.globals["what"] = lambda line: what_text(line.kind, line.reason, TEXT_CHARS)
+    environment.globals["what"] = lambda line: what_text(line.kind, hidden(line.reason), TEXT_CHARS)
     return environment
 
 
-def _shown(keys: frozenset[bytes]) -> Callable[[Any], Any]:
-    """What every expression of the template passes before it is escaped."""
+def _hider(keys: frozenset[bytes]) -> Callable[[str], str]:
+    """Takes our keys out of a text: before it is shortened, or a part of one might be left."""
     forms = sorted((key.decode("utf-8", "surrogateescape") for key in keys), key=len, reverse=True)
-    secrets = re.compile("|".join(map(re.escape, forms))) if forms else None
+    if not forms:
+        return str
+    secrets = re.compile("|".join(map(re.escape, forms)))
+    return lambda text: secrets.sub("***", text)
 
-    def shown(value: Any) -> Any:
-        if not isinstance(value, str) or isinstance(value, Markup):
-            return value  # what is marked up has been through here
-        text = str(value)
-        if secrets:
-            text = secrets.sub("<key>", text)
-        return text if text.isprintable() else visible(text)
 
-    return shown
+def _shown(value: Any, hidden: Callable[[str], str]) -> Any:
+    """What every expression of the template passes before it is escaped."""
+    if isinstance(value, Markup):  # escaped already
+        return Markup(hidden(str(value)))
+    if not isinstance(value, str):
+        return value
+    text = shortened(hidden(str(value)), MOST_CHARS)
+    return text if text.isprintable() else visible(text)
 
 
 def prose(text: str) -> Markup:

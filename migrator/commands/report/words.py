@@ -57,7 +57,7 @@ def headline(runs: Mapping[RunClass, int]) -> tuple[RunClass, str]:
             verified = total - count
             if not verified:
                 return worst, f"{_all(total)} copied. None has been read back: `migrate verify` does that."
-            return worst, f"{_all(total)} copied, {counted(verified, 'run')} of them verified."
+            return worst, f"{_all(total)} copied, {verified:,} of them verified."
     told = "" if worst is RunClass.EQUAL else " What was skipped or changed on the way is explained below."
     return worst, f"{_all(total)} copied, read back, and found as sent.{told}"
 
