@@ -64,6 +64,6 @@ def did_you_mean(words: Sequence[str], known: Collection[str]) -> str:
 
 def what_there_is(noun: str, known: Sequence[str]) -> str:
     if not known:
-        return "There is none at all; "
+        return "There are none; "
     more = ", ..." if len(known) > LISTED else ""
     return f"There are: {', '.join(known[:LISTED])}{more}; "

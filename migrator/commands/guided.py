@@ -22,7 +22,7 @@ from migrator.visible import tell
 def guide(common: s.Globals) -> ExitCode:
     """Ask what the ancestor script asked. Blank answers take the defaults."""
     typer.echo("Moves your W&B runs to Neptune. Blank answers take the default. Ctrl-C stops at any time;")
-    typer.echo("everything is kept in a state database, and the same command goes on.\n")
+    typer.echo("everything is kept in a state database, and the same command continues.\n")
     projects = _list_runs(common)
     mode: s.Mode = "online" if s.token_is_set() else "offline"
     if mode == "offline":

@@ -18,7 +18,7 @@ EXAMPLES = 3  # paths shown per cause
 LEFT_OUT_MEANS = {
     Cause.LFS_POINTER: ("a Git LFS pointer stands in place of the log", "`git lfs pull`, then `migrate inventory`"),
     Cause.CRLF: (
-        "a tool for text has converted the line ends in the log",
+        "git or an editor has converted the line ends in the log",
         "copy it again as binary, for example `git -c core.autocrlf=false clone ...`, then `migrate inventory`",
     ),
     Cause.EMPTY_LOG: (
@@ -26,12 +26,12 @@ LEFT_OUT_MEANS = {
         "copy it again from where it was written; until then the files beside it are a run without history",
     ),
     Cause.NO_RUN: (
-        "the log ends before it says which run it is of",
+        "the log ends before it says to which run it belongs",
         "copy it again from where it was written; until then the files beside it are a run without history",
     ),
     Cause.NOT_A_LOG: ("a .wandb file that is not a W&B log", "nothing, unless it was one: then copy it again"),
     Cause.UNREADABLE: ("it cannot be read", "see `ls -lL`: get permission, or the data behind a link"),
-    Cause.INCOMPLETE: ("parts of the log are damaged", "all that is whole is copied; a better copy would have more"),
+    Cause.INCOMPLETE: ("parts of the log are damaged", "what can be read is copied; a better copy would have more"),
     Cause.NO_HISTORY: (
         "a run directory without a log, copied as a run without history",
         "if its run-*.wandb is anywhere, put it there, then `migrate inventory`",

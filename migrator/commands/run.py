@@ -349,7 +349,7 @@ def _summary(settings: RunSettings, result: RunResult) -> str:
         text.append(f"{told}.")
     if result.problems:
         things = counted(result.problems, "thing")
-        text.append(f"The inventory left out {things}, whole or in part: `migrate status` lists them.")
+        text.append(f"The inventory left out {things}, completely or in part: `migrate status` lists them.")
     if result.uncopied:
         text.append(f"{result.uncopied} must be copied first: `migrate run`, then `migrate sync` again.")
     if runs[RunStatus.PENDING]:

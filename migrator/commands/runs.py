@@ -86,7 +86,7 @@ def _print_runs(found: Iterator[ListedRun], limit: int) -> None:
         rows = "" if run.history_rows is None else f"{run.history_rows:,}"
         add_row(table, run.ref, run.name, run.state, created, rows, status_text(run))
     if not count:
-        say(console, "No run is like that: `migrate runs` lists all, `migrate inventory` adds new ones.")
+        say(console, "No run matches: `migrate runs` lists all, `migrate inventory` adds new ones.")
         return
     print_table(console, table)
     more = sum(1 for _ in found)

@@ -35,7 +35,7 @@ from migrator.visible import tell
 LINE_EVERY_S = 30.0
 FINDINGS_SHOWN = 20  # --json has all
 FILES_AT_A_TIME = 16
-BLIND = "Not looked at: at level counts, the points of text, histograms and files (but for the last step), and files."
+BLIND = "Level counts does not compare the points of text, histograms and files (except the last step), nor the files."
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ class _Demo:
         run = ("run", "--mode", "offline", "--workers", str(WORKERS))
         self._heading("3. Copy them to Neptune's offline files. The demo will stop this half-way")
         self._migrate_and_stop(*run)
-        self._heading("4. The same command again goes on where it was stopped")
+        self._heading("4. The same command again continues where it was stopped")
         self._migrate(*run)
         self._say_who_went_on()
         self._heading("5. What has become of the runs?")
