@@ -30,7 +30,7 @@ from migrator.commands.run import RunSettings, check_mapping, selected_parts, se
 from migrator.commands.text import add_row, counted, heading, new_table, print_table, say, shortened
 from migrator.errors import ExitCode
 from migrator.figures import age_text, amount
-from migrator.job.address import COPIES, directory_of, is_same_directory
+from migrator.job.address import bound_address, is_same_directory
 from migrator.job.job import local_file_sizes
 from migrator.settings import OFFLINE_WORKSPACE, Globals
 
@@ -93,7 +93,8 @@ def _existing(directory: Path) -> Path:
 
 def _on_disk(store: Store, directory: Path, measured: Measured) -> int | None:
     """What the offline files of all runs that are done take; None: some are elsewhere, or uploaded and removed."""
-    copied_to = directory_of(store.setting(COPIES) or "")
+    bound = bound_address(store)
+    copied_to = bound.directory if bound else None
     if measured.uploads or copied_to is None or not is_same_directory(copied_to, directory):
         return None
     total = 0
