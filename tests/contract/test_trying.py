@@ -29,7 +29,7 @@ def test_nothing_is_made_where_there_is_none(blank_url: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        ("/sys/migration.db", "may not be written"),
+        ("/sys/migration.db", "cannot be written"),
         ("/nowhere/migration.db", "no directory /nowhere"),
         (".", "directory"),
     ],

@@ -33,7 +33,7 @@ DATA = Path(__file__).parents[1] / "data" / "wandb"
 DOCUMENTS = {
     found[1]: document
     for name, document in vars(wandb_queries).items()
-    if name not in ("ARTIFACTS", "RUN_COUNT")
+    if name not in ("ARTIFACTS", "RUN_COUNT", "ACCOUNT", "SERVER_INFO")  # the last two are of `doctor`
     and isinstance(document, str)
     and (found := re.search(r"query (\w+)", document))
 }
