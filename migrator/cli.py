@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -399,7 +398,7 @@ def report(
     projects: o.Projects = "",
     exclude_projects: o.ExcludeProjects = "",
     run_id: o.RunIds = None,
-    out: o.ReportFile = Path("migration-report.html"),
+    out: o.ReportFile = s.REPORT,
     charts: o.Charts = None,
     source: o.WithSource = False,
     force: o.Force = False,

@@ -20,6 +20,7 @@ KEYS = WANDB_KEY, NEPTUNE_KEY = ("WANDB_API_KEY", "NEPTUNE_API_TOKEN")
 DEFAULT_DB = "migration.db"
 LOG_DIR = Path("migration-logs")
 OFFLINE_DIR = Path("neptune-offline")
+REPORT = Path("migration-report.html")
 OFFLINE_WORKSPACE = "workspace"  # placeholder in an offline file until `migrate sync` knows the real one
 MAX_DEFAULT_WORKERS = 8
 LEASE_S = 60.0  # of a claim; workers renew it every few seconds

@@ -98,12 +98,14 @@ def test_the_demo_does_the_whole_job_and_is_stopped_half_way(tmp_path: Path) -> 
 
 
 def assert_the_story_is_told(output: str, directory: Path) -> None:
-    for number in range(1, 6):
+    for number in range(1, 8):
         assert f"\n{number}. " in output
     assert "13 directories in runs/wandb" in output
     assert "of 12 runs are done: now the demo stops it (SIGTERM)" in output
     assert "it ended with exit code 143" in output
+    assert "12 verified, 0 differ, 0 not verified" in output
     assert "12 runs: 12 done" in output
+    assert (directory / "migration-report.html").stat().st_size > 10_000
     assert "missing_file" in output
     assert f"cd '{directory}'" in output
     assert "migrate sync --neptune-workspace" in output

@@ -1,6 +1,7 @@
 """`migrate demo`: the whole job with made-up runs. No account, no network.
 
-    make runs (demo_runs, several processes) -> inventory -> run, stopped half-way -> run again -> status
+    make runs (demo_runs, several processes) -> inventory -> run, stopped half-way -> run again
+        -> verify -> status -> report
 
 Everything is in one directory, and all commands are the real ones, started in that directory as a user would do it.
 """
@@ -25,7 +26,7 @@ from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
 from migrator.commands.demo.processes import started
 from migrator.errors import ExitCode, UserError
-from migrator.settings import DEFAULT_DB, LOG_DIR, OFFLINE_DIR
+from migrator.settings import DEFAULT_DB, LOG_DIR, OFFLINE_DIR, REPORT
 
 RUNS_DIR = "runs"  # where the W&B SDK writes
 SDK_DIR = "wandb-sdk"  # its home, caches and settings, so that yours are not touched
@@ -108,16 +109,21 @@ class _Demo:
         self._heading("4. The same command again continues where it was stopped")
         self._migrate(*run)
         self._say_who_went_on()
-        self._heading("5. What has become of the runs?")
+        self._heading("5. Read the offline files back: is everything there as it was sent?")
+        self._migrate("verify", "--files", "md5")
+        self._heading("6. What has become of the runs?")
         self._migrate("status")
+        self._heading("7. A report to keep, or to give to others")
+        self._migrate("report")
 
     def ending(self, took_s: float) -> str:
         return f"""
 The demo took {took_s:.0f} s. Everything is in {self.directory}:
-  {RUNS_DIR + "/":<18} the W&B runs
-  {f"{OFFLINE_DIR}/":<18} the same runs as Neptune's offline files
-  {DEFAULT_DB:<18} the state database
-  {f"{LOG_DIR}/":<18} what each command did
+  {RUNS_DIR + "/":<23} the W&B runs
+  {f"{OFFLINE_DIR}/":<23} the same runs as Neptune's offline files
+  {REPORT!s:<23} the report
+  {DEFAULT_DB:<23} the state database
+  {f"{LOG_DIR}/":<23} what each command did
 
 Look around:  cd {shlex.quote(str(self.directory))}
               migrate status demo/vision/long

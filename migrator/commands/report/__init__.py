@@ -37,10 +37,9 @@ from migrator.errors import UserError
 from migrator.job.log import without_keys
 from migrator.job.scratch import scratch_directory
 from migrator.parts import STANDARD_PARTS
-from migrator.settings import Globals, tool_version, work_directory
+from migrator.settings import REPORT, Globals, tool_version, work_directory
 from migrator.visible import tell, visible
 
-DEFAULT_OUT = "migration-report.html"
 CHARTS = 3  # runs whose metrics are drawn, unless --charts says otherwise
 MOST_NAMED = 20  # of runs that are asked for by name
 
@@ -54,7 +53,7 @@ class ReportQuery:
 
     run: str = ""
     wanted: Wanted = field(default_factory=Wanted)
-    out: Path = Path(DEFAULT_OUT)
+    out: Path = REPORT
     charts: int | None = None
     source: bool = False
     force: bool = False
