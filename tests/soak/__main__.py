@@ -6,6 +6,8 @@
 
 When a job is done early, its world grows; after some growth, another migration begins. At the end of each migration
 the faults stop, `migrate run` must end with 0, and everything is compared point by point. Exit code 1: it differs.
+A second state database copies the same runs to the same place meanwhile; a stranger's run with the id of one that is
+there must be refused.
 """
 
 from __future__ import annotations
@@ -26,11 +28,12 @@ from pathlib import Path
 import psutil
 
 from migrations_db import RunStatus, open_store
-from tests.flow.conftest import WANDB_KEY, WORKSPACE, Migrate, Started
+from tests.flow.conftest import WANDB_KEY, WORKSPACE, Ended, Migrate, Started
 from tests.processes import forked
 from tests.servers.http import Fault
 from tests.soak.chaos import OUTAGE, REFUSAL, REFUSALS, Event, events, plan
-from tests.soak.world import World
+from tests.soak.others import Second, intrude
+from tests.soak.world import SMALL, World
 
 LEASE_S = 15.0
 GROWTHS = 2  # of a world, before another migration begins
@@ -68,6 +71,7 @@ class Migration:
             MIGRATE_DB=db,
             MIGRATE_MODE="offline" if offline else "online",
         )
+        self.second = Second(self.migrate, offline=offline)
         self.running: list[tuple[str, Started]] = []
         self.next, self.growths = "inventory", 0
         self.last_signal = ""
@@ -110,15 +114,20 @@ class Migration:
             if not started.is_running:
                 self.running.remove((command, started))
                 self.ended(command, started)
+        if (second := self.second.tend()) is not None:
+            self.judge(f"{second[0]} of the second database", second[1])
+
+    def judge(self, command: str, end: Ended) -> None:
+        self.tally.figures["commands"] += 1
+        if end.exit_code not in GOOD_ENDS or "Traceback" in end.stderr:
+            self.tally.wrong.append(f"{command} ended with {end.exit_code}: {end.stderr[-2000:]}")
 
     def ended(self, command: str, started: Started) -> None:
         """Decide which command comes next."""
         end = started.wait()
-        self.tally.figures["commands"] += 1
         self.tally.exits[self.last_signal, end.exit_code] += 1
         self.last_signal = ""
-        if end.exit_code not in GOOD_ENDS or "Traceback" in end.stderr:
-            self.tally.wrong.append(f"{command} ended with {end.exit_code}: {end.stderr[-2000:]}")
+        self.judge(command, end)
         match command, end.exit_code:
             case "run", 0:
                 self.next = "sync" if self.offline else "grow"
@@ -171,9 +180,11 @@ class Migration:
                 started.interrupt_group()
             case "a second command" if command in ("run", "sync") and len(self.running) == 1:
                 self.start(command)
+            case "a second database" if self.second.go_on():
+                pass
             case _:
                 return
-        if "worker" not in event.name and event.name != "a second command":
+        if "worker" not in event.name and not event.name.startswith("a second"):
             self.last_signal = event.name
         self.tally.injected[event.name] += 1
 
@@ -198,6 +209,7 @@ class Migration:
                 self.tally.wrong.append(f"{self.running[0][0]} does not end: {self.migrate.status()}")
             elif started and (end := started.wait()).exit_code:
                 self.tally.wrong.append(f"without faults, {command} ended with {end.exit_code}: {end.stderr[-2000:]}")
+        self.tally.wrong += self.second.finish() + intrude(self.migrate, SMALL, self.world.copied_run())
         self.compare()
         for process in self.migrate.processes():
             send(process, signal.SIGKILL)

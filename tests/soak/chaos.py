@@ -47,6 +47,7 @@ SIGNALS = {
     "Ctrl-C": 1,
     "SIGSTOP a worker beyond its lease": 2,
     "a second command": 1.5,
+    "a second database": 1.5,
 }
 SIGNALS_SHARE = 0.12  # of all events: every start of a command costs seconds
 

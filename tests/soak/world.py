@@ -77,6 +77,13 @@ class World:
             fields = {"id": f"new-{self._growths}-{n}", "history": history, "mode": "live", "config": {"n": n}}
             self._change("add_run", {"project": f"team/{SMALL}", "fields": fields})
 
+    def copied_run(self) -> str:
+        """The id of a small run."""
+        (entity,) = self.model.entities.values()
+        project = entity.project(SMALL)
+        assert project is not None
+        return project.runs[0].id
+
     def _change(self, name: str, data: Row) -> None:
         self.tell("wandb", name, data)
         self.model.control(name, data)

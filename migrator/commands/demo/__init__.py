@@ -33,7 +33,7 @@ SDK_DIR = "wandb-sdk"  # its home, caches and settings, so that yours are not to
 PROCESSES = ("vision", "text", "crash")  # of demo_runs, all at once
 WORKERS = 2
 LOOK_EVERY_S = 0.05
-HALF_WAY_POINTS = 20_000  # read of a run in progress: only the long ones have this many
+HALF_WAY_POINTS = 6_000  # read of a run in progress: only the long ones have this many
 OWN_SETTINGS = ("WANDB_", "NEPTUNE_", "MIGRATE_")  # the user's own settings, which the demo ignores
 COMMAND = (sys.executable, "-P", "-m", "migrator")
 
