@@ -3,7 +3,7 @@
 Old SDKs need environments of their own: `OLD_WANDB_PYTHONS` names their interpreters, separated by `:`. For example:
 
     for v in 0.17.9 0.24.2; do python -m venv $v && $v/bin/pip install wandb==$v setuptools; done
-    OLD_WANDB_PYTHONS=0.17.9/bin/python:0.24.2/bin/python pytest -m slow tests/contract/test_source_local_old_sdks.py
+    OLD_WANDB_PYTHONS=0.17.9/bin/python:0.24.2/bin/python pytest -m heavy tests/contract/test_source_local_old_sdks.py
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ else:
 """
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.heavy,
     pytest.mark.timeout(600),
     pytest.mark.skipif(not PYTHONS, reason="OLD_WANDB_PYTHONS names no old SDK"),
 ]

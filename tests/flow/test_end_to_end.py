@@ -237,7 +237,13 @@ def test_a_run_copied_while_it_ran_and_again_at_its_end_is_as_if_copied_once(
 
 @pytest.mark.parametrize(
     "commands",
-    [["run"], ["run --mode offline"], pytest.param(["run --mode offline", "sync"], marks=pytest.mark.slow)],
+    [
+        ["run"],
+        *(
+            pytest.param(commands, marks=pytest.mark.heavy)
+            for commands in (["run --mode offline"], ["run --mode offline", "sync"])
+        ),
+    ],
 )
 def test_parts_that_are_asked_for_later_are_copied_then(set_scene: SetScene, commands: list[str]) -> None:
     runs = [run for run in hostile_runs("mixed") if run.id in ("artifacts", "files", "numbers")]

@@ -100,7 +100,7 @@ RUN_FAULTS = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_fault_of_one_run_concerns_that_run_alone(set_scene: SetScene) -> None:
     runs = sample_runs(len(RUN_FAULTS), steps=4, files=2, events=2, console=2)
     rows = {f"{row.what} {row.side}".replace(" ", "-"): row for row in RUN_FAULTS}
@@ -158,7 +158,7 @@ SERVICE_FAULTS = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_fault_of_a_whole_service_costs_no_run_and_no_attempt_but_where_nothing_moved(set_scene: SetScene) -> None:
     scenes = [set_scene(sample_runs(4, steps=4, files=2, events=2, console=2)) for _ in SERVICE_FAULTS]
     with ThreadPoolExecutor() as pool:
@@ -194,7 +194,7 @@ def meets(scene: Scene, row: ServiceFault) -> tuple[Sequence[int], frozenset[str
     return tuple(exit_codes), ends, len(early), scene.differences()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(("side", "match"), [("neptune", "^submit"), ("wandb", "ParquetHistory|HistoryPage")])
 def test_what_fails_for_all_runs_fails_none_although_the_service_answers(
     set_scene: SetScene, side: Side, match: str
@@ -221,7 +221,7 @@ BRIEF_FAULTS = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_few_seconds_of_refusals_fail_no_run_and_end_no_job(set_scene: SetScene) -> None:
     scenes = [set_scene(sample_runs(12, steps=4, files=2)) for _ in BRIEF_FAULTS]
     with ThreadPoolExecutor(4) as pool:
@@ -242,7 +242,7 @@ def meets_briefly(scene: Scene, row: tuple[Side, str, int]) -> tuple[int, list[s
     return started.wait().exit_code, scene.differences()
 
 
-@pytest.mark.parametrize("match", ["project", "^create_project"])
+@pytest.mark.parametrize("match", [pytest.param("project", marks=pytest.mark.heavy), "^create_project"])
 def test_a_workspace_that_forbids_projects_ends_the_job_and_fails_no_run(set_scene: SetScene, match: str) -> None:
     scene = set_scene(sample_runs(12, steps=4, files=2))
     scene.migrate.succeed("inventory")
@@ -263,7 +263,7 @@ def test_a_service_that_asks_to_wait_for_years_is_asked_again_before_the_job_giv
     assert scene.differences() == []
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_an_outage_while_offline_files_are_uploaded_asks_nothing_of_the_source(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(2, steps=4, files=2))
     scene.migrate.succeed("inventory")

@@ -17,7 +17,7 @@ from tests.servers.http import Fault
 from tests.servers.wandb_data import big_runs, sample_runs
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.heavy,
     pytest.mark.timeout(600),  # a command starts every few seconds, on a busy machine every ten
 ]
 

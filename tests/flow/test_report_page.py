@@ -324,7 +324,7 @@ INSERT INTO ledger (run, digest, part, kind, path, reason, count)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_ten_thousand_runs_take_under_20_s_and_20_mb(tmp_path: Path) -> None:
     job = Job(tmp_path / "migration.db")
     for project in range(10):

@@ -12,7 +12,7 @@ from tests.servers.wandb_data import Mode, sample_runs
 MODES: tuple[Mode, ...] = ("parquet", "live", "mixed")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_runs_arrive_as_they_were_although_the_job_is_killed_in_the_middle(set_scene: SetScene) -> None:
     runs = sample_runs(4, steps=30)
     for run, mode in zip(runs, cycle(MODES), strict=False):

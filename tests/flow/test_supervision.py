@@ -88,7 +88,7 @@ def killing(scene: Scene, running: Started, pattern: str) -> Iterator[list[int]]
     thread.join()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_job_that_moves_on_outlives_any_number_of_workers(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(30, steps=3, files=1), processing_delay_s=(0.1, 0.2))
     scene.migrate.succeed("inventory")
@@ -113,7 +113,7 @@ def test_workers_that_die_before_they_do_anything_end_the_job(set_scene: SetScen
     assert "workers keep dying" in ended.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_run_that_kills_its_workers_fails_alone(set_scene: SetScene) -> None:
     runs = sample_runs(3, steps=2, files=1)
     poison = sample_runs(4, steps=9, files=1)[-1]  # the longest: it is claimed first, the others with it
@@ -147,7 +147,7 @@ def test_what_a_stalled_worker_started_dies_with_it(set_scene: SetScene) -> None
     assert scene.differences() == []
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_slow_is_not_dead(set_scene: SetScene) -> None:
     large = Run("large", files={"model.bin": bytes(20 << 20)})
     scene = set_scene(Project("slow", [*sample_runs(1), large]), processing_delay_s=(12.0, 12.0))
@@ -192,7 +192,10 @@ def test_ctrl_c_does_not_reach_a_worker_that_has_yet_to_start(set_scene: SetScen
     assert (ended.exit_code, "Traceback" in ended.stderr) == (0, False), ended.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, *(pytest.param(number, marks=pytest.mark.heavy) for number in (signal.SIGTERM, signal.SIGHUP))],
+)
 def test_a_command_leaves_no_process_although_its_worker_waits_for_an_answer(
     set_scene: SetScene, number: signal.Signals
 ) -> None:
@@ -209,7 +212,7 @@ def test_a_command_leaves_no_process_although_its_worker_waits_for_an_answer(
     assert scene.differences() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGHUP, marks=pytest.mark.heavy), signal.SIGINT])
 def test_what_a_terminal_sends_to_all_processes_stops_a_job_cleanly(
     set_scene: SetScene, number: signal.Signals
 ) -> None:
@@ -229,16 +232,16 @@ def test_a_refused_key_ends_the_job_although_a_run_waits_for_an_answer(set_scene
     scene = set_scene(sample_runs(3))
     scene.migrate.succeed("inventory")
     scene.wandb.faults.set([Fault("GET /files/", "slow", times=1, delay_s=HANGS)])
-    began_at = time.monotonic()
     running = scene.migrate.start("run")
     wait_until(lambda: scene.wandb.log.count("GET /files/"), "a file to be asked for", running)
+    hangs_from = time.monotonic()
     scene.wandb.faults.add(Fault("", "status", times=None, status=401))
     assert running.wait().exit_code == 4
-    assert time.monotonic() - began_at < HANGS / 2
+    assert time.monotonic() - hangs_from < HANGS  # it did not wait for that answer
     assert set(ask(scene, "SELECT outcome FROM attempt")) <= {("done",), ("throttled",), ("released",)}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_command_that_sleeps_beyond_its_leases_goes_on_with_its_own_runs(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(2), processing_delay_s=(4.0, 4.0))
     scene.migrate.environment["MIGRATE_LEASE_S"] = "6"

@@ -51,7 +51,7 @@ def is_whole(scene: Scene) -> bool:
     return scene.differences() == [] and not scene.migrate.status()["skips"]
 
 
-@pytest.mark.parametrize("lose", [lose_the_run, lose_the_project])
+@pytest.mark.parametrize("lose", [lose_the_run, pytest.param(lose_the_project, marks=pytest.mark.heavy)])
 def test_a_run_that_is_gone_from_neptune_is_copied_from_its_start(scene: Scene, lose: Callable[[Scene], None]) -> None:
     killed_half_way(scene, "run")
     lose(scene)
@@ -144,7 +144,7 @@ def test_offline_files_looked_for_in_the_wrong_place_are_not_lost(set_scene: Set
     assert is_whole(scene)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("commands", [["run --safe-client"], ["run --mode offline", "sync"]], ids=["safe", "offline"])
 def test_a_run_that_grew_and_is_gone_from_neptune_is_copied_from_its_start(
     set_scene: SetScene, commands: list[str]

@@ -148,7 +148,7 @@ def damaged(server: NeptuneServer) -> None:
     del runs["deleted"]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_every_fault_of_a_copy_in_neptune_is_found_and_nothing_else(set_scene: SetScene) -> None:
     scene = set_scene(runs_of_all_kinds([*FAULTS, *CLEAN, *DROPPED]), seed=3)
     store = scene.neptune.store
