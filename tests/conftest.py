@@ -1,4 +1,7 @@
-"""Temporary files of the vendors' SDKs, which live as long as their processes, lie in a directory that is removed."""
+"""Says which tests are slow; puts temporary files of the vendors' SDKs into a directory that is removed.
+
+Those files live as long as the processes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,18 @@ import tempfile
 
 import pytest
 
+#: fixtures of tests that start processes, each of which costs seconds: the command, or the safe client's
+STARTING = {"set_scene", "safe_place"}
+
 _ours = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start processes are slow, except for the main jobs."""
+    for item in items:
+        if STARTING.intersection(getattr(item, "fixturenames", ())) and not item.get_closest_marker("installed"):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -30,14 +30,6 @@ DEADLINE_S = 90.0  # for anything waited for: far more than a loaded machine nee
 NOWHERE = "http://127.0.0.1:9"  # a proxy that is not there: nothing but loopback is reached
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start commands are slow, except for the main jobs."""
-    for item in items:
-        if "set_scene" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("installed"):
-            item.add_marker(pytest.mark.slow)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def signals_as_in_a_terminal() -> None:
     """A suite that was started in the background ignores Ctrl-C and hang-ups, and so would its commands."""
