@@ -94,6 +94,16 @@ CreatedAfter = Annotated[
 CreatedBefore = Annotated[
     str, option("--created-before", metavar="TIME", group=WHAT, help="Only runs created before this time.")
 ]
+Filter = Annotated[
+    str,
+    option(
+        "--filter",
+        metavar="JSON",
+        group=WHAT,
+        help='Only runs that pass this filter in W&B\'s own form: \'{"config.lr": {"$gt": 0.1}}\'. @FILE reads it '
+        "from a file. Not with --local.",
+    ),
+]
 OnlyThese = Annotated[
     bool,
     option(

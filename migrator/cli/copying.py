@@ -53,6 +53,7 @@ def inventory(
     name: o.Names = None,
     group: o.RunGroups = None,
     sweep: o.Sweeps = None,
+    filter: o.Filter = "",
     only: o.OnlyThese = False,
     project_map: o.ProjectMap = None,
     work_dir: o.WorkDir = None,
@@ -63,6 +64,8 @@ def inventory(
     from migrator.commands.scope import Scope
     from migrator.sources.base import RunFilter
 
+    if filter and local:
+        raise UserError("--filter is for W&B's API: local directories have --state, --tag, --name and the like")
     now = datetime.now(UTC)
     scope = Scope(
         entity=wandb_entity or None,
@@ -77,6 +80,7 @@ def inventory(
             names=tuple(name or ()),
             groups=tuple(group or ()),
             sweeps=tuple(sweep or ()),
+            wandb=s.parse_filter(filter, "--filter"),
         ),
         project_map=s.parse_project_map(project_map or ()),
         whole=not (projects or exclude_projects),
