@@ -1,6 +1,7 @@
 """The command line: parse, build, call one function, print. Help lives here; work lives in the command's module.
 
 copying, looking   the commands
+file               options from migrate.toml
 values             what commands make of options
 """
 
@@ -14,13 +15,14 @@ import typer
 from migrator import options as o
 from migrator import settings as s
 from migrator.cli.copying import doctor, inventory, plan, run, sync
-from migrator.cli.looking import demo, forget, report, retry_failed, runs, status, verify
-from migrator.help import MAX_WIDTH, ReadableCommand, ReadableGroup
+from migrator.cli.file import FiledCommand, Program
+from migrator.cli.looking import config, demo, forget, report, retry_failed, runs, status, verify
+from migrator.help import MAX_WIDTH
 
 app = typer.Typer(
     name="migrate",
     help="Move experiment history from Weights & Biases to Neptune: resumable, and every value is accounted for.",
-    cls=ReadableGroup,
+    cls=Program,
     no_args_is_help=False,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
@@ -39,6 +41,7 @@ def _version(wanted: bool) -> None:
 def common(
     context: typer.Context,
     db: o.Database = s.DEFAULT_DB,
+    config: o.Config = None,
     json: o.Json = False,
     verbose: o.Verbose = False,
     quiet: o.Quiet = False,
@@ -55,6 +58,6 @@ def common(
 
 
 _COPYING = (doctor, inventory, plan, run, sync)
-_LOOKING = (status, runs, retry_failed, forget, verify, report, demo)
+_LOOKING = (status, runs, retry_failed, forget, verify, report, config, demo)
 for _command in (*_COPYING, *_LOOKING):
-    app.command(cls=ReadableCommand)(_command)
+    app.command(cls=FiledCommand)(_command)

@@ -131,6 +131,18 @@ def report(
     report_command(ReportQuery(run, wanted, out, charts, source, force, open), context.obj, datetime.now(UTC))
 
 
+def config(context: typer.Context, command: o.CommandName = "") -> None:
+    """Show the value of each option, and where it comes from.
+
+    Options may be in migrate.toml beside the state database: those of every command at the top, those of one command in
+    a table, such as workers = 4 below [run]. The order is: command line, environment, file, state database.
+    """
+    from migrator.cli.file import file_of, settings_of
+    from migrator.commands.config import config_command
+
+    config_command(settings_of(context, command), file_of(context), context.obj)
+
+
 def demo(
     directory: o.DemoDir = None,
 ) -> None:
