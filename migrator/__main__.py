@@ -16,7 +16,8 @@ from migrator.errors import ExitCode, MigratorError, Retryable, RunError, UserEr
 from migrator.job.signals import ending
 
 #: options that may come before or after the command; True: a value follows
-_GLOBAL_OPTIONS = {"--db": True, "--json": False, "--verbose": False, "-v": False, "--quiet": False, "-q": False}
+_GLOBAL_OPTIONS = {"--db": True, "--config": True, "--json": False, "--verbose": False, "-v": False}
+_GLOBAL_OPTIONS |= {"--quiet": False, "-q": False}
 
 
 def global_options_first(arguments: Sequence[str]) -> list[str]:
@@ -30,8 +31,10 @@ def global_options_first(arguments: Sequence[str]) -> list[str]:
         elif (takes_value := _GLOBAL_OPTIONS.get(word)) is not None:
             first.append(word)
             if takes_value:
-                first += [value for value in [next(words, None)] if value is not None]
-        elif word.startswith("--db="):
+                if (value := next(words, None)) is None:
+                    return first  # click tells that it takes an argument
+                first.append(value)
+        elif word.startswith(("--db=", "--config=")):
             first.append(word)
         else:
             others.append(word)
@@ -46,7 +49,7 @@ def main() -> NoReturn:
             stream.reconfigure(errors="replace")  # for names that the terminal's encoding cannot show
     for number in ending():
         signal.signal(number, _terminated)
-    sys.exit(_flushed(int(_exit_code(sys.argv[1:]))))
+    sys.exit(_flushed(int(exit_code_of(sys.argv[1:]))))
 
 
 def _flushed(exit_code: int) -> int:
@@ -73,11 +76,12 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(ExitCode.TERMINATED)
 
 
-def _exit_code(arguments: Sequence[str]) -> int:
+def exit_code_of(arguments: Sequence[str]) -> int:
+    """Run a command in this process. Errors become messages on stderr."""
     from migrator.cli import app
 
     try:
-        app(global_options_first(arguments), standalone_mode=True)
+        app(global_options_first(arguments), prog_name="migrate", standalone_mode=True)
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # how click handles `| head`
             return ExitCode.OK

@@ -23,9 +23,10 @@ GROUPS = (ARGUMENTS, WHAT, SHOWN, WHERE, HOW, TROUBLE, SCRATCH, EVERY, OTHER)
 MAX_WIDTH = 120  # columns: longer lines are hard to read
 
 EVERYWHERE = (
-    "--db, --json, --quiet and --verbose go with every command, before or behind its name: see `migrate --help`. "
-    "Each option has an environment variable: MIGRATE_ and its name, such as MIGRATE_OFFLINE_DIR. Where an option is "
-    "repeatable, the variable holds its values with blanks between them."
+    "--db, --config, --json, --quiet and --verbose go with every command, before or behind its name: see `migrate "
+    "--help`. Each option has an environment variable: MIGRATE_ and its name, such as MIGRATE_OFFLINE_DIR. Where an "
+    "option is repeatable, the variable holds its values with blanks between them. Options may also be in "
+    "migrate.toml: see `migrate config --help`."
 )
 
 EXAMPLES = {
@@ -76,6 +77,10 @@ EXAMPLES = {
     "retry-failed": """
         migrate retry-failed
         migrate retry-failed --class stalled --projects vision
+    """,
+    "config": """
+        migrate config
+        migrate config run
     """,
     "demo": """
         migrate demo

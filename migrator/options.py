@@ -94,6 +94,16 @@ CreatedAfter = Annotated[
 CreatedBefore = Annotated[
     str, option("--created-before", metavar="TIME", group=WHAT, help="Only runs created before this time.")
 ]
+Filter = Annotated[
+    str,
+    option(
+        "--filter",
+        metavar="JSON",
+        group=WHAT,
+        help='Only runs that pass this filter in W&B\'s own form: \'{"config.lr": {"$gt": 0.1}}\'. @FILE reads it '
+        "from a file. Not with --local.",
+    ),
+]
 OnlyThese = Annotated[
     bool,
     option(
@@ -280,6 +290,10 @@ Run = Annotated[
     typer.Argument(metavar="RUN", help="A run: its id, project/id or entity/project/id.", show_default=False),
 ]
 
+CommandName = Annotated[
+    str, typer.Argument(metavar="COMMAND", help="Only the options of this command, such as run.", show_default=False)
+]
+
 StatusOption = Annotated[
     list[str] | None,
     option(
@@ -343,6 +357,15 @@ Level = Annotated[
         "--level",
         metavar="LEVEL",
         group=HOW,
+Config = Annotated[
+    Path | None,
+    option(
+        "--config",
+        metavar="FILE",
+        group=EVERY,
+        help="File of options, in TOML. Default: migrate.toml beside the state database, if there is one.",
+    ),
+]
         help="counts, or digests, which reads all points. Default: digests.",
     ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NoReturn
 
 from migrator.errors import UserError
 
@@ -23,6 +24,7 @@ OFFLINE_DIR = Path("neptune-offline")
 REPORT = Path("migration-report.html")
 OFFLINE_WORKSPACE = "workspace"  # placeholder in an offline file until `migrate sync` knows the real one
 MAX_DEFAULT_WORKERS = 8
+FILTER_EXAMPLE = """An example: --filter '{"config.lr": {"$gt": 0.1}}'"""
 LEASE_S = 60.0  # of a claim; workers renew it every few seconds
 
 
@@ -161,16 +163,52 @@ def from_files(values: Sequence[str] | None, option: str) -> list[str]:
         if not value.startswith("@"):
             result.append(value)
             continue
-        try:
-            lines = [line.strip() for line in Path(value[1:]).read_text(encoding="utf-8-sig").splitlines()]
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or "it is not text in UTF-8"
-            raise UserError(f"{option} {value}: {value[1:]} cannot be read: {why}") from error
+        lines = [line.strip() for line in _text_of_file(value[1:], f"{option} {value}").splitlines()]
         found = [line for line in lines if line and not line.startswith("#")]
         if not found:
             raise UserError(f"{option} {value}: {value[1:]} is empty")
         result += found
     return result
+
+
+def _text_of_file(name: str, told: str) -> str:
+    """The text of a file that an option names with `@`. `told`: the option as it was typed."""
+    try:
+        return Path(name).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise UserError(f"{told}: {name} cannot be read: {why}") from error
+
+
+def parse_filter(text: str, option: str) -> dict[str, Any]:
+    """Parse a filter in W&B's form: a JSON object, or `@FILE` that contains one. Empty: no filter."""
+    if not text:
+        return {}
+    where = option
+    if text.startswith("@"):
+        where, text = f"{option} {text}", _text_of_file(text[1:], f"{option} {text}")
+    try:
+        found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_json)
+    except (ValueError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UserError(f"{where} is not JSON: {why}. {FILTER_EXAMPLE}") from error
+    if not isinstance(found, dict):
+        kind = "a list" if isinstance(found, list) else "a single value"
+        raise UserError(f"{where} must be a JSON object, not {kind}. {FILTER_EXAMPLE}")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Of a key that occurs twice, Python would silently ignore the first value."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise ValueError(f"the key '{twice}' occurs twice")
+    return found
+
+
+def _no_json(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a number in JSON")
 
 
 def parse_project_map(pairs: Sequence[str]) -> dict[str, str]:

@@ -57,13 +57,19 @@ class _Known:
     mapping: Mapping[str, Any] = field(default_factory=dict)
 
 
+def remembered_options(db: str, phase: Phase) -> dict[str, object]:
+    """The options that a command of this phase takes from the state database, by their names on the command line."""
+    known = _read(db, phase)
+    found = {"--mode": known.mode, "--neptune-workspace": known.workspace, "--offline-dir": known.offline_dir}
+    mapping = known.mapping if phase is Phase.COPY else {}
+    return {option: value for option, value in found.items() if value is not None} | {
+        MAPPING_NAMES[name]: value for name, value in mapping.items() if name in MAPPING_NAMES and value is not None
+    }
+
+
 def remembered(phase: Phase, asked: Asked, common: Globals) -> Settled:
     """Complete the given settings from the state database, and print what was taken. `UserError` if any is missing."""
-    try:
-        with open_store(common.db, create=False) as store:
-            known = _known(store, phase)
-    except StateMissing:
-        known = _Known()  # the command will report it
+    known = _read(common.db, phase)
     usual: Mode = "online" if token_is_set() else "offline"
     mode = asked.mode or known.mode or usual
     taken = [f"--mode {mode}"] if not asked.mode and mode != usual else []
@@ -99,6 +105,14 @@ def mapping_text(name: str, value: object) -> str:
         case None | "" | 0:
             return f"{option} ''"
     return f"{option} {value}"
+
+
+def _read(db: str, phase: Phase) -> _Known:
+    try:
+        with open_store(db, create=False) as store:
+            return _known(store, phase)
+    except StateMissing:
+        return _Known()  # the command will report it
 
 
 def _known(store: Store, phase: Phase) -> _Known:

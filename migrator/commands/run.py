@@ -21,7 +21,7 @@ from migrations_db.selecting import Wanted
 from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Selection
-from migrator.commands.choosing import chosen
+from migrator.commands.choosing import chosen, did_you_mean
 from migrator.commands.remembered import mapping_text
 from migrator.commands.text import counted, left_out_text
 from migrator.destinations.base import UPLOADED
@@ -87,9 +87,11 @@ class RunResult:
 
 def selected_parts(include: Sequence[str], exclude: Sequence[str]) -> list[str]:
     """Parts in copy order: all except the optional ones, plus `include`, minus `exclude`."""
-    for name in (*include, *exclude):
-        if name not in PARTS:
-            raise UserError(f"there is no part '{name}': parts are {', '.join(PARTS)}")
+    for option, names in (("--include", include), ("--exclude", exclude)):
+        for name in names:
+            if name not in PARTS:
+                close = did_you_mean([name], PARTS)
+                raise UserError(f"{option} {name}: there is no such part{close}. Parts are {', '.join(PARTS)}")
     parts = [name for name in PARTS if (name not in OPTIONAL_PARTS or name in include) and name not in exclude]
     if not parts:
         raise UserError("nothing is left to copy: --exclude names every part")

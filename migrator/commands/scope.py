@@ -86,6 +86,8 @@ def check_filters(source: Source, projects: Sequence[SourceProject], only: RunFi
             raise UserError(nothing_has(OPTIONS[name][0], unmatched, sorted(known[name]), lists_all))
     if not passes:
         count = counted(len(known["run_ids"]), "run")
+        if only == RunFilter(wandb=only.wandb):
+            raise UserError(f"--filter: W&B has no such run. Without filters there are {count}")
         raise UserError(f"no run passes all of these filters together. Without filters there are {count}")
 
 

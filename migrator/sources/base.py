@@ -7,8 +7,8 @@ belongs to one process and may be used by several threads; a `SourceRun` belongs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -37,7 +37,7 @@ from migrator.values import SeriesKey
 class RunFilter:
     """Which runs to list. Empty fields do not filter. Times are aware; `after` is inclusive, `before` exclusive.
 
-    `names` are globs for display names.
+    `names` are globs for display names. `wandb` is a filter in W&B's own form, which only its API can apply.
     """
 
     states: Sequence[str] = ()
@@ -48,9 +48,13 @@ class RunFilter:
     names: Sequence[str] = ()
     groups: Sequence[str] = ()
     sweeps: Sequence[str] = ()
+    wandb: Mapping[str, Any] = field(default_factory=dict)
 
     def accepts(self, listing: RunListing) -> bool:
-        """Whether a run has one of the values of each field and was created between the times. Unknown times pass."""
+        """Whether a run has one of the values of each field and was created between the times. Unknown times pass.
+
+        `wandb` is not looked at: what it concerns is not in a listing.
+        """
         return (
             (not self.states or listing.source_state in self.states)
             and (not self.tags or bool(set(self.tags) & set(listing.tags)))

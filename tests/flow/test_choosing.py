@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.contract.local_source import EXIT, Directories, record, row, start
-from tests.flow.conftest import Migrate
+from tests.flow.conftest import Migrate, SetScene
+from tests.servers.wandb_data import sample_runs
 
 
 @pytest.fixture
@@ -53,3 +54,24 @@ def test_what_is_chosen_once_is_remembered_and_what_matches_nothing_changes_noth
     assert f"As before: --offline-dir {migrate.directory / 'kept'} --metrics-namespace m" in told.stderr
     assert migrate.status("first000")["mapping"]["metrics_namespace"] == "m"
     assert migrate.status("first000")["status"] == "done"
+
+
+def test_wandb_applies_its_own_filters(set_scene: SetScene) -> None:
+    runs = sample_runs(4, steps=2, files=1)
+    for number, run in enumerate(runs):
+        run.config = {"lr": number / 10}
+    scene = set_scene(runs)
+    migrate = scene.migrate
+    for wanted, words in {
+        '{"config.lr": {"$gt": 7}}': "--filter: W&B has no such run. Without filters there are 4 runs",
+        '{"summary.loss": 1}': "--filter: W&B refuses it: runs of team/demo: HTTP 400: unknown run field: summary.loss",
+    }.items():
+        told = migrate.run("inventory", "--filter", wanted)
+        assert (told.exit_code, words in told.stderr) == (2, True), told.stderr
+    assert "migration.db" not in migrate.files()
+    scene.wandb.unknown.clear()
+    (migrate.directory / "filter.json").write_text('{"config.lr": {"$gt": 0.15}}')
+    migrate.succeed("inventory", "--filter", "@filter.json")
+    migrate.succeed("inventory", MIGRATE_FILTER='{"config.lr": 0}')
+    listed = migrate.succeed("runs", "--json").json["runs"]
+    assert sorted(run["run"].rpartition("/")[2] for run in listed) == [runs[0].id, runs[2].id, runs[3].id]

@@ -58,6 +58,10 @@ class Refused(Exception):
     """Answered with status 400 and the message, and recorded in `unknown`."""
 
 
+class Broken(Exception):
+    """Answered with status 500 and the message: W&B breaks where it should refuse (its issue 4068)."""
+
+
 @dataclass(frozen=True)
 class Query:
     name: str
@@ -225,6 +229,8 @@ class WandbServer(Server):
         except Refused as refused:
             self.unknown.append(f"{query.name}: {refused}")
             return _refusal(400, str(refused))
+        except Broken as broken:
+            return _refusal(500, str(broken))
         if self.absent:
             data = _without(self.absent, json.loads(data) if isinstance(data, bytes) else data)
         return Response(200, b'{"data": %b}' % (data if isinstance(data, bytes) else json.dumps(data).encode()))
@@ -326,14 +332,22 @@ FIELDS: dict[str, Callable[[Run], Any]] = {
 
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "$eq": lambda value, wanted: value == wanted,
-    "$gt": lambda value, wanted: value is not None and value > wanted,
-    "$gte": lambda value, wanted: value is not None and value >= wanted,
-    "$lt": lambda value, wanted: value is not None and value < wanted,
-    "$lte": lambda value, wanted: value is not None and value <= wanted,
+    "$gt": lambda value, wanted: _alike(value, wanted) and value > wanted,
+    "$gte": lambda value, wanted: _alike(value, wanted) and value >= wanted,
+    "$lt": lambda value, wanted: _alike(value, wanted) and value < wanted,
+    "$lte": lambda value, wanted: _alike(value, wanted) and value <= wanted,
     "$in": lambda value, wanted: value in wanted,
     "$exists": lambda value, wanted: (value is not None) == wanted,
     "$regex": lambda value, wanted: isinstance(value, str) and re.search(wanted, value) is not None,
 }
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values can be ordered: numbers with numbers, texts with texts. Others never compare."""
+    numbers = (int, float)
+    return isinstance(one, numbers if isinstance(other, numbers) else type(other)) and other is not None
+
+
 NEGATIONS = {"$ne": "$eq", "$nin": "$in"}
 
 
@@ -356,6 +370,8 @@ def _sort_key(key: str, run: Run) -> tuple[bool, Any]:
 
 
 def _passes(run: Run, filters: Row) -> bool:
+    if not isinstance(filters, dict):
+        raise Refused(f"invalid filter: {filters!r}")
     for key, wanted in filters.items():
         match key:
             case "$and":
@@ -374,6 +390,8 @@ def _passes(run: Run, filters: Row) -> bool:
 
 
 def _field_passes(value: Any, key: str, wanted: Any) -> bool:
+    if isinstance(wanted, list):
+        raise Broken("unsupported type []interface {}")
     if not isinstance(wanted, dict):
         wanted = {"$eq": wanted}
     for operator, operand in wanted.items():

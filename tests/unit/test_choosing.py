@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import shutil
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from migrator.commands.run import check_mapping
 from migrator.commands.scope import Scope, check_filters, find_projects
 from migrator.errors import UserError
 from migrator.records import Sweep
-from migrator.settings import from_files, parse_project_map, parse_time
+from migrator.settings import from_files, parse_filter, parse_project_map, parse_time
 from migrator.sources.base import RunFilter
 from migrator.sources.memory import MemoryData, MemorySource
 
@@ -248,6 +249,32 @@ def test_a_file_of_values_that_cannot_be_used_is_told(tmp_path: Path, content: b
         path.write_bytes(content)
     with pytest.raises(UserError, match=f"--run-id @.*runs.txt.*{said}"):
         from_files([f"@{path}"], "--run-id")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("state=finished", "--filter is not JSON: Expecting value"),
+        ("{'state': 'finished'}", "--filter is not JSON"),
+        ('["state"]', "--filter must be a JSON object, not a list"),
+        ('"finished"', "--filter must be a JSON object, not a single value"),
+        ("null", "--filter must be a JSON object, not a single value"),
+        ('{"config.lr": NaN}', "NaN is not a number in JSON"),
+        ('{"config.lr": {"$gt": 1}, "config.lr": {"$lt": 2}}', "the key 'config.lr' occurs twice"),
+        ('{"a": ' * 100_000, "nested too deeply"),
+        ("@nosuch.json", "--filter @nosuch.json: nosuch.json cannot be read: No such file"),
+    ],
+    ids=itertools.count(),
+)
+def test_a_filter_that_is_not_a_json_object_is_told_with_an_example(text: str, words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        parse_filter(text, "--filter")
+    assert text.startswith("@") or "An example: --filter '{" in str(caught.value)
+
+
+def test_a_filter_is_read_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "f.json").write_text('\ufeff{"$and": [{"state": "finished"}]}\n', "utf-8")
+    assert parse_filter(f"@{tmp_path}/f.json", "--filter") == {"$and": [{"state": "finished"}]}
 
 
 def test_a_filter_without_values_asks_nothing(store: Store) -> None:

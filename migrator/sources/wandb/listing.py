@@ -96,6 +96,8 @@ class WandbApiSource:
 
     def runs(self, project: SourceProject, only: RunFilter) -> Iterator[RunListing]:
         """A fork whose parent is not listed (perhaps deleted) is a root: W&B returns inherited rows with its own."""
+        if only.wandb:
+            self._check_filter(project, dict(only.wandb))
         lists = RunLists(partial(self._page, project), self.ping, mongo_filter(only))
         accepted: dict[str, bool] = {}
         for node in lists.nodes():
@@ -111,6 +113,22 @@ class WandbApiSource:
 
     def missing(self, project: SourceProject) -> str | None:
         return self._missing.get(project)
+
+    def _check_filter(self, project: SourceProject, filters: Json) -> None:
+        """`UserError` if W&B does not accept the user's own filter.
+
+        W&B answers some mistakes with HTTP 400 (`summary.loss`) and others with 500 (a list of tags), so a failure is
+        blamed on the filter if W&B answers the same request without it.
+        """
+        try:
+            self._page(project, filters, OLDEST, None, 0)
+        except (UserError, Rejected, Retryable) as error:
+            if isinstance(error, Retryable) and not is_too_much(error):
+                raise
+            self._page(project, {}, OLDEST, None, 0)
+            raise UserError(
+                f"--filter: W&B refuses it: {error}. Keys are such as config.lr, summary_metrics.loss, state and tags"
+            ) from error
 
     def _page(self, project: SourceProject, filters: Json, order: str, cursor: str | None, size: int) -> Json:
         """Implements `AskRuns`: returns `project` of the answer."""
@@ -175,6 +193,8 @@ def mongo_filter(only: RunFilter) -> Json:
         wanted.append({"createdAt": {"$gte": _utc_text(only.created_after, 0)}})
     if only.created_before:
         wanted.append({"createdAt": {"$lte": _utc_text(only.created_before, 1)}})
+    if only.wandb:
+        wanted.append(dict(only.wandb))
     return {"$and": wanted} if wanted else {}
 
 

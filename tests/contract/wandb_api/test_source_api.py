@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from migrator.errors import ErrorClass, Rejected, UserError
+from migrator.errors import ErrorClass, Rejected, Retryable, UserError
 from migrator.records import SourceProject
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb.listing import WandbApiSource
@@ -471,6 +471,53 @@ def test_filters_are_applied_by_the_server_and_checked_again(only: RunFilter, ma
     assert 0 < len(expected) < 6
     assert [listing.run_id for listing in source.runs(P, only)] == expected
     assert not server.unknown
+
+
+@pytest.mark.parametrize(
+    ("filters", "more", "expected"),
+    [
+        ({"config.lr": {"$gt": 0.1}}, RunFilter(), [2, 3]),
+        ({"config.lr": {"$gt": 0.1}}, RunFilter(states=["finished"]), [3]),
+        ({"$or": [{"summary_metrics.loss": 0}, {"display_name": {"$regex": "3$"}}]}, RunFilter(), [0, 3]),
+        ({"config.lr": {"$gt": "high"}}, RunFilter(), []),
+        ({"tags": {"$in": ["x"]}}, RunFilter(names=["n*"]), [1]),
+    ],
+)
+def test_a_filter_in_the_form_of_wandb_is_combined_with_others(
+    filters: dict[str, Any], more: RunFilter, expected: list[int], make: Make
+) -> None:
+    states, tags = ["finished", "crashed", "running", "finished"], [[], ["x"], [], []]
+    runs = [
+        Run(f"r{n}", f"n{n}", states[n], {"lr": n / 10}, summary={"loss": n}, tags=tags[n], created_at=iso(EPOCH_S + n))
+        for n in range(4)
+    ]
+    server, source = make(*runs)
+    only = replace(more, wandb=filters)
+    assert [listing.run_id for listing in source.runs(P, only)] == [f"r{n}" for n in expected]
+    assert not server.unknown
+
+
+@pytest.mark.parametrize(
+    ("filters", "words"),
+    [
+        ({"summary.loss": 1}, "HTTP 400: unknown run field: summary.loss"),
+        ({"state": {"$like": "fin"}}, "HTTP 400: unknown operator: \\$like"),
+        ({"$or": ["state"]}, "HTTP 400: invalid filter"),
+        ({"tags": ["x"]}, r"HTTP 500: unsupported type \[\]interface"),
+    ],
+)
+def test_a_filter_that_wandb_refuses_is_told_in_its_words(filters: dict[str, Any], words: str, make: Make) -> None:
+    _, source = make(Run("a"))
+    with pytest.raises(UserError, match=f"--filter: W&B refuses it: .*{words}") as caught:
+        list(source.runs(P, RunFilter(wandb=filters)))
+    assert caught.value.exit_code == 2
+
+
+def test_a_server_that_is_down_is_not_blamed_on_the_filter(make: Make) -> None:
+    server, source = make(Run("a"))
+    server.faults.add(Fault("Runs", "status", None, status=500))
+    with pytest.raises(Retryable):
+        list(source.runs(P, RunFilter(wandb={"state": "finished"})))
 
 
 def test_runs_that_are_deleted_while_listing_do_not_hide_others(make: Make) -> None:
