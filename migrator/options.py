@@ -343,7 +343,8 @@ Level = Annotated[
         "--level",
         metavar="LEVEL",
         group=HOW,
-        help="counts, or digests, which reads all points. Default: digests.",
+        help="counts; digests, which reads all points back; or values, which also reads the source again and names the "
+        "points that differ. Default: digests.",
     ),
 ]
 Files = Annotated[
