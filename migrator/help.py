@@ -64,7 +64,7 @@ EXAMPLES = {
     """,
     "verify": """
         migrate verify
-        migrate verify --level counts --sample 5%
+        migrate verify --level values --sample 5%
     """,
     "report": """
         migrate report

@@ -345,6 +345,15 @@ OpenReport = Annotated[bool, option("--open", group=SHOWN, help="Show it in the 
 Database = Annotated[
     str, option("--db", metavar="FILE", group=EVERY, help="State database: a file, or a URL. Default: migration.db.")
 ]
+Config = Annotated[
+    Path | None,
+    option(
+        "--config",
+        metavar="FILE",
+        group=EVERY,
+        help="File of options, in TOML. Default: migrate.toml beside the state database, if there is one.",
+    ),
+]
 Json = Annotated[bool, option("--json", group=EVERY, help="Print results as JSON.")]
 Verbose = Annotated[bool, option("--verbose", "-v", group=EVERY, help="Write more into the log file.")]
 Quiet = Annotated[bool, option("--quiet", "-q", group=EVERY, help="Show no progress, only results.")]
@@ -357,16 +366,8 @@ Level = Annotated[
         "--level",
         metavar="LEVEL",
         group=HOW,
-Config = Annotated[
-    Path | None,
-    option(
-        "--config",
-        metavar="FILE",
-        group=EVERY,
-        help="File of options, in TOML. Default: migrate.toml beside the state database, if there is one.",
-    ),
-]
-        help="counts, or digests, which reads all points. Default: digests.",
+        help="counts; digests, which reads all points back; or values, which also reads the source again and names the "
+        "points that differ. Default: digests.",
     ),
 ]
 Files = Annotated[

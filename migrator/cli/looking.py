@@ -96,6 +96,8 @@ def verify(
     level: o.Level = "digests",
     files: o.Files = "size",
     workers: o.Readers = 4,
+    no_follow_links: o.NoFollowLinks = False,
+    work_dir: o.WorkDir = None,
 ) -> None:
     """Read copied runs back and compare. Interrupted: the same command goes on."""
     from migrator.commands.verify import VerifySettings, how_of, share_of, verify_command
@@ -108,6 +110,8 @@ def verify(
         sample=share_of(sample),
         seed=seed,
         again=again,
+        work_dir=s.work_directory(work_dir),
+        follow_links=not no_follow_links,
     )
     raise typer.Exit(verify_command(settings, context.obj))
 

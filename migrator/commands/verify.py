@@ -9,9 +9,11 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -24,12 +26,16 @@ from migrations_db.types import Selection
 from migrator.commands.run import neptune_binding
 from migrator.commands.status.conclusions import bound_to, verdicts_text
 from migrator.commands.text import counted, message_text, say
-from migrator.copying.verify import Files, How, Level
+from migrator.copying.copy import CopyPlan
+from migrator.copying.findings import Files, How, Level
 from migrator.errors import ExitCode, UserError
 from migrator.job.address import COPIES, UPLOADS, bound_address
-from migrator.job.log import log_path, start_log
+from migrator.job.log import log_path, own_keys, start_log
+from migrator.job.rereading import Sources
+from migrator.job.scratch import scratch_directory
 from migrator.job.verifier import Compared, Scope, Verifier
-from migrator.settings import OFFLINE_WORKSPACE, Globals, tool_version
+from migrator.parts.base import MappingOptions
+from migrator.settings import OFFLINE_WORKSPACE, Globals, tool_version, work_directory
 from migrator.visible import tell
 
 LINE_EVERY_S = 30.0
@@ -40,7 +46,10 @@ BLIND = "Level counts does not compare the points of text, histograms and files 
 
 @dataclass(frozen=True, slots=True)
 class VerifySettings:
-    """The user's choices. `sample`: a share of the runs, 0 to 1; `again`: also those that have a verdict."""
+    """The user's choices. `sample`: a share of the runs, 0 to 1; `again`: also those that have a verdict.
+
+    `work_dir` is where what is read of the sources is kept meanwhile.
+    """
 
     how: How
     workers: int
@@ -49,6 +58,8 @@ class VerifySettings:
     sample: float = 1.0
     seed: int = 0
     again: bool = False
+    work_dir: Path = field(default_factory=lambda: work_directory(None))
+    follow_links: bool = True
 
 
 def verify_command(settings: VerifySettings, common: Globals) -> ExitCode:
@@ -83,23 +94,35 @@ def _verified(store: Store, only: Selection, settings: VerifySettings, common: G
         store.verification.begin_again(only)
     start_log(log_path("verify"), common.verbose)
     invocation_id = store.begin_invocation("verify", socket.gethostname(), os.getpid(), tool_version())
-    scope = Scope(
-        only=only,
-        workspace=bound.workspace or OFFLINE_WORKSPACE,
-        offline_dir=copies.directory if copies else None,
-        how=settings.how,
-        threads=settings.workers,
-        invocation_id=invocation_id,
-    )
     exit_code = ExitCode.UNEXPECTED
     try:
-        with ThreadPoolExecutor(FILES_AT_A_TIME, thread_name_prefix="files") as downloads:
+        with ExitStack() as stack:
+            sources = None
+            if settings.how.level is Level.VALUES:
+                sources = _sources(settings, bound.workspace, stack.enter_context(scratch_directory(settings.work_dir)))
+            scope = Scope(
+                only=only,
+                workspace=bound.workspace or OFFLINE_WORKSPACE,
+                offline_dir=copies.directory if copies else None,
+                how=settings.how,
+                threads=settings.workers,
+                invocation_id=invocation_id,
+                sources=sources,
+            )
+            downloads = stack.enter_context(ThreadPoolExecutor(FILES_AT_A_TIME, thread_name_prefix="files"))
             verifier = Verifier(scope, store, downloads)
             verifier.run(_Lines(common.quiet).update)
         exit_code = ExitCode.OK
     finally:
         store.end_invocation(invocation_id, exit_code)
     return verifier.compared
+
+
+def _sources(settings: VerifySettings, workspace: str | None, scratch: Path) -> Sources:
+    """How sources are read again: by all parts that a run's copy had, with the options of its copy."""
+    keys = [os.fsdecode(key) for key in own_keys()]
+    plan = CopyPlan(workspace or OFFLINE_WORKSPACE, (), MappingOptions(), tool_version(), keys)
+    return Sources(plan, scratch, settings.follow_links)
 
 
 def _check_binding(store: Store, workspace: str | None, *, offline: bool) -> None:

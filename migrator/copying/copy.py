@@ -69,18 +69,7 @@ def copy_run(
     with source.open_run(ref, tools.scratch) as run:
         attributes = run.attributes()
         target, notes = run_target(claim, attributes, plan)
-        context = Context(
-            options=plan.options,
-            created_at=target.created_at,
-            fingerprint=claim.fingerprint,
-            scratch=tools.scratch,
-            downloads=tools.downloads,
-            clock=plan.clock,
-            tool_version=plan.tool_version,
-            has_history="history" in plan.parts,
-            keys=plan.keys,
-            fork_step=target.fork.step if target.fork else None,
-        )
+        context = context_of(claim, target, plan, tools)
         begun = any(progress.intent is not None for progress in saved.values())
         confirm = tools.control.confirm
         with destination.open_run(target, claim.position, begun=begun, confirm=confirm) as out:
@@ -111,11 +100,15 @@ def _digests(claim: Claim, claims: Claims, target: RunTarget, *, anew: bool) -> 
     """The digests of the run so far. None: its copy began with a version that kept none."""
     if anew:
         claims.begin_digests(claim)
-        created: dict[str, Scalar] = {"sys/custom_run_id": target.run_id, "sys/name": target.name}
-        created["sys/creation_time"] = target.created_at
-        return Digests.begun({**created, **COMPLETE})  # COMPLETE comes last, but only done runs are verified
+        return Digests.begun(first_values(target))
     saved = claims.digests(claim)
     return Digests(saved) if saved else None
+
+
+def first_values(target: RunTarget) -> dict[str, Scalar]:
+    """What a run has besides its parts. `COMPLETE` is written last, but only runs that are done are ever verified."""
+    created: dict[str, Scalar] = {"sys/custom_run_id": target.run_id, "sys/name": target.name}
+    return {**created, "sys/creation_time": target.created_at, **COMPLETE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +118,22 @@ class RunTools:
     scratch: Path
     downloads: Executor
     control: RunControl
+
+
+def context_of(claim: Claim, target: RunTarget, plan: CopyPlan, tools: RunTools) -> Context:
+    """What the parts of a claimed run may use."""
+    return Context(
+        options=plan.options,
+        created_at=target.created_at,
+        fingerprint=claim.fingerprint,
+        scratch=tools.scratch,
+        downloads=tools.downloads,
+        clock=plan.clock,
+        tool_version=plan.tool_version,
+        has_history="history" in plan.parts,
+        keys=plan.keys,
+        fork_step=target.fork.step if target.fork else None,
+    )
 
 
 def run_target(claim: Claim, attributes: RunAttributes, plan: CopyPlan) -> tuple[RunTarget, list[Entry]]:

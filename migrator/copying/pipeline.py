@@ -197,7 +197,7 @@ class Pipeline:
         self._claims.checkpoint(self._claim, updates, position, self._digests.take() if self._digests else None)
         for group in settled:
             for item in group.items:
-                for file in _files(item.batch.records):
+                for file in files_of(item.batch.records):
                     self._run.release(file)
 
 
@@ -276,7 +276,8 @@ def _paths(record: Record) -> Iterator[str]:
             yield "sys/group_tags" if group else "sys/tags"
 
 
-def _files(records: Sequence[Record]) -> Iterator[LocalFile]:
+def files_of(records: Sequence[Record]) -> Iterator[LocalFile]:
+    """The files that the records refer to."""
     for record in records:
         match record:
             case AssignFile(_, file):

@@ -41,7 +41,8 @@ from migrator.records import AddTags, Assign, AssignFile, Columns, Histogram, Lo
 
 TAGS, GROUP_TAGS = "sys/tags", "sys/group_tags"
 TABLE_VALUES = 512  # this many numbers at the same paths are measured as a table; fewer are measured one by one
-_KINDS = {str: TEXTS, Histogram: HISTOGRAMS, LocalFile: FILES}
+#: the kind of a series by the type of its values; all others are numbers
+KINDS: Mapping[type, str] = {str: TEXTS, Histogram: HISTOGRAMS, LocalFile: FILES}
 
 
 # ---------------------------------------------------------------- what a group of records adds
@@ -134,7 +135,7 @@ def _of_scattered(points: Sequence[Points]) -> Iterable[tuple[str, str, SeriesDi
     for point in points:
         step, time_us = point.step, point.time_us
         for path, value in point.values.items():
-            by_kind.setdefault(_KINDS.get(type(value), FLOATS), []).append((path, step, time_us, value))
+            by_kind.setdefault(KINDS.get(type(value), FLOATS), []).append((path, step, time_us, value))
     return chain.from_iterable(_of_column(kind, *zip(*rows, strict=True)) for kind, rows in by_kind.items())
 
 
@@ -177,6 +178,11 @@ class Digests:
         digests = cls({})
         digests.add(measure([Assign(values)]))
         return digests
+
+    @property
+    def known(self) -> Mapping[str, tuple[str, AnyDigest]]:
+        """(kind, digest) by path."""
+        return self._known
 
     def add(self, measured: Measured, refused: Sequence[Refused] = ()) -> None:
         """Add a group that is durable now, without what was refused."""

@@ -1,6 +1,6 @@
 """Reads done runs back and saves the findings, with several threads of one process that claim runs like workers.
 
-    claim (some runs of one project) -> digests -> read back, compare -> save, run by run
+    claim (some runs of one project) -> digests, the source -> read back, compare -> save, run by run
 
 After it was killed, a verification resumes where it was: runs that have a verdict are not claimed again.
 """
@@ -21,12 +21,15 @@ from migrations_db.states import Phase, Verdict
 from migrations_db.store import Store
 from migrations_db.types import Selection, WorkerInfo
 from migrations_db.verification import ToVerify
-from migrator.copying.verify import Expected, Finding, How, Result, verify_runs
+from migrator.copying.findings import Expected, Finding, How, Result
+from migrator.copying.pipeline import Stopped
+from migrator.copying.verify import verify_runs
 from migrator.destinations.base import ReadBack
 from migrator.errors import Rejected
 from migrator.job.job import build_read_back
 from migrator.job.log import without_keys
 from migrator.job.processes import host_id, is_alive, started_s, worker_id_of
+from migrator.job.rereading import Reread, Rereader, Sources
 from migrator.naming import neptune_run_id
 from migrator.records import Fork
 
@@ -41,7 +44,10 @@ LEASE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which runs, and where they are. `offline_dir` None: all are in Neptune. `workspace` is Neptune's."""
+    """Which runs, and where they are. `offline_dir` None: all are in Neptune. `workspace` is Neptune's.
+
+    `sources` None: they are not read.
+    """
 
     only: Selection
     workspace: str
@@ -49,6 +55,7 @@ class Scope:
     how: How
     threads: int
     invocation_id: int
+    sources: Sources | None = None
 
 
 @dataclass(slots=True)
@@ -76,6 +83,7 @@ class Verifier:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._backs: dict[bool, ReadBack] = {}
+        self._rereader = Rereader(store, scope.sources, downloads, self._stop) if scope.sources else None
         self._error: BaseException | None = None
         self._worker_id = worker_id_of(os.getpid())
 
@@ -107,6 +115,8 @@ class Verifier:
             self._store.workers.stop(self._worker_id)
             for back in self._backs.values():
                 back.close()
+            if self._rereader:
+                self._rereader.close()
         if self._error is not None:
             raise self._error
 
@@ -114,6 +124,8 @@ class Verifier:
         """Run a thread. Its error ends the verification."""
         try:
             work()
+        except Stopped:
+            pass
         except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
             self._error = self._error or error
             self._stop.set()
@@ -139,15 +151,27 @@ class Verifier:
         yield group
 
     def _verify(self, runs: Sequence[ToVerify]) -> None:
+        sources = [self._rereader.read(run.run) for run in runs] if self._rereader else [None] * len(runs)
+        expected = [
+            self._expected(number, run, source) for number, (run, source) in enumerate(zip(runs, sources, strict=True))
+        ]
+        try:
+            self._compare(runs, expected)
+        finally:
+            for run, source in zip(runs, sources, strict=True):
+                if self._rereader and source and source.mapped:
+                    source.mapped.points.close()
+                    self._rereader.done_with(run.run)
+
+    def _compare(self, runs: Sequence[ToVerify], expected: Sequence[Expected]) -> None:
         claim = runs[0].run
         project = f"{self._scope.workspace}/{claim.destination_name}"
-        expected = [self._expected(number, run) for number, run in enumerate(runs)]
         try:
             results = verify_runs(expected, project, self._back(claim.phase), self._scope.how)
         except Rejected as error:
             if len(runs) > 1:  # the others may be all right
-                for run in runs:
-                    self._verify([run])
+                for run, one in zip(runs, expected, strict=True):
+                    self._compare([run], [one])
                 return
             results = [_rejected(expected[0], error)]
         for run, result in zip(runs, results, strict=True):
@@ -158,11 +182,19 @@ class Verifier:
                 with self._lock:
                     self.compared.add(result)
 
-    def _expected(self, number: int, run: ToVerify) -> Expected:
+    def _expected(self, number: int, run: ToVerify, source: Reread | None) -> Expected:
         claim = run.run
-        digests = self._store.verification.digests(claim.run) or None
-        fork = Fork(neptune_run_id(claim.fork.run_id).name, claim.fork.step or 0) if claim.fork else None
-        return Expected(number, neptune_run_id(claim.run_id).name, digests, fork)
+        source = source or Reread(None)
+        return Expected(
+            number=number,
+            run_id=neptune_run_id(claim.run_id).name,
+            digests=self._store.verification.digests(claim.run) or None,
+            fork=Fork(neptune_run_id(claim.fork.run_id).name, claim.fork.step or 0) if claim.fork else None,
+            source=source.mapped,
+            source_problem=source.problem,
+            refused=source.refused,
+            kept=source.kept,
+        )
 
     def _back(self, phase: Phase) -> ReadBack:
         """Where to read back. Runs copied to offline files are there until they are uploaded."""

@@ -61,12 +61,15 @@ def test_a_plan_tells_what_a_run_then_does_and_writes_nothing(set_scene: SetScen
         "bytes per value (measured with the 3 runs there)",
         "team/vision_2 → vision-2",
         "r0/x → r0-x-",
+        "Requests: about",
         "Nothing was written",
     ):
         assert words in told
 
+    asked = sum(scene.wandb.log.counts.values())
     ended = migrate.succeed("run", "--json").json
     total = plan["total"]
+    assert 0.5 < total["requests"]["wandb"] / (sum(scene.wandb.log.counts.values()) - asked) < 2
     assert total["runs"] == 5
     assert 0.5 < total["values"] / ended["written_now"] < 2
     assert 0.5 < total["bytes"] / ended["bytes_now"] < 2

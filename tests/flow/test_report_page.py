@@ -23,7 +23,7 @@ from migrations_db import Store, open_store
 from migrations_db.types import LedgerEntry, Selection
 from migrator.commands.left_out import LEFT_OUT_MEANS
 from migrator.commands.text import SKIPS_MEAN
-from migrator.copying.verify import How
+from migrator.copying.findings import How
 from migrator.destinations.neptune.offline import OfflineDestination
 from migrator.errors import ADVICE, ErrorClass
 from migrator.job.verifier import Scope, Verifier

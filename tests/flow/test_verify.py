@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import UpdateRunSnapshot
 
+from tests.contract.local_source import EXIT, Directories, record, row, start
 from tests.flow.conftest import Scene, SetScene
 from tests.servers.neptune_server import NeptuneServer
 from tests.servers.neptune_store import FileRef
 from tests.servers.neptune_store import Run as StoredRun
-from tests.servers.wandb_data import Run, sample_runs
+from tests.servers.offline_runs import write_log
+from tests.servers.wandb_data import Run, as_rows, sample_runs
 
 STEPS = 12
 PROJECT = "team/demo"
@@ -28,9 +30,9 @@ def runs_of_all_kinds(names: list[str]) -> list[Run]:
     runs = sample_runs(len(names), steps=STEPS, events=5, console=40)
     for run, name in zip(runs, names, strict=True):
         run.id, run.display_name = name, f"named {name}"
-        for step, row in enumerate(run.history):
+        for step, logged in enumerate(run.history):
             image = f"media/images/image_{step}.png"
-            row |= {
+            logged |= {
                 "note": f"text {step}",
                 "dist": {"_type": "histogram", "values": [1, step, 3], "bins": [0.0, 0.5, 1.0, 2.0]},
                 "image": {"_type": "image-file", "path": image, "size": 9},
@@ -39,15 +41,24 @@ def runs_of_all_kinds(names: list[str]) -> list[Run]:
     return runs
 
 
-def findings(scene: Scene, *arguments: str, exit_code: int = 3) -> dict[str, set[str]]:
-    """The paths that differ, by run id; those that could not be verified have a "?" before."""
+def verified(scene: Scene, *arguments: str, exit_code: int = 3) -> list[dict[str, str]]:
+    """What a verification finds. The run is its id."""
     ended = scene.migrate.run("verify", "--json", *arguments)
     assert ended.exit_code == exit_code, ended.stdout + ended.stderr
-    found: dict[str, set[str]] = {}
-    for one in ended.json["findings"]:
+    return [one | {"run": one["run"].rsplit("/", 1)[1]} for one in ended.json["findings"]]
+
+
+def paths_of(found: list[dict[str, str]]) -> dict[str, set[str]]:
+    """The paths that differ, by run id; those that could not be verified have a "?" before."""
+    paths: dict[str, set[str]] = {}
+    for one in found:
         mark = "" if one["verdict"] == "differs" else "?"
-        found.setdefault(one["run"].rsplit("/", 1)[1], set()).add(mark + one["path"])
-    return found
+        paths.setdefault(one["run"], set()).add(mark + one["path"])
+    return paths
+
+
+def findings(scene: Scene, *arguments: str, exit_code: int = 3) -> dict[str, set[str]]:
+    return paths_of(verified(scene, *arguments, exit_code=exit_code))
 
 
 # ---------------------------------------------------------------- Neptune
@@ -67,6 +78,11 @@ def _change_histogram(run: StoredRun) -> None:
 
 def _change_time(run: StoredRun) -> None:
     run.series["lr"].timestamps[5] += 250_000
+
+
+def _swap_times(run: StoredRun) -> None:
+    times = run.series["lr"].timestamps
+    times[2], times[3] = times[3], times[2]  # their sum stays
 
 
 def _lose_point(run: StoredRun) -> None:
@@ -119,12 +135,13 @@ def _delete(run: StoredRun) -> None:
     """Done to the project."""
 
 
-#: what is done to a run, and the paths that differ then, at level digests with md5
+#: what is done to a run, and the paths that differ then, at level values with md5
 FAULTS: dict[str, tuple[Callable[[StoredRun], None], set[str]]] = {
     "value": (_change_value, {"val/loss"}),
     "text": (_change_text, {"note"}),
     "histogram": (_change_histogram, {"dist"}),
     "time": (_change_time, {"lr"}),
+    "swapped-times": (_swap_times, {"lr"}),
     "point": (_lose_point, {"lr"}),
     "config": (_change_config, {"config/layers", "config/lr", "sys/creation_time", "sys/name"}),
     "tag": (_take_tag, {"sys/tags", "sys/group_tags"}),
@@ -135,8 +152,9 @@ FAULTS: dict[str, tuple[Callable[[StoredRun], None], set[str]]] = {
     "somebody": (_write_more, {"note/of/somebody", "sys/tags", "their/metric", "lr"}),
     "deleted": (_delete, {""}),
 }
-#: what only level digests, only files, and only md5 can find
+#: what only level digests, only files, only md5, and only level values can find
 POINTS, FILES, CONTENT = {"value", "text", "histogram", "time"}, {"lost", "lost-image", "cut"}, {"flipped"}
+ONE_BY_ONE = {"swapped-times"}
 CLEAN = ["clean-1", "clean-2"]
 DROPPED = {"drop-some": {"train/loss", "runtime/stdout", "dist"}, "drop-all": {"config/layers", "lr", "note"}}
 
@@ -157,10 +175,15 @@ def test_every_fault_of_a_copy_in_neptune_is_found_and_nothing_else(set_scene: S
     store.refuse("^grad_norm$", "FIELD_PATH_INVALID", run_regex="^clean-2$")  # refused, and so not expected
     scene.migrate.succeed("inventory")
     assert scene.migrate.succeed("run", "--json").json["runs"]["done"] == len(FAULTS) + 4
-    everything = {name: paths for name, (_, paths) in FAULTS.items()} | DROPPED
-    assert findings(scene, "--files", "md5") == DROPPED
+    all_faults = {name: paths for name, (_, paths) in FAULTS.items()} | DROPPED
+    everything = {name: paths for name, paths in all_faults.items() if name not in ONE_BY_ONE}
+    assert findings(scene, "--files", "md5", "--level", "values") == DROPPED
     damaged(scene.neptune)
     assert findings(scene, "--again", "--files", "md5") == everything
+    found = verified(scene, "--again", "--files", "md5", "--level", "values")
+    assert paths_of(found) == all_faults
+    check_named(found)
+    check_changed_sources(scene)
 
     by_size = {name: paths for name, paths in everything.items() if name not in CONTENT}
     assert findings(scene, "--again") == by_size
@@ -172,9 +195,56 @@ def test_every_fault_of_a_copy_in_neptune_is_found_and_nothing_else(set_scene: S
     check_repair(scene)
 
 
+#: run -> path -> what is told of it at level values: as sent, and as found
+NAMED = {
+    "value": {"val/loss": (r"step 7: (0\.\d+)", r"step 7: 0\.\d+")},
+    "text": {"note": (r'step 3: "text 3"', r'step 3: "another"')},
+    "histogram": {"dist": (r"step 3: histogram of 3 bins: 1, 3, 3", r"step 3: histogram of 3 bins: 1, 2, 3")},
+    "time": {"lr": (r"step 5: time \d+\.\d\d\d s since 1970", r"step 5: time \d+\.\d\d\d s since 1970")},
+    "swapped-times": {"lr": (r"step 2: time .*; step 3: time .*", r"step 2: time .*; step 3: time .*")},
+    "point": {"lr": (r"step 9: 0\.\d+", "step 9: missing")},
+    "flipped": {"image": (r"step 4: md5 \w{32}", r"step 4: md5 \w{32}")},
+    "somebody": {"lr": ("step 99: nothing", r"step 99: 0\.5")},
+    "config": {"sys/name": ('text "named config", #.*', 'text "another", #.*')},
+    "drop-some": {"train/loss": (r"step .*; step .*; step .*", r"step .* \(\d points differ\)|step .*: missing")},
+}
+
+
+def check_named(found: list[dict[str, str]]) -> None:
+    """At level values, the first points that differ are named."""
+    told = {(one["run"], one["path"]): one for one in found}
+    for run_id, paths in NAMED.items():
+        for path, (want, got) in paths.items():
+            one = told[run_id, path]
+            assert re.fullmatch(want, one["want"]), one
+            assert re.fullmatch(got, one["got"]), one
+            assert one["want"] != one["got"]
+
+
+def check_changed_sources(scene: Scene) -> None:
+    """What changes at the source is no difference; what is damaged in Neptune still is one."""
+    some = [word for name in ("clean-1", "clean-2", "value", "text") for word in ("--run-id", name)]
+    config = scene.wandb.run(f"{PROJECT}/clean-1").config
+    scene.wandb.set_run(f"{PROJECT}/clean-1", config=config | {"layers": 99})
+    history = scene.wandb.run(f"{PROJECT}/value").history
+    changed = [row | {"val/loss": 123.0} if row["_step"] == 7 else row for row in as_rows(history)]
+    scene.wandb.set_run(f"{PROJECT}/value", history=changed)
+    deleted = scene.wandb.run(f"{PROJECT}/clean-2")
+    scene.wandb.delete_run(f"{PROJECT}/clean-2")
+    found = verified(scene, "--again", "--level", "values", *some)
+    assert paths_of(found) == {"clean-1": {"?"}, "clean-2": {"?"}, "value": {"?", "val/loss"}, "text": {"note"}}
+    said = {one["run"]: one["got"] for one in found if not one["path"]}
+    assert said["clean-1"] == "the source has changed: config/layers, wandb/raw/config.json"
+    assert "val/loss" in said["value"]
+    assert "clean-2" in said["clean-2"]
+    scene.wandb.set_run(f"{PROJECT}/clean-1", config=config)
+    scene.wandb.set_run(f"{PROJECT}/value", history=history)
+    scene.wandb.add_run(PROJECT, deleted)
+
+
 def check_report(scene: Scene) -> None:
     """After level counts: what `status` says of it all, and of one run."""
-    assert "10 verified, 7 differ, 0 not verified" in scene.migrate.succeed("status").stdout
+    assert "11 verified, 7 differ, 0 not verified" in scene.migrate.succeed("status").stdout
     told = scene.migrate.status("config")
     assert (told["verdict"], told["verified_by"]) == ("differs", "counts")
     [layers] = [one for one in told["findings"] if one["path"] == "config/layers"]
@@ -188,7 +258,7 @@ def check_repair(scene: Scene) -> None:
     scene.neptune.store.forget_rules()
     findings(scene, "--again", "--files", "md5")
     retried = scene.migrate.succeed("retry-failed", "--class", "differs", "--json").json
-    assert retried["retried"] == len(FAULTS) + len(DROPPED)
+    assert retried["retried"] == len(FAULTS) - len(ONE_BY_ONE) + len(DROPPED)
     assert scene.migrate.status()["runs"]["pending"] == retried["retried"]
     scene.migrate.succeed("run")
     left = findings(scene, "--files", "md5")
@@ -237,7 +307,7 @@ def test_offline_files_are_verified_before_and_after_their_upload(set_scene: Set
     token = scene.migrate.environment.pop("NEPTUNE_API_TOKEN")
     scene.migrate.succeed("inventory")
     scene.migrate.succeed("run", "--mode", "offline")
-    assert findings(scene, "--files", "md5", exit_code=0) == {}
+    assert findings(scene, "--files", "md5", "--level", "values", exit_code=0) == {}
     assert scene.neptune.log.counts == {}
 
     logs = {name: _log(scene.migrate.directory, name) for name in names}
@@ -251,7 +321,7 @@ def test_offline_files_are_verified_before_and_after_their_upload(set_scene: Set
     (logs["broken"] / "run_operations.sqlite3").write_bytes(b"not a database" * 1000)
     code = "source_code/files/train.py"
     found = {"value": {"val/loss"}, "flipped": {code}, "lost": {code}, "gone": {""}, "broken": {"?"}}
-    assert findings(scene, "--again", "--files", "md5") == found
+    assert findings(scene, "--again", "--files", "md5", "--level", "values") == found
     for name, log in logs.items():
         shutil.rmtree(log, ignore_errors=True)
         shutil.copytree(whole[name], log)
@@ -262,6 +332,28 @@ def test_offline_files_are_verified_before_and_after_their_upload(set_scene: Set
     assert findings(scene, "--files", "md5", exit_code=0) == {}
     _change_value(scene.neptune.store.run(PROJECT, "value"))
     assert findings(scene, "--again") == {"value": {"val/loss"}}
+
+
+def test_local_directories_are_compared_value_by_value(set_scene: SetScene) -> None:
+    scene = set_scene()
+    place = Directories(scene.migrate.directory / "local")
+    rows = [row(step, loss=step / 7, note=f"text {step}") for step in range(6)]
+    logs = {name: place.add(start(run_id=name), *rows, record(**EXIT), run_id=name) for name in ("a", "b", "gone")}
+    scene.migrate.succeed("inventory", "--local", "local")
+    scene.migrate.succeed("run", "--mode", "offline")
+    assert findings(scene, "--level", "values", exit_code=0) == {}
+    _rewrite(
+        scene.migrate.directory / "neptune-offline" / "p-wandb" / "a",
+        lambda s: _keep(s, "loss", lambda v: setattr(v, "float64", v.float64 + 1)),
+    )
+    write_log(logs["b"] / "run-b.wandb", [start(run_id="b"), *rows[:5], row(5, loss=0.5, note="new"), record(**EXIT)])
+    shutil.rmtree(logs["gone"])
+    of_a, of_b, of_gone = found = verified(scene, "--again", "--level", "values")
+    assert paths_of(found) == {"a": {"loss"}, "b": {"?"}, "gone": {"?"}}
+    want = "step 0: 0.0; step 1: 0.14285714285714285; step 2: 0.2857142857142857"
+    assert (of_a["want"], of_a["got"][:12], of_a["got"][-17:]) == (want, "step 0: 1.0;", "(6 points differ)")
+    assert "the source has changed: loss, note" in of_b["got"]
+    assert "run-gone" in of_gone["got"]
 
 
 # ---------------------------------------------------------------- the command
@@ -286,6 +378,8 @@ def test_a_verification_goes_on_where_it_was_and_takes_samples(set_scene: SetSce
     assert ended.exit_code == 3
     assert "9 verified, 0 differ, 1 not verified" in ended.stdout
     assert re.search(r"run00004.*not verified", ended.stdout)
+    assert findings(scene, "--again", "--level", "values", "--run-id", "run00004", exit_code=0) == {}  # by the source
+    assert findings(scene, "--again") == {"run00004": {"?"}}
     told = scene.migrate.succeed("report", "--charts", "10", "--source", "--json").json
     assert (told["runs"]["not_verified"], told["runs"]["unexplained"], told["problems"]) == (1, 0, [])
     page = (scene.migrate.directory / "migration-report.html").read_text()

@@ -18,6 +18,7 @@ from migrator.commands.plan.estimate import (
     offline_size,
     time_s,
 )
+from migrator.commands.plan.requests import Asked, neptune_requests, wandb_requests
 from migrator.commands.plan.trouble import Trouble
 from migrator.job.job import local_file_sizes
 
@@ -71,6 +72,35 @@ def test_what_no_run_has_shown_is_not_guessed() -> None:
     assert with_artifacts.unknown == ["artifacts"]  # told apart: all else is known
     assert with_artifacts.sizes(10, 0, 0, None).values == 72
     assert Estimator(MEASURED, ["config"]).sizes(10, 0, 0, None).files == 0  # --exclude files
+
+
+EVERY = frozenset({"attributes", "config", "summary", "history", "system", "console", "files"})
+
+
+@pytest.mark.parametrize(
+    ("parts", "asked", "of_wandb", "of_neptune"),
+    [
+        (EVERY, Asked(100, 500, 50, 2, 8_000), 1 + 2 + 2 + 1 + (1 + 2), 2 + 1 + 1 + 2),
+        (EVERY, Asked(0, 0, 0, 0, 0), 1 + 2 + 2 + 1 + 1, 2 + 1),
+        (EVERY - {"files"}, Asked(1_000_000, 1e7, 5_000, 0, 1.6e8), 1 + (1 + 200) + 2 + 3, 2 + 400),
+        (frozenset({"files"}), Asked(0, 1_000, 0, 1_000, 0), 1 + 2 + 1_000, 2 + 1 + 63 + 1_000),
+        (frozenset({"history"}), Asked(100, 100, 0, 0, 5e8), 1 + 2, 2 + 60),  # texts: by bytes
+    ],
+)
+def test_requests_follow_from_the_sizes_of_pages(
+    parts: frozenset[str], asked: Asked, of_wandb: int, of_neptune: int
+) -> None:
+    assert (wandb_requests(parts, asked), neptune_requests(asked)) == (of_wandb, of_neptune)
+
+
+def test_requests_add_up_and_a_local_run_asks_nothing_of_wandb() -> None:
+    estimator, total = Estimator(MEASURED, PARTS), Sizes()
+    total.add(estimator.sizes(100, 0, 0, None))
+    assert (total.wandb_requests, total.neptune_requests) == (1 + 2 + 3, 2 + 1 + 1 + 2)
+    total.add(estimator.sizes(100, 0, 0, None, is_local=True))
+    assert (total.wandb_requests, total.neptune_requests) == (6, 12)
+    total.add(Estimator(MEASURED, [*PARTS, "console"]).sizes(100, 0, 0, None))
+    assert (total.wandb_requests, total.neptune_requests) == (None, None)
 
 
 def test_time_is_that_of_the_slower_of_values_and_bytes() -> None:

@@ -4,6 +4,7 @@ It comes from the state database and, for local runs, from the names and sizes o
 no service is asked.
 
     estimate   how much: pure arithmetic
+    requests   how many requests that takes
     trouble    what will not arrive as it is
 """
 
@@ -66,11 +67,12 @@ def make_plan(settings: RunSettings, store: Store) -> Plan:
     projects = {project.id: project for project in store.inventory.projects()}
     for run in to_do(store, settings.asked, only):
         project = projects[run.project_id]
+        is_local = project.source_service == "local"
         files = local_file_sizes(run.location) if run.location else None
         if run.status is RunStatus.DONE:  # copied without a part that is asked for now
-            sizes = later.sizes(run.history_rows, 0, 0, files)
+            sizes = later.sizes(run.history_rows, 0, 0, files, is_local=is_local)
         elif run.phase is Phase.COPY:
-            sizes = whole.sizes(run.history_rows, run.points_read, run.size_bytes, files)
+            sizes = whole.sizes(run.history_rows, run.points_read, run.size_bytes, files, is_local=is_local)
         else:
             continue
         if project.source not in plan.projects:
@@ -128,10 +130,10 @@ def _as_json(plan: Plan, settings: RunSettings) -> dict[str, object]:
         "mode": settings.mode,
         "parts": list(plan.parts),
         "projects": {
-            source: {"destination": destination, **_sizes_json(sizes)}
+            source: {"destination": destination, **_sizes_json(sizes, offline=settings.mode == "offline")}
             for source, (destination, sizes) in plan.projects.items()
         },
-        "total": _sizes_json(plan.total),
+        "total": _sizes_json(plan.total, offline=settings.mode == "offline"),
         "estimated_from_runs": plan.measured.runs,
         "not_known": list(plan.unknown),
         "time_s": _rounded(plan.time_s),
@@ -164,7 +166,7 @@ def _as_json(plan: Plan, settings: RunSettings) -> dict[str, object]:
     }
 
 
-def _sizes_json(sizes: Sizes) -> dict[str, int | None]:
+def _sizes_json(sizes: Sizes, *, offline: bool) -> dict[str, object]:
     return {
         "runs": sizes.runs,
         "history_rows": sizes.rows,
@@ -172,6 +174,10 @@ def _sizes_json(sizes: Sizes) -> dict[str, int | None]:
         "values": _rounded(sizes.values),
         "files": _rounded(sizes.files),
         "bytes": _rounded(sizes.size_bytes),
+        "requests": {
+            "wandb": _rounded(sizes.wandb_requests),
+            "neptune": None if offline else _rounded(sizes.neptune_requests),
+        },
     }
 
 
@@ -184,22 +190,27 @@ def _print(plan: Plan, settings: RunSettings) -> None:
     if not plan.projects:
         say(console, "No run is pending: nothing would be copied.")
         return
-    table = new_table(console, "W&B project", "Neptune project", ">runs", ">rows", ">values", ">files", ">size")
+    table = new_table(
+        console, "W&B project", "Neptune project", ">runs", ">rows", ">values", ">files", ">size", ">requests"
+    )
     for source, (destination, sizes) in plan.projects.items():
         if settings.mode == "offline":  # the real workspace is known when it is uploaded
             destination = destination.removeprefix(f"{OFFLINE_WORKSPACE}/")
-        add_row(table, source, destination, *_cells(sizes))
+        add_row(table, source, destination, *_cells(sizes, settings))
     if len(plan.projects) > 1:
-        add_row(table, "all", "", *_cells(plan.total))
+        add_row(table, "all", "", *_cells(plan.total, settings))
     print_table(console, table)
     where = f"offline files in {settings.offline_dir}" if settings.mode == "offline" else "Neptune"
     say(console, f"would be copied to {where}, parts: {', '.join(plan.parts)}. Nothing was written.")
-    for line in (*_size_lines(plan), _time_line(plan), *_disk_lines(plan, settings)):
+    for line in (*_size_lines(plan), *_request_lines(plan, settings), _time_line(plan), *_disk_lines(plan, settings)):
         say(console, line)
     _print_trouble(console, plan)
 
 
-def _cells(sizes: Sizes) -> tuple[str, ...]:
+def _cells(sizes: Sizes, settings: RunSettings) -> tuple[str, ...]:
+    requests = sizes.wandb_requests
+    if settings.mode != "offline" and requests is not None:
+        requests = None if sizes.neptune_requests is None else requests + sizes.neptune_requests
     rows = f"{sizes.rows:,}" if not sizes.rows_unknown else f"{sizes.rows:,}+" if sizes.rows else "?"
     return (
         f"{sizes.runs:,}",
@@ -207,6 +218,7 @@ def _cells(sizes: Sizes) -> tuple[str, ...]:
         "?" if sizes.values is None else amount(sizes.values),
         "?" if sizes.files is None else amount(sizes.files),
         "?" if sizes.size_bytes is None else decimal(round(sizes.size_bytes)),
+        "?" if requests is None else amount(requests),
     )
 
 
@@ -224,6 +236,16 @@ def _size_lines(plan: Plan) -> list[str]:
     if "artifacts" in plan.parts and "artifacts" in plan.unknown:
         lines.append("Artifacts are not in these figures: they are not known before they are listed.")
     return lines
+
+
+def _request_lines(plan: Plan, settings: RunSettings) -> list[str]:
+    to_wandb, to_neptune = plan.total.wandb_requests, plan.total.neptune_requests
+    if to_wandb is None or to_neptune is None:
+        return []
+    told = f"{amount(to_wandb)} to W&B" + ("" if settings.mode == "offline" else f", {amount(to_neptune)} to Neptune")
+    return [
+        f"Requests: about {told}, without those that are sent again and questions about what Neptune has processed."
+    ]
 
 
 def _time_line(plan: Plan) -> str:

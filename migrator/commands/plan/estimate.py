@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from migrations_db.report_types import Measured
+from migrator.commands.plan.requests import Asked, neptune_requests, wandb_requests
 from migrator.job.pace import slower_s
 from migrator.parts import OPTIONAL_PARTS
 
@@ -24,7 +25,7 @@ OFFLINE_RUN_BYTES = 40_000
 
 @dataclass(slots=True)
 class Sizes:
-    """Sums over some runs. `values`, `files` and `size_bytes` are about so many; None: not known.
+    """Sums over some runs. `values`, `files`, `size_bytes` and the requests are about so many; None: not known.
 
     `rows_unknown`: runs whose rows the source has not counted.
     """
@@ -35,6 +36,8 @@ class Sizes:
     values: float | None = 0.0
     files: float | None = 0.0
     size_bytes: float | None = 0.0
+    wandb_requests: float | None = 0.0
+    neptune_requests: float | None = 0.0
 
     def add(self, other: Sizes) -> None:
         self.runs += other.runs
@@ -43,6 +46,8 @@ class Sizes:
         self.values = _sum(self.values, other.values)
         self.files = _sum(self.files, other.files)
         self.size_bytes = _sum(self.size_bytes, other.size_bytes)
+        self.wandb_requests = _sum(self.wandb_requests, other.wandb_requests)
+        self.neptune_requests = _sum(self.neptune_requests, other.neptune_requests)
 
 
 class Part(NamedTuple):
@@ -61,21 +66,35 @@ class Estimator:
         known = {name for name, found in measured.parts.items() if found.runs >= MEASURED_RUNS}
         self.unknown = [name for name in parts if name not in known]
 
-    def sizes(self, rows: int | None, read: int, copied_bytes: int, files: Sequence[int] | None) -> Sizes:
-        """One run, of which so many values and bytes are copied already. `files`: their sizes, where they are known."""
+    def sizes(
+        self, rows: int | None, read: int, copied_bytes: int, files: Sequence[int] | None, *, is_local: bool = False
+    ) -> Sizes:
+        """One run, of which so many values and bytes are copied already. `files`: their sizes, where they are known.
+
+        `is_local`: it is read without requests.
+        """
         parts = {name: self._part(name, rows) for name in self._parts}
         if "files" in parts and files is not None:
             parts["files"] = Part(len(files), sum(files))
         is_known = all(part or name in OPTIONAL_PARTS for name, part in parts.items())
         found = [part for part in parts.values() if part]
         of_files = parts.get("files", Part(0, 0))
+        values = max(0.0, sum(part.values for part in found) - read) if is_known else None
+        size_bytes = max(0.0, sum(part.size_bytes for part in found) - copied_bytes) if is_known else None
+        asked = None
+        if values is not None and size_bytes is not None and of_files:
+            lines = parts.get("console") or Part(0, 0)
+            value_bytes = max(0.0, size_bytes - of_files.size_bytes)
+            asked = Asked(float(rows or 0), values, lines.values, of_files.values, value_bytes)
         return Sizes(
             runs=1,
             rows=rows or 0,
             rows_unknown=int(rows is None),
-            values=max(0.0, sum(part.values for part in found) - read) if is_known else None,
+            values=values,
             files=of_files.values if of_files else None,
-            size_bytes=max(0.0, sum(part.size_bytes for part in found) - copied_bytes) if is_known else None,
+            size_bytes=size_bytes,
+            wandb_requests=0.0 if is_local else asked and wandb_requests(frozenset(parts), asked),
+            neptune_requests=asked and neptune_requests(asked),
         )
 
     def _part(self, name: str, rows: int | None) -> Part | None:

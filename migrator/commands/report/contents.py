@@ -38,7 +38,7 @@ from migrator.commands.status.conclusions import (
 from migrator.commands.status.run import next_for, time_text
 from migrator.commands.text import counted, left_out_text
 from migrator.commands.verify import BLIND
-from migrator.copying.verify import Level
+from migrator.copying.findings import Level
 from migrator.figures import age_text, amount
 from migrator.naming import MAPPING_VERSION
 from migrator.records import Kind
