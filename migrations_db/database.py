@@ -14,10 +14,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
@@ -32,6 +31,9 @@ from migrations_db.errors import (
     StateUnreachable,
     StateUnsupported,
 )
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import sqlite
 
 SQLITE_ROOM_BYTES = 1 << 20  # ours: with less free disk space than this, an I/O error of SQLite is about space
 LOOK_AGAIN_S = 0.01  # ours: the longest wait between two tries for the lock; about ten transactions fit in
@@ -86,14 +88,23 @@ class Database:
         with translated(self.address), self._writer.begin() as connection:
             yield connection
 
-    def insert(self, table: Any) -> postgresql.Insert:
-        """An INSERT that supports ON CONFLICT, which is the same in both dialects."""
-        if self.is_sqlite:
-            return sqlite.insert(table)  # type: ignore[return-value]
-        return postgresql.insert(table)
+    def insert(self, table: Any) -> sqlite.Insert:
+        """An INSERT that supports ON CONFLICT."""
+        return upsert(self.dialect, table)
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def upsert(dialect: str, table: Any) -> sqlite.Insert:
+    """An INSERT that supports ON CONFLICT, which is the same in both dialects. Only the one in use is imported."""
+    if dialect == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table)  # type: ignore[return-value]
 
 
 def _identity(path: str) -> tuple[int, int] | None:

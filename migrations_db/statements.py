@@ -23,10 +23,10 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute
 
 from migrations_db.columns import now_plus, seconds_until
+from migrations_db.database import upsert
 from migrations_db.models import Attempt, Part, Run, Service
 from migrations_db.rows import AnySelect
 from migrations_db.states import RunStatus
@@ -106,7 +106,7 @@ def count_parts() -> AnySelect:
 @lru_cache
 def save_part(dialect: str) -> Any:
     """A part's share of a checkpoint. Takes its row, with counts to add. `cursor` None keeps the saved one."""
-    row = _insert(dialect).values(updated_at=now_plus())
+    row = upsert(dialect, Part).values(updated_at=now_plus())
     new = row.excluded
     changed = {
         **{name: getattr(Part, name) + getattr(new, name) for name in COUNTS},
@@ -120,18 +120,13 @@ def save_part(dialect: str) -> Any:
 @lru_cache
 def save_intent(dialect: str) -> Any:
     """Takes `run`, `name` and `intent`. An intent never decreases."""
-    row = _insert(dialect).values(**dict.fromkeys(COUNTS, 0), updated_at=now_plus())
+    row = upsert(dialect, Part).values(**dict.fromkeys(COUNTS, 0), updated_at=now_plus())
     new = row.excluded.intent
     return row.on_conflict_do_update(
         index_elements=[Part.run, Part.name],
         set_={"intent": new},
         where=func.coalesce(Part.intent, new) <= new,
     )
-
-
-def _insert(dialect: str) -> Any:
-    """An INSERT that supports ON CONFLICT, which is the same in both dialects."""
-    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](Part)
 
 
 # ---------------------------------------------------------------- attempts and pauses

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol, Self
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from migrator.records import Entry, Fork, Histogram, Kind, Record, Scalar, SeriesKind
+
+if TYPE_CHECKING:  # commands that only supervise need no numpy
+    import numpy as np
+    import numpy.typing as npt
 
 Confirm = Callable[[], None]
 

@@ -15,11 +15,13 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver, process, resource_tracker
+from multiprocessing.connection import Connection as Pipe
 from multiprocessing.context import BaseContext
 
+from migrator.job.job import Job
 from migrator.job.signals import GROUP
 
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
@@ -52,6 +54,13 @@ def server(modules: Sequence[str]) -> Iterator[None]:
         forkserver._forkserver._stop()  # type: ignore[attr-defined]
         config["tempdir"] = before
         os.close(listens_in)
+
+
+def work(job: Job, number: int, pipe: Pipe, keys: Mapping[str, str]) -> None:
+    """The main function of a worker process. Only there are the modules needed that copy runs."""
+    from migrator.job.worker import run_worker
+
+    run_worker(job, number, pipe, keys)
 
 
 @contextmanager

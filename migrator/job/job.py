@@ -65,12 +65,21 @@ class Job:
         if "wandb" in self.services:  # first: pydantic's work for the SDK takes longer if more is imported already
             modules.append("migrator.sources.wandb.preload")
         if "local" in self.services:
-            modules.append("migrator.sources.wandb_local.listing")
+            modules += ["wandb", "migrator.sources.wandb_local.listing"]
         if self.mode == "offline" and self.phase is Phase.COPY:
             modules.append("migrator.destinations.neptune.offline")
         elif not self.safe_client:  # its settings are read on import, see `build_destination`
             modules.append("migrator.destinations.neptune.online")
         return [*modules, "migrator.job.worker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A worker's last word to its supervisor. `message` None: all went well."""
+
+    exit_code: ExitCode
+    message: str | None = None
+    finished: bool = True  # False: stopped before nothing was left
 
 
 def load_shared(services: Collection[str]) -> None:

@@ -34,11 +34,10 @@ from migrations_db.store import Store
 from migrations_db.types import Failure
 from migrator.errors import ErrorClass, ExitCode
 from migrator.job import forking
-from migrator.job.job import Job
+from migrator.job.job import Ended, Job
 from migrator.job.patience import Patience
 from migrator.job.processes import host_id, is_alive, started_s, worker_id_of
 from migrator.job.signals import ending
-from migrator.job.worker import Ended, run_worker
 from migrator.settings import keys
 
 log = logging.getLogger(__name__)
@@ -262,7 +261,7 @@ class Supervisor:
     def _spawn(self, number: int) -> _Child:
         ours, theirs = multiprocessing.Pipe(duplex=False)
         process = forking.context().Process(  # type: ignore[attr-defined]
-            target=run_worker, args=(self._job, number, theirs, keys()), name=f"worker-{number}"
+            target=forking.work, args=(self._job, number, theirs, keys()), name=f"worker-{number}"
         )
         with forking.undisturbed():
             process.start()

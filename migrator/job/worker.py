@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from migrator import life
 from migrator.copying.copy import CopyPlan, RunTools, copy_run
 from migrator.errors import ExitCode, Retryable, UserError
 from migrator.job.adapters import Adapters
-from migrator.job.job import Job
+from migrator.job.job import Ended, Job
 from migrator.job.leases import HEARTBEAT_S, Held, Leases
 from migrator.job.log import own_keys, start_log, without_keys
 from migrator.job.outcomes import Outcomes
@@ -52,15 +52,6 @@ STOP_S = 6.0  # for lanes to finish what is in hand: a call to W&B may block for
 JOIN_S = 0.2  # between two looks whether lanes are at their end
 IDLE_WAIT_S = 1.0  # between two looks for work while others still copy
 GC_THRESHOLD = 100_000  # objects: a page of rows makes as many, and none of them is in a cycle
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A worker's last word to its supervisor. `message` None: all went well."""
-
-    exit_code: ExitCode
-    message: str | None = None
-    finished: bool = True  # False: stopped before nothing was left
 
 
 def run_worker(job: Job, number: int, pipe: Pipe, keys: Mapping[str, str]) -> None:

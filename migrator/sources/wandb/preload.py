@@ -10,5 +10,5 @@ from migrator.sources.wandb.client import SETTINGS, UNSET
 os.environ.update(SETTINGS)
 for name in UNSET:
     os.environ.pop(name, None)
-for name in ("wandb.apis.public", "wandb.sdk.wandb_setup", "wandb.sdk.lib.wbauth", "migrator.sources.wandb.listing"):
+for name in ("wandb.apis.public", "wandb.sdk.wandb_setup", "wandb.sdk.lib.wbauth", "migrator.sources.wandb.run"):
     import_module(name)
