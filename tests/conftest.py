@@ -8,8 +8,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 import pytest
+
+from migrator.settings import KEYS, keys
 
 #: fixtures of tests that start processes, each of which costs seconds: the command, or the safe client's
 STARTING = {"set_scene", "safe_place"}
@@ -23,6 +26,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if STARTING.intersection(getattr(item, "fixturenames", ())) and not item.get_closest_marker("installed"):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def no_keys_of_other_tests() -> Iterator[None]:
+    """A process that has seen a key keeps it; the next test is another user's."""
+    yield
+    os.environ |= dict.fromkeys(KEYS, "")
+    keys()
 
 
 def pytest_configure(config: pytest.Config) -> None:

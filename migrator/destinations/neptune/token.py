@@ -15,9 +15,12 @@ from migrator.errors import ExitCode, UserError
 def address_of(api_token: str) -> str:
     """The server that a Neptune API token names. `UserError` if it is not a valid token; the token is never shown."""
     try:
-        url = str(json.loads(b64decode(api_token.strip())).get("api_url") or "")
+        content = json.loads(b64decode(api_token.strip()))
+        url = content.get("api_url") or ""
+        if not url and "api_address" not in content:
+            raise ValueError("no address")
         host = urlsplit(url).hostname
-    except (AttributeError, ValueError):
+    except (AttributeError, TypeError, ValueError):
         raise UserError(
             "NEPTUNE_API_TOKEN is not a Neptune API token: copy it again from your Neptune user menu",
             ExitCode.CREDENTIALS,
