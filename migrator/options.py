@@ -318,6 +318,18 @@ ListLimit = Annotated[
     option("--limit", metavar="N", group=SHOWN, min=1, help="Show at most N runs. Default: 200 in a table, else all."),
 ]
 Csv = Annotated[bool, option("--csv", group=SHOWN, help="Print CSV, with all columns.")]
+AllRuns = Annotated[
+    bool,
+    option("--all", group=SHOWN, help="Everything about every run, one per line: with --json-lines or --csv."),
+]
+JsonLines = Annotated[bool, option("--json-lines", group=SHOWN, help="With --all: a JSON document per line.")]
+WorkersShown = Annotated[
+    bool,
+    option("--workers", group=SHOWN, help="List the workers, where they run, and what each does.", has_variable=False),
+]
+CsvOfAll = Annotated[
+    bool, option("--csv", group=SHOWN, help="With --all: CSV, with JSON in cells that are lists.", has_variable=False)
+]
 
 ReportFile = Annotated[
     Path,
@@ -345,6 +357,15 @@ OpenReport = Annotated[bool, option("--open", group=SHOWN, help="Show it in the 
 Database = Annotated[
     str, option("--db", metavar="FILE", group=EVERY, help="State database: a file, or a URL. Default: migration.db.")
 ]
+Config = Annotated[
+    Path | None,
+    option(
+        "--config",
+        metavar="FILE",
+        group=EVERY,
+        help="File of options, in TOML. Default: migrate.toml beside the state database, if there is one.",
+    ),
+]
 Json = Annotated[bool, option("--json", group=EVERY, help="Print results as JSON.")]
 Verbose = Annotated[bool, option("--verbose", "-v", group=EVERY, help="Write more into the log file.")]
 Quiet = Annotated[bool, option("--quiet", "-q", group=EVERY, help="Show no progress, only results.")]
@@ -357,15 +378,6 @@ Level = Annotated[
         "--level",
         metavar="LEVEL",
         group=HOW,
-Config = Annotated[
-    Path | None,
-    option(
-        "--config",
-        metavar="FILE",
-        group=EVERY,
-        help="File of options, in TOML. Default: migrate.toml beside the state database, if there is one.",
-    ),
-]
         help="counts, or digests, which reads all points. Default: digests.",
     ),
 ]

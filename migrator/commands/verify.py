@@ -81,8 +81,9 @@ def _verified(store: Store, only: Selection, settings: VerifySettings, common: G
         _check_binding(store, bound.workspace, offline=bound.offline)
     if settings.again:
         store.verification.begin_again(only)
-    start_log(log_path("verify"), common.verbose)
-    invocation_id = store.begin_invocation("verify", socket.gethostname(), os.getpid(), tool_version())
+    log_file = log_path("verify")
+    start_log(log_file, common.verbose)
+    invocation_id = store.begin_invocation("verify", socket.gethostname(), os.getpid(), tool_version(), str(log_file))
     scope = Scope(
         only=only,
         workspace=bound.workspace or OFFLINE_WORKSPACE,

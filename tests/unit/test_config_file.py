@@ -105,7 +105,7 @@ def test_every_kind_of_value_may_be_in_the_file(here: Here, capsys: pytest.Captu
     [
         ("wrokers = 3", "migrate.toml: wrokers: there is no such option"),
         ("vebose = true", "vebose: there is no such option (did you mean verbose?)"),
-        ("workers = 3", "there is no such option here: it goes into the table [run] or [sync] or [verify]"),
+        ("workers = 3", "there is no such option here: it goes into the table [run] or [sync] or [status] or [verify]"),
         ("[rnu]\nworkers = 3", "[rnu]: there is no such command (did you mean run"),
         ("run = 3", "run is a command: its options go into a table [run]"),
         ("[run]\nwrokers = 3", "[run] wrokers: there is no such option (did you mean workers"),
