@@ -138,5 +138,6 @@ def next_step(overview: Overview, bound: Bound) -> str:
 
 
 def verdicts_text(counts: VerdictCounts) -> str:
-    """ "10 verified, 1 differ, 0 not verified": counts of done runs."""
-    return f"{counts.verified:,} verified, {counts.differs:,} differ, {counts.not_verified:,} not verified"
+    """ "10 verified, 2 differ, 0 not verified": counts of done runs."""
+    differ = "differs" if counts.differs == 1 else "differ"
+    return f"{counts.verified:,} verified, {counts.differs:,} {differ}, {counts.not_verified:,} not verified"
