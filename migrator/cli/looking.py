@@ -118,8 +118,7 @@ def verify(
     settings = VerifySettings(
         how=how_of(level, files),
         workers=workers,
-        projects=s.comma_separated(projects),
-        run_ids=tuple(s.from_files(run_id, "--run-id")),
+        wanted=chosen_runs(projects, "", run_id, None, None, None),
         sample=share_of(sample),
         seed=seed,
         again=again,

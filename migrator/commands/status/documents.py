@@ -174,7 +174,8 @@ def _ledger_group(group: LedgerGroup) -> dict[str, Any]:
 
 def _json_data(value: Any) -> Any:
     """Convert a value for JSON. Times are in ISO form, dataclasses are objects."""
-    if type(value) in PLAIN:  # most are, and there are hundreds for each of all runs
+    kind: Any = type(value)
+    if kind in PLAIN:  # most are, and there are hundreds for each of all runs
         return value
     match value:
         case StrEnum():
@@ -185,7 +186,7 @@ def _json_data(value: Any) -> Any:
             return {key: _json_data(inner) for key, inner in value.items()}
         case list() | tuple():
             return [_json_data(item) for item in value]
-    return {name: _json_data(getattr(value, name)) for name in _fields(type(value))}
+    return {name: _json_data(getattr(value, name)) for name in _fields(kind)}
 
 
 @cache
