@@ -44,7 +44,7 @@ NO_DATABASE: list[tuple[str, list[str]]] = [
     ("run --frobnicate", ["--frobnicate"]),
     ("run --wrokers 2", ["--wrokers", "--workers"]),
     ("status --db", ["--db", "argument"]),
-    ("run --workers 0", ["--workers", "greater than or equal to 1"]),
+    ("run --workers 0", ["--workers", "1"]),
     ("run --workers many", ["--workers", "integer"]),
     ("run --mode sideways", ["--mode", "online or offline", "sideways"]),
     ("run --mode offline --include frobs", ["--include frobs", "history", "artifacts"]),
