@@ -9,6 +9,7 @@ In reading order:
     inventory.py     what an inventory writes          `store.inventory`
     workers.py       heartbeats and recovery           `store.workers`
     reports.py       read-only queries                 `store.reports`
+    details.py       runs in full, for reports;  working.py  workers and their claims
     jobs.py          the current or last command, for reports;  measured.py  sizes and speeds so far
     listing.py       lists of runs                     `store.listing`
     accounts.py      runs with their sums              `store.accounts`

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, case, func, select
 
 from migrations_db.claiming import in_selection, one_of
 from migrations_db.database import Database
+from migrations_db.details import read_attempts
 from migrations_db.models import Attempt, Finding, Invocation, Ledger, Project, Run
 from migrations_db.report_types import AttemptRow, FindingRow
 from migrations_db.rows import AnyRow, ref, run_query, to_project
@@ -198,7 +199,7 @@ def _attempt_sums(connection: Connection, runs: Collection[int]) -> dict[int, di
 def _stories(connection: Connection, runs: Collection[int], examples: int, findings: int) -> dict[int, RunStory]:
     ledger = _samples(connection, runs, examples)
     found = _first_findings(connection, runs, findings)
-    attempts = _attempts(connection, runs)
+    attempts = read_attempts(connection, runs)
     return {run: RunStory(ledger.get(run, ()), found.get(run, ()), attempts.get(run, ())) for run in runs}
 
 
@@ -228,23 +229,4 @@ def _first_findings(connection: Connection, runs: Collection[int], limit: int) -
     told: dict[int, list[FindingRow]] = {}
     for row in connection.execute(query):
         told.setdefault(row.run, []).append(FindingRow(row.path, row.verdict, row.want, row.got))
-    return told
-
-
-def _attempts(connection: Connection, runs: Collection[int]) -> dict[int, list[AttemptRow]]:
-    columns = (
-        Attempt.run,
-        Attempt.number,
-        Attempt.phase,
-        Attempt.worker,
-        Attempt.started_at,
-        Attempt.ended_at,
-        Attempt.outcome,
-        Attempt.error_class,
-        Attempt.message,
-    )
-    query = select(*columns).where(one_of(Attempt.run, runs)).order_by(Attempt.run, Attempt.number)
-    told: dict[int, list[AttemptRow]] = {}
-    for row in connection.execute(query):
-        told.setdefault(row[0], []).append(AttemptRow(*row[1:]))
     return told

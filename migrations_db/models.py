@@ -83,6 +83,8 @@ class Invocation(Base):
     ended_at: Mapped[datetime | None]
     #: see the README
     exit_code: Mapped[int | None]
+    #: its log file, a path on its machine; null: not known
+    log: Mapped[str | None]
 
 
 class Worker(Base):

@@ -99,7 +99,10 @@ class LeftOutGroup:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """A worker that has not stopped, and one of its claims (None: idle)."""
+    """A worker that has not stopped, and one of its claims (None: idle).
+
+    `command` started it. `since`: when the claim began or, if it is idle, the worker; `elapsed_s` ago.
+    """
 
     id: str
     host: str
@@ -109,6 +112,9 @@ class WorkerRow:
     ref: str | None
     part: str | None
     idle_s: float | None
+    command: str | None = None
+    since: datetime | None = None
+    elapsed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +250,7 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """One attempt. `outcome` is None while it is running."""
+    """One attempt. `outcome` is None while it is running. `log`: the file of its command; None: not known."""
 
     number: int
     phase: Phase
@@ -254,6 +260,7 @@ class AttemptRow:
     outcome: Outcome | None
     error_class: str | None
     message: str | None
+    log: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

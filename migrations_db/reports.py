@@ -9,12 +9,12 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, and_, cast, func, 
 from migrations_db.claiming import in_selection, lacks, one_of
 from migrations_db.columns import seconds_until
 from migrations_db.database import Database
+from migrations_db.details import read_details, read_ledgers
 from migrations_db.forks import circles
 from migrations_db.jobs import last_job
 from migrations_db.measured import read_measured
-from migrations_db.models import Attempt, Ledger, LeftOut, Part, Project, Run, Service, Worker
+from migrations_db.models import Attempt, Ledger, LeftOut, Part, Project, Run, Service
 from migrations_db.report_types import (
-    AttemptRow,
     Example,
     FailureGroup,
     LedgerGroup,
@@ -31,13 +31,14 @@ from migrations_db.report_types import (
     RunSummary,
     WorkerRow,
 )
-from migrations_db.rows import AnyRow, AnySelect, read_parts, ref, run_query, to_fork, to_project
+from migrations_db.rows import AnyRow, AnySelect, ref, run_query, to_project
 from migrations_db.states import Phase, RunStatus
 from migrations_db.types import EVERYTHING, Pause, Selection
-from migrations_db.types import Project as ProjectData
-from migrations_db.verification import count_verdicts, read_findings
+from migrations_db.verification import count_verdicts
+from migrations_db.working import read_workers
 
 PAGE_ROWS = 1_000  # ours: rows held in memory when a report streams
+PAGE_RUNS = 200  # ours: runs held in memory in full
 MEASURED_RUNS = 3  # ours: once this many runs have ended, their sizes are used to estimate the others
 LEFT_OUT_EXAMPLES = 3  # paths shown per cause
 
@@ -64,7 +65,7 @@ class Reports:
                 failures=_failures(connection, only),
                 ledger=_ledger_groups(connection, only),
                 reasons=_reasons(connection, only),
-                workers=_workers(connection),
+                workers=read_workers(connection),
                 pauses=_pauses(connection),
                 verdicts=count_verdicts(connection, only),
                 left_out=_left_out(connection, wanted_parts, only),
@@ -77,6 +78,11 @@ class Reports:
         """What inventories found and left out, completely or in part, by cause, most frequent first."""
         with self._database.read() as connection:
             return _problems(connection)
+
+    def workers(self) -> list[WorkerRow]:
+        """All workers that have not stopped, with their claims."""
+        with self._database.read() as connection:
+            return read_workers(connection)
 
     def progress(self, phase: Phase, only: Selection = EVERYTHING) -> Progress:
         """Counters for the progress bars. Cheap enough to call twice per second."""
@@ -152,8 +158,16 @@ class Reports:
     def run_detail(self, run: int) -> RunDetail | None:
         """One run in full. None: there is no such run."""
         with self._database.read() as connection:
-            row = connection.execute(run_query().where(Run.id == run)).one_or_none()
-            return _detail(connection, row) if row else None
+            rows = connection.execute(run_query().where(Run.id == run)).all()
+            return next(iter(read_details(connection, rows)), None)
+
+    def every_run(self, only: Selection = EVERYTHING) -> Iterator[tuple[RunDetail, list[LedgerRow]]]:
+        """Runs in full with their ledgers, in inventory order. A page of runs and one ledger are held in memory."""
+        query = run_query().where(*in_selection(Run, only)).order_by(Run.id)
+        with self._database.browse() as connection:
+            runs = connection.execute(query, execution_options={"yield_per": PAGE_RUNS})
+            for page in runs.partitions(PAGE_RUNS):
+                yield from zip(read_details(connection, page), read_ledgers(connection, page), strict=True)
 
     def ledger(self, run: int) -> Iterator[LedgerRow]:
         """The run's ledger, sorted by part, kind and path."""
@@ -342,38 +356,6 @@ def _reasons(connection: Connection, only: Selection) -> list[ReasonGroup]:
     return [ReasonGroup(status, reason or "", count, ref(examples[run])) for status, reason, count, run in groups]
 
 
-def _workers(connection: Connection) -> list[WorkerRow]:
-    query = (
-        select(
-            Worker.__table__,
-            seconds_until(Worker.heartbeat_at).label("heartbeat_left"),
-            Run.id.label("run"),
-            Run.run_id,
-            Run.part,
-            seconds_until(Run.active_at).label("active_left"),
-            Project.entity,
-            Project.name.label("project"),
-        )
-        .outerjoin(Run, Run.claimed_by == Worker.id)
-        .outerjoin(Project, Project.id == Run.project_id)
-        .where(Worker.stopped_at.is_(None))
-        .order_by(Worker.id, Run.id)
-    )
-    return [
-        WorkerRow(
-            id=row.id,
-            host=row.host,
-            pid=row.pid,
-            heartbeat_age_s=max(0.0, -row.heartbeat_left),
-            run=row.run,
-            ref=ref(row) if row.run is not None else None,
-            part=row.part,
-            idle_s=None if row.active_left is None else max(0.0, -row.active_left),
-        )
-        for row in connection.execute(query)
-    ]
-
-
 def _pauses(connection: Connection) -> list[Pause]:
     left = seconds_until(Service.not_before)
     query = select(Service.name, left, Service.reason).where(left > 0).order_by(Service.name)
@@ -410,9 +392,6 @@ def _left_out(connection: Connection, parts: Collection[str], only: Selection) -
     return {name: count for name, count in missing.items() if count}
 
 
-# ---------------------------------------------------------------- one run
-
-
 def _summary(row: AnyRow) -> RunSummary:
     return RunSummary(
         run=row.id,
@@ -430,40 +409,3 @@ def _summary(row: AnyRow) -> RunSummary:
         size_bytes=row.size_bytes,
         location=row.location,
     )
-
-
-def _detail(connection: Connection, row: AnyRow) -> RunDetail:
-    own = {
-        "run": row.id,
-        "project": ProjectData(
-            row.project_id,
-            row.entity,
-            row.project,
-            row.source_service,
-            row.project_url,
-            row.destination_name,
-            row.name_note,
-        ),
-        "fork": to_fork(row),
-        "tags": row.tags or (),
-        "parts": read_parts(connection, row.id, row.copied_fingerprint),
-        "attempts": _attempts(connection, row.id),
-        "findings": read_findings(connection, row.id) if row.verdict else (),
-    }
-    same = {name: getattr(row, name) for name in RunDetail.__slots__ if name not in own}
-    return RunDetail(**own, **same)
-
-
-def _attempts(connection: Connection, run: int) -> list[AttemptRow]:
-    columns = (
-        Attempt.number,
-        Attempt.phase,
-        Attempt.worker,
-        Attempt.started_at,
-        Attempt.ended_at,
-        Attempt.outcome,
-        Attempt.error_class,
-        Attempt.message,
-    )
-    query = select(*columns).where(Attempt.run == run).order_by(Attempt.number)
-    return [AttemptRow(*row) for row in connection.execute(query)]

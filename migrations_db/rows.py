@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, bindparam, select
 
 from migrations_db.cursors import read_cursor
-from migrations_db.models import Digest, Part, Project, Run
+from migrations_db.models import Digest, Project, Run
 from migrations_db.states import PartStatus
 from migrations_db.types import Claim, DigestRow, ForkOf, PartProgress
 from migrations_db.types import Project as ProjectData
@@ -79,12 +79,6 @@ def to_project(row: AnyRow) -> ProjectData:
 def ref(row: AnyRow) -> str:
     """The name of a run for users, from a row with entity, project and run_id."""
     return f"{row.entity}/{row.project}/{row.run_id}"
-
-
-def read_parts(connection: Connection, run: int, fingerprint: str | None) -> dict[str, PartProgress]:
-    """The parts of a run by name, with their status for this fingerprint of the source."""
-    rows = connection.execute(select(Part.__table__).where(Part.run == run).order_by(Part.name)).all()
-    return to_parts(connection, rows, fingerprint)
 
 
 def to_parts(connection: Connection, rows: Sequence[AnyRow], fingerprint: str | None) -> dict[str, PartProgress]:

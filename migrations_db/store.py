@@ -73,9 +73,12 @@ class Store:
 
     # ------------------------------------------------------------ invocations and settings
 
-    def begin_invocation(self, command: str, host: str, pid: int, version: str) -> int:
-        """Record that a command starts. Returns the number of the invocation, which is also the id of an inventory."""
-        row = {"command": command, "host": host, "pid": pid, "version": version, "started_at": now_plus()}
+    def begin_invocation(self, command: str, host: str, pid: int, version: str, log: str | None = None) -> int:
+        """Record that a command starts. Returns the number of the invocation, which is also the id of an inventory.
+
+        `log`: the path of its log file.
+        """
+        row = {"command": command, "host": host, "pid": pid, "version": version, "log": log, "started_at": now_plus()}
         with self._database.write() as connection:
             return connection.execute(insert(Invocation).values(row).returning(Invocation.id)).scalar_one()
 

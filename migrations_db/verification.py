@@ -151,13 +151,6 @@ def count_verdicts(connection: Connection, only: Selection = EVERYTHING) -> Verd
     return VerdictCounts(verified, differs, sum(found.values()))
 
 
-def read_findings(connection: Connection, run: int) -> list[FindingRow]:
-    """The findings of one run, by path, within a transaction."""
-    columns = (Finding.path, Finding.verdict, Finding.want, Finding.got)
-    query = select(*columns).where(Finding.run == run).order_by(Finding.path)
-    return [FindingRow(*row) for row in connection.execute(query)]
-
-
 def forget_digests(connection: Connection, conditions: Collection[ColumnElement[bool]]) -> None:
     """Delete digests, within a transaction."""
     connection.execute(delete(Digest).where(*conditions))

@@ -142,9 +142,14 @@ def _names(parameter: Any) -> str:
     return names if parameter.is_flag else f"{names} {parameter.metavar or 'TEXT'}"
 
 
-def option(*names: str, metavar: str | None = None, group: str, help: str, **more: Any) -> Any:
-    """An option as this program has them: with a variable MIGRATE_NAME, its default told by the help's words."""
-    variable = "MIGRATE_" + names[0].split("/")[0].strip("-").replace("-", "_").upper()
+def option(
+    *names: str, metavar: str | None = None, group: str, help: str, has_variable: bool = True, **more: Any
+) -> Any:
+    """An option as this program has them: its default told by the help's words, and with a variable MIGRATE_NAME.
+
+    `has_variable` False: another command has an option of this name with another meaning.
+    """
+    variable = "MIGRATE_" + names[0].split("/")[0].strip("-").replace("-", "_").upper() if has_variable else None
     return typer.Option(
         *names, envvar=variable, metavar=metavar, help=help, rich_help_panel=group, show_default=False, **more
     )

@@ -318,6 +318,18 @@ ListLimit = Annotated[
     option("--limit", metavar="N", group=SHOWN, min=1, help="Show at most N runs. Default: 200 in a table, else all."),
 ]
 Csv = Annotated[bool, option("--csv", group=SHOWN, help="Print CSV, with all columns.")]
+AllRuns = Annotated[
+    bool,
+    option("--all", group=SHOWN, help="Everything about every run, one per line: with --json-lines or --csv."),
+]
+JsonLines = Annotated[bool, option("--json-lines", group=SHOWN, help="With --all: a JSON document per line.")]
+WorkersShown = Annotated[
+    bool,
+    option("--workers", group=SHOWN, help="List the workers, where they run, and what each does.", has_variable=False),
+]
+CsvOfAll = Annotated[
+    bool, option("--csv", group=SHOWN, help="With --all: CSV, with JSON in cells that are lists.", has_variable=False)
+]
 
 ReportFile = Annotated[
     Path,

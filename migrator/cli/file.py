@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NAME = "migrate.toml"
 #: a plan says what `migrate run` would do, so it takes the options that both have from the other's table
 FALLS_BACK = {"plan": "run"}
+PATHS = frozenset({"DIR", "FILE"})  # metavars of options that are paths
 READ_FILES = frozenset({"run_id", "project_map", "filter"})  # options whose values may be `@FILE`
 _FILE = "migrator.cli.file"  # the key of the file's path in click's shared `meta`
 
@@ -106,7 +107,7 @@ def _default_map(group: Any, context: Any, args: Sequence[str]) -> dict[str, Any
 def _value_before(group: Any, context: Any, typed: Mapping[str, Any], name: str) -> Any:
     """The value of an option before the file is known: from the command line, the environment, or its default."""
     value, _ = next(param for param in group.params if param.name == name).consume_value(context, typed)
-    return value
+    return value if isinstance(value, str | Path) else None
 
 
 def _beside(db: str) -> Path:
@@ -175,18 +176,16 @@ class _File:
         """A value as the command line would give it, after a trial."""
         as_typed = _as_typed(param, value, told)
         try:
-            result = param.process_value(self._context, as_typed)
+            param.process_value(self._context, as_typed)
         except typer.BadParameter as error:
             raise UserError(f"{told}: {error.message}") from error
         if param.name == "db":
             is_file = "://" not in as_typed and "=" not in as_typed
             return self._from_here(as_typed) if is_file else as_typed
-        results = result if isinstance(result, list | tuple) else [result]
-        if results and all(isinstance(one, Path) for one in results):
-            here = [self._from_here(str(one)) for one in results]
-            return here if param.multiple else here[0]
+        if param.metavar in PATHS:
+            return [*map(self._from_here, as_typed)] if param.multiple else self._from_here(as_typed)
         if param.name in READ_FILES:
-            return [self._file_from_here(one) for one in as_typed] if param.multiple else self._file_from_here(as_typed)
+            return [*map(self._file_from_here, as_typed)] if param.multiple else self._file_from_here(as_typed)
         return as_typed
 
     def _from_here(self, name: str) -> str:

@@ -20,13 +20,28 @@ def status(
     failed: o.Failed = False,
     skips: o.Skips = False,
     watch: o.Watch = False,
+    workers: o.WorkersShown = False,
+    all: o.AllRuns = False,
+    json_lines: o.JsonLines = False,
+    csv: o.CsvOfAll = False,
     exit_code: o.ExitCodeOption = False,
 ) -> None:
     """Show progress, failures and what could not be copied."""
     from migrator.commands.status import StatusQuery, status_command
 
-    wanted = chosen_runs(projects, exclude_projects, None, None, None, None)
-    query = StatusQuery(run, wanted, failed, skips, short, watch, exit_code)
+    query = StatusQuery(
+        run=run,
+        wanted=chosen_runs(projects, exclude_projects, None, None, None, None),
+        failed=failed,
+        skips=skips,
+        short=short,
+        watch=watch,
+        workers=workers,
+        all=all,
+        json_lines=json_lines,
+        csv=csv,
+        exit_code=exit_code,
+    )
     raise typer.Exit(status_command(query, context.obj))
 
 
@@ -105,8 +120,7 @@ def verify(
     settings = VerifySettings(
         how=how_of(level, files),
         workers=workers,
-        projects=s.comma_separated(projects),
-        run_ids=tuple(s.from_files(run_id, "--run-id")),
+        wanted=chosen_runs(projects, "", run_id, None, None, None),
         sample=share_of(sample),
         seed=seed,
         again=again,

@@ -17,7 +17,7 @@ from migrations_db.states import Phase
 from migrator.commands.remembered import remembered_options
 from migrator.commands.text import add_row, heading, new_table, print_table, say, without_secrets
 from migrator.job.log import without_keys
-from migrator.settings import Globals
+from migrator.settings import OFFLINE_DIR, Globals, default_workers, token_is_set
 
 #: commands that take what they are not given from the state database
 REMEMBERING = {"run": Phase.COPY, "plan": Phase.COPY, "doctor": Phase.COPY, "sync": Phase.UPLOAD}
@@ -69,7 +69,22 @@ def _in_force(setting: Setting, known: Mapping[str, object]) -> Setting:
         return replace(setting, value=name, origin="environment", where="NEPTUNE_PROJECT")
     if setting.option in known:
         return replace(setting, value=known[setting.option], origin="database")
-    return setting
+    usual = _usual(setting.option) if setting.value in (None, "") and setting.command in REMEMBERING else None
+    return setting if usual is None else replace(setting, value=usual)
+
+
+def _usual(option: str) -> Any:
+    """What a command uses if nobody has said otherwise, for options whose default depends on the machine."""
+    match option:
+        case "--mode":
+            return "online" if token_is_set() else "offline"
+        case "--offline-dir":
+            return OFFLINE_DIR
+        case "--workers":
+            return default_workers()
+        case "--include-private" | "--stringify-config":
+            return False
+    return None
 
 
 def _masked(setting: Setting) -> Any:

@@ -10,9 +10,11 @@ import typer
 
 from migrations_db import open_store
 from migrations_db.inventory import GONE_REASON
+from migrations_db.selecting import Wanted
 from migrations_db.states import RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Selection
+from migrator.commands.choosing import chosen
 from migrator.commands.status.conclusions import find_run
 from migrator.commands.text import counted
 from migrator.errors import ExitCode, UserError
@@ -47,16 +49,12 @@ def forget_command(runs: Sequence[str], projects: Sequence[str], *, yes: bool, c
 
 def _selection(store: Store, runs: Sequence[str], projects: Sequence[str]) -> Selection:
     """The named runs, or all runs of the projects. With both: the named runs, which must be in these projects."""
-    for pattern in projects:
-        if not store.select([pattern]).projects:
-            known = ", ".join(project.source for project in store.inventory.projects())
-            raise UserError(f"no project matches '{pattern}'. There are: {known or 'none'}")
-    chosen = store.select(projects)
+    only = chosen(store, Wanted(projects=projects))
     if not runs:
-        return chosen
+        return only
     found = [find_run(store, text) for text in runs]
     for detail in found:
-        if chosen.projects is not None and detail.project.id not in chosen.projects:
+        if only.projects is not None and detail.project.id not in only.projects:
             raise UserError(f"run {detail.run_id} is in {detail.project.source}, which --projects leaves out")
     return Selection(runs=tuple(detail.run for detail in found))
 

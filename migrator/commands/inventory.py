@@ -131,7 +131,8 @@ def inventory_command(scope: Scope, local: Sequence[Path], work_dir: Path, commo
     """List, save, report."""
     if scope.narrow and not scope.agreed and not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UserError("--only asks before it leaves runs out, and there is no terminal: add --yes if you agree")
-    start_log(log_path("inventory"), common.verbose)
+    log_file = log_path("inventory")
+    start_log(log_file, common.verbose)
     with scratch_directory(work_dir) as scratch:
         known = _known_places(common.db) if local else {}
         source = build_local_source(local, known=known) if local else build_api_source(scratch / "wandb")
@@ -140,7 +141,9 @@ def inventory_command(scope: Scope, local: Sequence[Path], work_dir: Path, commo
             found = find_projects(source, scope)  # first, so that a wrong key or name leaves no empty database behind
             check_filters(source, found, scope.only)
             store = stack.enter_context(open_store(common.db))
-            inventory_id = store.begin_invocation("inventory", socket.gethostname(), os.getpid(), tool_version())
+            inventory_id = store.begin_invocation(
+                "inventory", socket.gethostname(), os.getpid(), tool_version(), str(log_file)
+            )
             exit_code = ExitCode.UNEXPECTED
             bar = _Bar(hidden=common.quiet or not sys.stderr.isatty())
             try:

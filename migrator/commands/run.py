@@ -112,7 +112,9 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
         command = "run" if settings.phase is Phase.COPY else "sync"
         log_file = log_path(command)
         start_log(log_file, common.verbose)
-        invocation_id = store.begin_invocation(command, socket.gethostname(), os.getpid(), tool_version())
+        invocation_id = store.begin_invocation(
+            command, socket.gethostname(), os.getpid(), tool_version(), str(log_file)
+        )
         job = Job(
             database=common.db,
             phase=settings.phase,

@@ -11,6 +11,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 
 from migrations_db import open_store
@@ -79,15 +80,16 @@ def _found(store: Store, query: RunsQuery, statuses: Sequence[RunStatus]) -> Ite
 def _print_runs(found: Iterator[ListedRun], limit: int) -> None:
     console = Console()
     table = new_table(console, "run", "name", "at W&B", "created", ">rows", "status")
-    count = 0
+    count = longest = 0
     for run in islice(found, limit):
-        count += 1
+        count, longest = count + 1, max(longest, cell_len(run.ref))
         created = f"{run.created_at:%Y-%m-%d}" if run.created_at else ""
         rows = "" if run.history_rows is None else f"{run.history_rows:,}"
         add_row(table, run.ref, run.name, run.state, created, rows, status_text(run))
     if not count:
         say(console, "No run matches: `migrate runs` lists all, `migrate inventory` adds new ones.")
         return
+    table.columns[0].min_width = min(longest, console.width // 2)  # people copy them: names are wrapped instead
     print_table(console, table)
     more = sum(1 for _ in found)
     if more:

@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,9 +20,11 @@ from rich.console import Console
 
 from migrations_db import open_store
 from migrations_db.report_types import FindingRow, VerdictCounts
+from migrations_db.selecting import Wanted
 from migrations_db.states import Verdict
 from migrations_db.store import Store
 from migrations_db.types import Selection
+from migrator.commands.choosing import chosen
 from migrator.commands.run import neptune_binding
 from migrator.commands.status.conclusions import bound_to, verdicts_text
 from migrator.commands.text import counted, message_text, say
@@ -53,8 +55,7 @@ class VerifySettings:
 
     how: How
     workers: int
-    projects: Sequence[str] = ()
-    run_ids: Sequence[str] = ()
+    wanted: Wanted = field(default_factory=Wanted)
     sample: float = 1.0
     seed: int = 0
     again: bool = False
@@ -65,7 +66,7 @@ class VerifySettings:
 def verify_command(settings: VerifySettings, common: Globals) -> ExitCode:
     """Read runs back and print what was found."""
     with open_store(common.db, create=False) as store:
-        only = sampled(store, store.select(settings.projects, settings.run_ids), settings)
+        only = sampled(store, chosen(store, settings.wanted), settings)
         compared = _verified(store, only, settings, common)
         counts = store.verification.counts(only)
         exit_code = ExitCode.SOME_FAILED if counts.differs or counts.not_verified else ExitCode.OK
@@ -92,8 +93,9 @@ def _verified(store: Store, only: Selection, settings: VerifySettings, common: G
         _check_binding(store, bound.workspace, offline=bound.offline)
     if settings.again:
         store.verification.begin_again(only)
-    start_log(log_path("verify"), common.verbose)
-    invocation_id = store.begin_invocation("verify", socket.gethostname(), os.getpid(), tool_version())
+    log_file = log_path("verify")
+    start_log(log_file, common.verbose)
+    invocation_id = store.begin_invocation("verify", socket.gethostname(), os.getpid(), tool_version(), str(log_file))
     exit_code = ExitCode.UNEXPECTED
     try:
         with ExitStack() as stack:

@@ -80,7 +80,7 @@ def copy_run(
                     progress = saved.get(name, PartProgress())
                     if progress.status is PartStatus.DONE:
                         continue
-                    tools.control.at(name)
+                    pipeline.begin(name)
                     for batch in PARTS[name](run, progress.cursor or {}, context):
                         if notes and name == "attributes":
                             batch.ledger.extend(notes)

@@ -20,6 +20,7 @@ harmless.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -37,6 +38,9 @@ DEPTH = 2  # groups sent but not yet confirmed: enough to hide the processing de
 GROUP_VALUES = 25_000  # batches are gathered up to this size, so all parts of a small run go in one request
 GROUP_BYTES = 8 * 1024 * 1024
 GROUP_SECONDS = 10.0  # a batch does not wait longer than this for more batches
+
+
+log = logging.getLogger(__name__)
 
 
 class Stopped(MigratorError):
@@ -101,6 +105,23 @@ class _Group:
     measured: Measured | None
 
 
+class Tally:
+    """What an attempt has copied of a part, for one line in the log when the part is done."""
+
+    def __init__(self, ref: str, part: str, clock: Callable[[], float]) -> None:
+        self._name, self._clock, self._began = f"run {ref}: {part}", clock, clock()
+        self._read = self._written = self._skipped = self._bytes = 0
+
+    def add(self, update: PartUpdate) -> None:
+        self._read += update.read
+        self._written += update.written
+        self._skipped += update.skipped
+        self._bytes += update.size_bytes
+        if update.done:
+            figures = (self._read, self._written, self._skipped, self._bytes, self._clock() - self._began)
+            log.info("%s: %d values read, %d written, %d skipped, %d bytes in %.1f s", self._name, *figures)
+
+
 class Pipeline:
     """Sends the batches of one run and saves each cursor after its barrier has passed."""
 
@@ -122,6 +143,12 @@ class Pipeline:
         self._gathered: list[_Item] = []
         self._gathering_since = 0.0
         self._in_flight: deque[_Group] = deque()
+        self._tallies: dict[str, Tally] = {}
+
+    def begin(self, part: str) -> None:
+        """The next batches are of this part. It is logged when it is done, with its time from now on."""
+        self._tallies[part] = Tally(self._claim.ref, part, self._clock)
+        self._control.at(part)
 
     def send(self, part: str, batch: Batch, intent: float | None) -> None:
         """Accept a batch, and checkpoint what has become durable meanwhile."""
@@ -195,6 +222,8 @@ class Pipeline:
             position = group.barrier.position
             self._control.at(group.items[-1].part)
         self._claims.checkpoint(self._claim, updates, position, self._digests.take() if self._digests else None)
+        for update in updates:
+            self._tallies[update.name].add(update)
         for group in settled:
             for item in group.items:
                 for file in files_of(item.batch.records):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ from urllib.parse import quote
 
 from migrations_db.types import Claim, DigestRow, PartProgress, PartUpdate
 from migrator.copying.copy import EPOCH, RunTools
-from migrator.copying.pipeline import Claims, RunControl, ledger_entries
+from migrator.copying.pipeline import Claims, RunControl, Tally, ledger_entries
 from migrator.copying.run_digests import Digests
 from migrator.destinations.base import UPLOADED, Destination, Refused
 from migrator.destinations.neptune.answers import CREATED, EXISTED, Past
@@ -70,7 +71,9 @@ def upload_run(
                     error.error_class, f"Neptune has lost {error.what}: it is uploaded again from the start"
                 ) from error
         end = {"before": upload.announced, "existed": past.position == EXISTED}
-        claims.checkpoint(claim, [PartUpdate(PART, end, done=True)], position=UPLOADED)
+        update = PartUpdate(PART, end, done=True)
+        claims.checkpoint(claim, [update], position=UPLOADED)
+        upload.tally.add(update)
     shutil.rmtree(directory, ignore_errors=True)  # before `complete`: a done run is not claimed again to clean up
     claims.complete(claim, [PART])
 
@@ -120,6 +123,7 @@ class _Upload:
         self._lost_files = lost_files
         self._cursor = {"file": 0, "operation": 0, "before": 0} | (saved.cursor or {})
         self.announced = int(saved.intent or 0)
+        self.tally = Tally(claim.ref, PART, time.monotonic)
 
     @property
     def is_later_part(self) -> bool:
@@ -186,5 +190,6 @@ class _Upload:
 
     def _save(self, kind: str, id_: int, update: PartUpdate, digests: Mapping[str, DigestRow] | None = None) -> None:
         self._cursor = self._cursor | {kind: id_, "existed": self._past.position == EXISTED}
-        written = update.read - update.skipped
-        self._claims.checkpoint(self._claim, [replace(update, cursor=self._cursor, written=written)], digests=digests)
+        update = replace(update, cursor=self._cursor, written=update.read - update.skipped)
+        self._claims.checkpoint(self._claim, [update], digests=digests)
+        self.tally.add(update)

@@ -65,8 +65,10 @@ class Outcomes:
     def _carry_out(self, claim: Claim, decided: Verdict, error: Exception) -> None:
         match decided:
             case Release():
+                log.info("run %s: attempt %d ends: stopped, to be continued", claim.ref, claim.attempt)
                 self._store.release(claim)
             case StopJob(reason, release):
+                log.warning("run %s: attempt %d ends: the job stops: %s", claim.ref, claim.attempt, reason)
                 if release:
                     self._store.release(claim)
                 if reason is error:
@@ -74,7 +76,8 @@ class Outcomes:
                 raise reason from error
             case Pause(service, error_class, message, delay_s):
                 delay_s = min(delay_s, self._pause_max_s)
-                log.warning("run %s: %s: %s; all workers wait %.0f s", claim.ref, error_class, message, delay_s)
+                told = f"{error_class}: {message}; all workers wait {delay_s:.0f} s"
+                log.warning("run %s: attempt %d ends: %s", claim.ref, claim.attempt, told)
                 self._store.throttle(claim, service, delay_s, _failure(error_class, message))
             case Again(error_class, message, allowed, base_s, anew):
                 if error_class is ErrorClass.UNKNOWN:  # a bug, perhaps: its place is worth knowing
@@ -83,7 +86,8 @@ class Outcomes:
                     self._store.forget_copy(claim)
                 delay_s = min(base_s * 2**claim.failures, RETRY_MAX_S) * random.uniform(0.5, 1.5)
                 status = self._store.fail(claim, _failure(error_class, message), Retry(allowed, delay_s))
-                log.warning("run %s: %s: %s (now %s)", claim.ref, error_class, message, status)
+                told = f"{error_class}: {message} (now {status})"
+                log.warning("run %s: attempt %d ends: %s", claim.ref, claim.attempt, told)
 
 
 class _Attempt:

@@ -221,7 +221,7 @@ class Worker:
     # ------------------------------------------------------------ one run
 
     def _copy(self, held: Held) -> None:
-        claim = held.claim
+        claim, began = held.claim, time.monotonic()
         log.info("run %s: attempt %d begins", claim.ref, claim.attempt)
         try:
             with (
@@ -231,7 +231,7 @@ class Worker:
                 life.heard_by(held.show_life),
             ):
                 self._copy_or_upload(claim, RunTools(scratch, self._pool, held))
-                log.info("run %s: done", claim.ref)
+                log.info("run %s: attempt %d ends: done, in %.1f s", claim.ref, claim.attempt, time.monotonic() - began)
         except StateSilent:
             self.leases.give_up(claim)
             raise

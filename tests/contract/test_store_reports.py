@@ -15,6 +15,7 @@ from migrations_db.types import (
     Failure,
     LedgerEntry,
     PartUpdate,
+    WorkerInfo,
 )
 from tests.contract.store_rows import LEASE_S, add, row, take
 
@@ -135,3 +136,25 @@ def test_a_reader_does_not_hold_up_writers(store: Store, worker: str) -> None:
     next(listing)
     take(store)
     assert len(list(listing)) == 1  # as of the moment it began
+
+
+def test_every_run_in_full_is_what_one_run_tells(busy_store: Store) -> None:
+    told = [*busy_store.reports.every_run()]
+    assert [detail.run_id for detail, _ in told] == ["done", "fails", "breaks", "waits", "runs", "gone"]
+    for detail, ledger in told:
+        assert detail == busy_store.reports.run_detail(detail.run)
+        assert ledger == [*busy_store.reports.ledger(detail.run)]
+    assert [len(ledger) for _, ledger in told] == [1, 0, 0, 0, 1, 0]
+    only = busy_store.select(run_ids=["runs"])
+    assert [detail.run_id for detail, _ in busy_store.reports.every_run(only)] == ["runs"]
+
+
+def test_workers_are_told_with_their_claims_and_their_command(busy_store: Store, worker: str) -> None:
+    number = busy_store.begin_invocation("sync", "there", 7, "1.0", "/logs/7.jsonl")
+    busy_store.workers.register(WorkerInfo("idle:7:x", "there", 7, 1.0, number))
+    by_id = {row.id: row for row in busy_store.reports.workers()}
+    busy, idle = by_id[worker], by_id["idle:7:x"]
+    assert (busy.ref, busy.since is not None, busy.elapsed_s < 60) == ("e/p/runs", True, True)
+    assert (idle.ref, idle.command, idle.elapsed_s < 60) == (None, "sync", True)
+    busy_store.workers.stop("idle:7:x")
+    assert [row.id for row in busy_store.reports.workers()] == [worker]

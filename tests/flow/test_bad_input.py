@@ -1,6 +1,7 @@
 """What goes wrong on a person's side: the exit code, and a message that names the thing, the cause and what to do.
 
-`Migrate.run` looks for tracebacks and keys in whatever a command says, the scene for keys in every file at the end.
+Wrong options are in tests/unit/test_wrong_inputs.py, which starts no processes for them. `Migrate.run` looks for
+tracebacks and keys in whatever a command says, the scene for keys in every file at the end.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from tests.servers.wandb_data import Project, sample_runs
 
 NOBODY = "http://127.0.0.1:9"  # a port where nothing listens
 PASSWORD = "5ec2e7-password"
-ALL_PARTS = ["attributes", "config", "summary", "history", "system", "console", "files"]
 
 
 @pytest.fixture
@@ -64,37 +64,6 @@ def test_an_address_of_wandb_with_a_password_is_refused_without_showing_it(
 ) -> None:
     assert_complains(migrate.run("inventory", WANDB_BASE_URL=address), 2, "WANDB_BASE_URL", "password", "WANDB_API_KEY")
     assert [path for path in tmp_path.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()] == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ("frobnicate", ["frobnicate"]),
-        ("run --frobnicate", ["--frobnicate"]),
-        ("run --workers 0", ["--workers", "greater than or equal to 1"]),
-        ("run --mode sideways", ["--mode", "online or offline", "sideways"]),
-        ("run --mode offline --include frobs", ["frobs", "history", "artifacts"]),
-        ("run --mode offline " + " ".join(f"--exclude {part}" for part in ALL_PARTS), ["nothing is left", "--exclude"]),
-        ("run --mode offline --max-file-size huge", ["--max-file-size", "huge", "500MB"]),
-        ("run --mode offline --metrics-namespace /summary/x", ["--metrics-namespace", "summary", "another name"]),
-        ("run --mode offline --visibility secret", ["--visibility", "secret", "private"]),
-        ("run --mode offline --neptune-workspace a/b", ["--neptune-workspace", "a/b"]),
-        ("run --mode online", ["--neptune-workspace", "NEPTUNE_PROJECT"]),
-        ("inventory --created-after tomorrow", ["--created-after", "tomorrow", "2024-05-01", "yesterday", "30d"]),
-        ("inventory --project-map old", ["--project-map", "old", "="]),
-        ("inventory --project-map old=a/b", ["--project-map", "a/b"]),
-        ("inventory --local nowhere", ["nowhere", "does not exist", "--local"]),
-        ("inventory --local .", ["No W&B runs", "no .wandb file", "--local"]),
-        ("inventory --project-map @nosuch.txt", ["--project-map", "nosuch.txt", "No such file"]),
-        ("inventory --only --state finished", ["--only", "--yes"]),
-        ("retry-failed --class frobs", ["--class", "frobs", "not_found"]),
-    ],
-)
-def test_a_wrong_option_is_told_by_name_with_what_would_be_right(
-    migrate: Migrate, arguments: str, words: list[str]
-) -> None:
-    assert_complains(migrate.run(*arguments.split()), 2, *words)
-    assert "migration.db" not in migrate.files()
 
 
 # ---------------------------------------------------------------- the state database

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,14 @@ def test_what_is_chosen_once_is_remembered_and_what_matches_nothing_changes_noth
         assert words in refused.stderr
     told = migrate.succeed("run", MIGRATE_OFFLINE_DIR=None)
     assert f"As before: --offline-dir {migrate.directory / 'kept'} --metrics-namespace m" in told.stderr
-    assert migrate.status("first000")["mapping"]["metrics_namespace"] == "m"
-    assert migrate.status("first000")["status"] == "done"
+    status = migrate.status("first000")
+    assert (status["mapping"]["metrics_namespace"], status["status"]) == ("m", "done")
+
+    lines = [json.loads(line)["message"] for line in Path(status["attempts"][-1]["log"]).read_text().splitlines()]
+    told = [line.removeprefix(f"run {status['ref']}: ") for line in lines if line.startswith(f"run {status['ref']}: ")]
+    assert told[0] == "attempt 2 begins"
+    assert re.fullmatch(r"attempt 2 ends: done, in \d+\.\d s", told[-1])
+    assert any(re.fullmatch(r"history: 6 values read, 6 written, 0 skipped, \d+ bytes in \d.\d s", one) for one in told)
 
 
 def test_wandb_applies_its_own_filters(set_scene: SetScene) -> None:

@@ -130,7 +130,7 @@ def test_the_page_tells_what_arrived_what_did_not_and_why(job: Job, tmp_path: Pa
     page = read(out)
     assert "1 run of 7 is not as sent." in page.text
     assert page.text.count("1 run of 7 is not as sent.") == result.output.count("1 run of 7 is not as sent.") == 1
-    assert "2 verified, 1 differ, 2 not verified" in page.text
+    assert "2 verified, 1 differs, 2 not verified" in page.text
     for count, word in ((1, "equal"), (1, "explained"), (1, "unexplained"), (2, "not verified"), (2, "not copied")):
         assert re.search(rf"\b{word} {count} (read back|what was|copied, but|waits)", page.text), word
     assert f"missing_file: {SKIPS_MEAN['missing_file']}" in page.text

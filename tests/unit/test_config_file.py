@@ -23,8 +23,9 @@ Here = Callable[..., Path]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     """Work in an empty directory with these files, and without variables of the tests' own environment."""
     monkeypatch.chdir(tmp_path)
-    for name in ("NEPTUNE_PROJECT", "NEPTUNE_API_TOKEN", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("NEPTUNE_PROJECT", raising=False)
+    for key in ("NEPTUNE_API_TOKEN", "WANDB_API_KEY"):
+        monkeypatch.setenv(key, "")  # of other tests, this process forgets it
 
     def write(text: str = "", name: str = "migrate.toml") -> Path:
         path = tmp_path / name
@@ -105,7 +106,7 @@ def test_every_kind_of_value_may_be_in_the_file(here: Here, capsys: pytest.Captu
     [
         ("wrokers = 3", "migrate.toml: wrokers: there is no such option"),
         ("vebose = true", "vebose: there is no such option (did you mean verbose?)"),
-        ("workers = 3", "there is no such option here: it goes into the table [run] or [sync] or [verify]"),
+        ("workers = 3", "there is no such option here: it goes into the table [run] or [sync] or [status] or [verify]"),
         ("[rnu]\nworkers = 3", "[rnu]: there is no such command (did you mean run"),
         ("run = 3", "run is a command: its options go into a table [run]"),
         ("[run]\nwrokers = 3", "[run] wrokers: there is no such option (did you mean workers"),
@@ -174,6 +175,11 @@ def test_the_command_line_and_the_environment_come_first_and_the_database_last(
     assert found["run --mode"] == ("offline", "database")
     assert found["run --offline-dir"] == found["sync --offline-dir"] == ("/data/files", "database")
     assert found["run --stall-timeout"] == (600.0, "default")
+    assert found["run --include-private"] == (False, "default")
+    assert isinstance(found["sync --workers"][0], int)
+    found = shown(capsys, "--db", "other.db")
+    assert found["run --mode"] == ("offline", "default")
+    assert found["plan --offline-dir"] == ("neptune-offline", "default")
 
 
 @pytest.mark.parametrize(
@@ -194,13 +200,17 @@ def test_the_file_lies_beside_the_database_or_is_named(place: str, arguments: li
     assert exit_code_of([*arguments, "status"]) == 2
 
 
-def test_the_database_may_be_named_in_the_file(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_database_may_be_named_in_the_file(
+    here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = here("db = 'job.db'", "job/migrate.toml").parent
     open_store(path / "job.db").close()
     assert exit_code_of(["runs", "--config", "job/migrate.toml", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["runs"] == []
     assert exit_code_of(["runs", "--config", "nosuch.toml"]) == 2
     assert "--config nosuch.toml: it cannot be read: No such file" in capsys.readouterr().err
+    monkeypatch.setenv("MIGRATE_CONFIG", "job/migrate.toml")
+    assert shown(capsys, "run")["--db"] == (str(path / "job.db"), "file")
 
 
 def test_no_secret_is_shown(here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

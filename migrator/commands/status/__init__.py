@@ -4,6 +4,8 @@ conclusions   where runs go, the next step, which run the user means
 documents     as JSON
 overview      as text: the whole job
 run           as text: one run
+workers       the workers, as text and JSON
+every_run     all runs in full, as JSON lines or CSV
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from migrations_db.types import Selection
 from migrator.commands.choosing import chosen
 from migrator.commands.status.conclusions import Bound, bound_to, conclusion, find_run
 from migrator.commands.status.documents import failed_json, overview_json, run_json
+from migrator.commands.status.every_run import write_every_run
 from migrator.commands.status.overview import print_failed, print_overview, print_short, print_skips
 from migrator.commands.status.run import print_run
+from migrator.commands.status.workers import show_workers
 from migrator.commands.text import counted
 from migrator.errors import ErrorClass, ExitCode, UserError
 from migrator.job.pace import Pace
@@ -38,7 +42,9 @@ WATCH_LINE_S = 30.0  # elsewhere
 
 @dataclass(frozen=True, slots=True)
 class StatusQuery:
-    """What to show: one `run` in full; or the whole job, its `failed` runs or its `skips`, for the runs `wanted`."""
+    """What to show: one `run` in full; or, for the runs `wanted`, the whole job, its `failed` runs, its `skips`, or
+    `all` runs in full; or the `workers`.
+    """
 
     run: str = ""
     wanted: Wanted = field(default_factory=Wanted)
@@ -46,25 +52,49 @@ class StatusQuery:
     skips: bool = False
     short: bool = False
     watch: bool = False
+    workers: bool = False
+    all: bool = False
+    json_lines: bool = False
+    csv: bool = False
     exit_code: bool = False
 
 
 def status_command(query: StatusQuery, common: Globals) -> ExitCode:
     """Show it. With `exit_code`, the result says if all is done (0), runs failed (3) or there is more to do (6)."""
-    if query.watch and (query.run or query.failed or query.skips or common.json):
-        raise UserError("--watch shows the whole job, alone or with --short")
+    _check(query, common)
     with open_store(common.db, create=False) as store:
         bound = bound_to(store)
         if query.run:
             _show_run(store, find_run(store, query.run), bound, common)
             return ExitCode.OK
+        if query.workers:
+            show_workers(store.reports.workers(), common)
+            return ExitCode.OK
         only = chosen(store, query.wanted)
+        if query.all:
+            write_every_run(store, only, bound.workspace, as_csv=query.csv)
+            return ExitCode.OK
         if query.watch:
             overview = _watch(store, only, query, bound)
         else:
             overview = store.reports.overview(only, STANDARD_PARTS)
             _show(store, overview, only, query, bound, common)
     return conclusion(overview) if query.exit_code else ExitCode.OK
+
+
+def _check(query: StatusQuery, common: Globals) -> None:
+    """`UserError` for options that do not go together."""
+    views = {"--failed": query.failed, "--skips": query.skips, "--workers": query.workers, "--all": query.all}
+    shown = [f"RUN ({query.run})"] if query.run else []
+    shown += [name for name, is_asked in views.items() if is_asked]
+    if len(shown) > 1:
+        raise UserError(f"{' and '.join(shown)} do not go together: ask for one of them")
+    if query.watch and (shown or common.json):
+        raise UserError("--watch shows the whole job, alone or with --short")
+    if (query.json_lines or query.csv) and not query.all:
+        raise UserError(f"{'--csv' if query.csv else '--json-lines'} goes with --all; `migrate runs --csv` is shorter")
+    if query.all and query.json_lines is query.csv:
+        raise UserError("--all takes either --json-lines or --csv; `migrate runs` shows a table")
 
 
 def _show_run(store: Store, detail: RunDetail, bound: Bound, common: Globals) -> None:

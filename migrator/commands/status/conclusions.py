@@ -8,6 +8,7 @@ from migrations_db.report_types import LedgerGroup, Overview, PartSums, RunDetai
 from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Project
+from migrator.commands.choosing import COMPARED, did_you_mean
 from migrator.commands.text import counted, left_out_text
 from migrator.errors import ADVICE, ErrorClass, ExitCode, UserError
 from migrator.job.address import UPLOADS, bound_address
@@ -58,9 +59,10 @@ def find_run(store: Store, text: str) -> RunDetail:
         raise UserError(f"{len(found)} runs or more are called '{text}'. Say which one:\n{named}{more}")
     detail = store.reports.run_detail(found[0].run) if found else None
     if detail is None:
+        close = did_you_mean([text], store.listing.values("run_ids", COMPARED))
         raise UserError(
-            f"There is no run '{text}' in {store.address}. Runs are found by run id, project/run id or "
-            "entity/project/run id; `migrate inventory` adds new ones."
+            f"There is no run '{text}' in {store.address}{close}. Runs are found by run id, project/run id or "
+            "entity/project/run id: `migrate runs` lists them, `migrate inventory` adds new ones."
         )
     return detail
 
@@ -138,5 +140,6 @@ def next_step(overview: Overview, bound: Bound) -> str:
 
 
 def verdicts_text(counts: VerdictCounts) -> str:
-    """ "10 verified, 1 differ, 0 not verified": counts of done runs."""
-    return f"{counts.verified:,} verified, {counts.differs:,} differ, {counts.not_verified:,} not verified"
+    """ "10 verified, 2 differ, 0 not verified": counts of done runs."""
+    differ = "differs" if counts.differs == 1 else "differ"
+    return f"{counts.verified:,} verified, {counts.differs:,} {differ}, {counts.not_verified:,} not verified"

@@ -16,6 +16,7 @@ from migrations_db.accounts import RunAccount
 from migrations_db.report_types import AttemptRow, LedgerRow, RunDetail
 from migrations_db.states import Phase, RunStatus, Verdict
 from migrator.commands.status.conclusions import NOT_BOUND, Bound, advice, destination_of
+from migrator.commands.status.workers import worker_name
 from migrator.commands.text import (
     add_row,
     heading,
@@ -98,6 +99,11 @@ def _facts(detail: RunDetail, workspace: str | None, width: int) -> Iterator[tup
         yield "not before", time_text(detail.not_before)
     if detail.finished_at:
         yield "ended", time_text(detail.finished_at)
+    if detail.attempts:
+        last = detail.attempts[-1]
+        yield "worker", worker_name(last.worker_id)
+        if last.log:
+            yield "log", f"{last.log}: search it for 'run {detail.ref}:'"
     if detail.verdict:
         word = detail.verdict.value.replace("_", " ")
         yield "read back", f"{word} ({detail.verified_by}), {time_text(detail.verified_at)}"
