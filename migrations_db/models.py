@@ -167,6 +167,37 @@ class LeftOut(Base):
     __table_args__ = (Index("left_out_cause", "cause", "path"),)
 
 
+class Listing(Base):
+    """What a source had in one project when it was listed only to compare (`migrate verify --list`)."""
+
+    __tablename__ = "listing"
+
+    #: number
+    id: Mapped[int] = mapped_column(RowNumber, primary_key=True)
+    #: "wandb" or "local"
+    source_service: Mapped[str]
+    #: owner in the source
+    entity: Mapped[str]
+    #: name in the source
+    project: Mapped[str]
+    #: runs in the source; null: the project is not there
+    runs: Mapped[int | None]
+    #: runs in this database; null: no inventory has listed the project
+    known: Mapped[int | None]
+    #: runs that no inventory has listed
+    new: Mapped[int]
+    #: some of their run ids
+    new_examples: Mapped[list[str]]
+    #: known runs that the source no longer has
+    gone: Mapped[int]
+    #: some of their run ids
+    gone_examples: Mapped[list[str]]
+    #: why the list may be incomplete; null: it is complete
+    problem: Mapped[str | None]
+    #: when it was listed
+    listed_at: Mapped[datetime]
+
+
 class Run(Base):
     """A run and its status."""
 

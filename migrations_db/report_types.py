@@ -40,6 +40,21 @@ class VerdictCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class ProjectVerdicts:
+    """Runs of one project by what is proved of them. `equal` and `explained` are verified.
+
+    `explained`: the ledger says why something was skipped or changed. `not_verified` are copied, the rest is not.
+    """
+
+    project: Project
+    equal: int = 0
+    explained: int = 0
+    differs: int = 0
+    not_verified: int = 0
+    not_copied: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class FindingRow:
     """A path that a verification did not find as it was sent. `path` "" is the run itself."""
 

@@ -25,6 +25,7 @@ from migrations_db.database import Database
 from migrations_db.errors import CountsDisagree, LeaseLost
 from migrations_db.inventory import Inventory
 from migrations_db.listing import Listing
+from migrations_db.listings import Listings
 from migrations_db.models import Digest, Invocation, Ledger, Part, Run, Service, Setting
 from migrations_db.reports import Reports
 from migrations_db.rows import AnyRow, claimed_run, is_done, read_digests, to_claim, to_parts
@@ -59,6 +60,7 @@ class Store:
         self.listing = Listing(database)
         self.accounts = Accounts(database)
         self.verification = Verification(database)
+        self.listings = Listings(database)
         self._database = database
 
     def __enter__(self) -> Self:

@@ -141,6 +141,10 @@ Runs = Annotated[
 ]
 Sample = Annotated[str, option("--sample", metavar="SHARE", group=WHAT, help="Only a share of the runs, e.g. 5%.")]
 Seed = Annotated[int, option("--seed", metavar="N", group=WHAT, help="Which runs are in the sample. Default: 0.")]
+ListAgain = Annotated[
+    bool,
+    option("--list", group=WHAT, help="Also list the source again, to tell runs that are new there, or gone."),
+]
 Again = Annotated[bool, option("--again", group=WHAT, help="Also runs that were verified before.")]
 
 # ---------------------------------------------------------------- where to

@@ -111,6 +111,7 @@ def verify(
     level: o.Level = "digests",
     files: o.Files = "size",
     workers: o.Readers = 4,
+    list_again: o.ListAgain = False,
     no_follow_links: o.NoFollowLinks = False,
     work_dir: o.WorkDir = None,
 ) -> None:
@@ -126,6 +127,7 @@ def verify(
         again=again,
         work_dir=s.work_directory(work_dir),
         follow_links=not no_follow_links,
+        list_again=list_again,
     )
     raise typer.Exit(verify_command(settings, context.obj))
 

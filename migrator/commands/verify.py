@@ -19,15 +19,17 @@ from typing import Any
 from rich.console import Console
 
 from migrations_db import open_store
-from migrations_db.report_types import FindingRow, VerdictCounts
+from migrations_db.listings import ListedProject
+from migrations_db.report_types import FindingRow, ProjectVerdicts, VerdictCounts
 from migrations_db.selecting import Wanted
 from migrations_db.states import Verdict
 from migrations_db.store import Store
 from migrations_db.types import Selection
 from migrator.commands.choosing import chosen
+from migrator.commands.relist import NEXT, is_news, list_again, listed_json, listed_lines
 from migrator.commands.run import neptune_binding
 from migrator.commands.status.conclusions import bound_to, verdicts_text
-from migrator.commands.text import counted, message_text, say
+from migrator.commands.text import add_row, counted, message_text, new_table, print_table, say
 from migrator.copying.copy import CopyPlan
 from migrator.copying.findings import Files, How, Level
 from migrator.errors import ExitCode, UserError
@@ -61,20 +63,30 @@ class VerifySettings:
     again: bool = False
     work_dir: Path = field(default_factory=lambda: work_directory(None))
     follow_links: bool = True
+    list_again: bool = False
 
 
 def verify_command(settings: VerifySettings, common: Globals) -> ExitCode:
     """Read runs back and print what was found."""
     with open_store(common.db, create=False) as store:
         only = sampled(store, chosen(store, settings.wanted), settings)
+        listed = _listed(store, settings) if settings.list_again else None
         compared = _verified(store, only, settings, common)
         counts = store.verification.counts(only)
         exit_code = ExitCode.SOME_FAILED if counts.differs or counts.not_verified else ExitCode.OK
+        projects = store.verification.by_project(only)
         findings = store.verification.findings(only)
         if common.json:
-            print(json.dumps(_document(settings.how, exit_code, counts, compared, findings)))
+            document = _document(settings.how, exit_code, counts, compared, findings)
+            document |= {
+                "projects": _projects_json(projects),
+                "listed": None if listed is None else listed_json(listed),
+            }
+            print(json.dumps(document))
         elif not common.quiet:
             _print(settings.how, counts, compared, findings)
+            _print_projects(projects)
+            _print_listed(listed)
     return exit_code
 
 
@@ -85,6 +97,12 @@ def sampled(store: Store, only: Selection, settings: VerifySettings) -> Selectio
     runs = store.verification.done(only)
     runs.sort(key=lambda run: sha256(f"{settings.seed}:{run}".encode()).digest())
     return Selection(runs=tuple(sorted(runs[: math.ceil(settings.sample * len(runs))])))
+
+
+def _listed(store: Store, settings: VerifySettings) -> Sequence[ListedProject]:
+    """The projects as their sources have them now: first of all, so that a source that does not answer says so."""
+    with scratch_directory(settings.work_dir) as scratch:
+        return list_again(store, store.select(settings.wanted.projects), scratch)
 
 
 def _verified(store: Store, only: Selection, settings: VerifySettings, common: Globals) -> Compared:
@@ -195,6 +213,36 @@ def _print(how: How, counts: VerdictCounts, compared: Compared, findings: Iterat
     say(console, verdicts_text(counts) + ".")
     if counts.differs:
         say(console, "Next: `migrate retry-failed --class differs`, then `migrate run` sends what differs again.")
+
+
+def _projects_json(projects: Sequence[ProjectVerdicts]) -> dict[str, dict[str, int]]:
+    names = ("equal", "explained", "differs", "not_verified", "not_copied")
+    return {one.project.source: {name: getattr(one, name) for name in names} for one in projects}
+
+
+def _print_projects(projects: Sequence[ProjectVerdicts]) -> None:
+    """What is proved, by project if there are several, and what "explained" means."""
+    console = Console()
+    if len(projects) > 1:
+        table = new_table(console, "W&B project", ">equal", ">explained", ">differ", ">not verified", ">not copied")
+        for one in projects:
+            counts = (one.equal, one.explained, one.differs, one.not_verified, one.not_copied)
+            add_row(table, one.project.source, *(f"{count:,}" for count in counts))
+        print_table(console, table)
+    if explained := sum(one.explained for one in projects):
+        say(
+            console,
+            f"{counted(explained, 'verified run')} explained: what was skipped or changed on the way, and why, is in "
+            "`migrate status --skips`.",
+        )
+
+
+def _print_listed(listed: Sequence[ListedProject] | None) -> None:
+    console = Console()
+    for line in () if listed is None else listed_lines(listed):
+        say(console, line)
+    if listed and is_news(listed):
+        say(console, NEXT)
 
 
 def how_of(level: str, files: str) -> How:

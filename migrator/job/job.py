@@ -156,6 +156,13 @@ def local_file_sizes(location: Sequence[str]) -> list[int] | None:
     return file_sizes(location)
 
 
+def local_roots(location: Sequence[str]) -> list[Path]:
+    """The directories in which runs that lie there, and others beside them, are found."""
+    from migrator.sources.wandb_local.listing import roots_around
+
+    return roots_around(location)
+
+
 def build_destination(job: Job, uploads: Executor, now: Callable[[], datetime]) -> Destination:
     """The destination of the job's runs. Connects, so a wrong token fails here."""
     if job.mode == "offline" and job.phase is Phase.COPY:

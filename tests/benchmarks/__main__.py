@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 
-from tests.benchmarks import cases
+from tests.benchmarks import cases, proof
 from tests.benchmarks.harness import Figure, busy_percent, machine
 
 BUSY_PERCENT = 20.0  # of all processors, by others
@@ -28,6 +28,8 @@ CASES: dict[str, Callable[[float], Iterator[Figure]]] = {
     "small": cases.small_runs,
     "long": cases.long_runs,
     "local": cases.local_run,
+    "verify": proof.verifying,
+    "report": proof.reporting,
     "shapes": cases.shapes,
     "memory": cases.huge_run,
 }

@@ -22,7 +22,7 @@ def help_text(scale: float) -> Iterator[Figure]:
 def start(scale: float) -> Iterator[Figure]:
     """`migrate run` of one run, from its start to its exit."""
     with services("sample:1", latency_s=0.03) as at, directory() as cwd:
-        measured = _copied(at, cwd, workers=1)
+        measured = copied(at, cwd, workers=1)
     yield Figure("one run, from start to exit", measured.wall_s, "s", "promised: first copied run under 3 s", measured)
 
 
@@ -54,7 +54,7 @@ def small_runs(scale: float) -> Iterator[Figure]:
     for provider, runs in sizes:
         spec = f"sample:{runs},steps=50,metrics=5,files=6,events=60,console=5"
         with services(spec, latency_s=0.03, processing_s="0.2:0.6", provider=provider) as at, directory() as cwd:
-            measured = _copied(at, cwd, workers=4)
+            measured = copied(at, cwd, workers=4)
             note = f"{measured.cpu_s / runs:.3f} CPU-s/run; promised: 10 runs/s, 0.15 CPU-s"
             yield Figure(f"{runs} small runs, {provider}, 4 workers", runs / measured.wall_s, "runs/s", note, measured)
     with services(spec, latency_s=0.03, processing_s="0.2:0.6") as at, directory() as cwd:
@@ -65,7 +65,7 @@ def long_runs(scale: float) -> Iterator[Figure]:
     """Two long runs from the API, no latency."""
     for steps in (int(50_000 * scale), int(100_000 * scale)):
         with services(f"big:runs=2,steps={steps},metrics=10") as at, directory() as cwd:
-            measured = _copied(at, cwd, workers=2)
+            measured = copied(at, cwd, workers=2)
             note = f"peak {measured.peak_bytes / 1e6:.0f} MB; promised: 150,000 points/s, 400 MB"
             name = f"2 runs x {steps:,} steps x 10 metrics"
             yield Figure(name, 2 * steps * 10 / measured.wall_s, "points/s", note, measured)
@@ -86,7 +86,7 @@ def shapes(scale: float) -> Iterator[Figure]:
         ("files", f"sample:1,files={files}", files),
     ):
         with services(spec) as at, directory() as cwd:
-            measured = _copied(at, cwd, workers=1)
+            measured = copied(at, cwd, workers=1)
             note = f"{values:,} in one run"
             yield Figure(f"one run: {name}", values / measured.wall_s, "values/s", note, measured)
 
@@ -95,7 +95,7 @@ def huge_run(scale: float) -> Iterator[Figure]:
     """One run of 10 million points from the API: memory must not grow with its length."""
     for steps in (int(500_000 * scale), int(1_000_000 * scale)):
         with services(f"big:runs=1,steps={steps},metrics=10") as at, directory() as cwd:
-            measured = _copied(at, cwd, workers=1)
+            measured = copied(at, cwd, workers=1)
             note = f"{steps * 10 / measured.wall_s:,.0f} points/s; promised: 500 MB"
             yield Figure(f"peak, API run of {steps * 10:,} points", measured.peak_bytes / 1e6, "MB", note, measured)
 
@@ -111,7 +111,7 @@ def local_run(scale: float) -> Iterator[Figure]:
         yield Figure(f"local run of {points:,} points, offline", points / measured.wall_s, "points/s", note, measured)
 
 
-def _copied(at: Services, cwd: Path, workers: int) -> Measured:
+def copied(at: Services, cwd: Path, workers: int) -> Measured:
     """What `migrate run` of everything at the API costs, its inventory not counted."""
     run(migrate("inventory", "--wandb-entity", "team"), cwd, at.environment)
     return run(migrate("run", "--workers", str(workers)), cwd, at.environment)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from migrations_db import LeaseLost, Phase, RunStatus, Store
+from migrations_db.listings import Compared, ListedProject
 from migrations_db.report_types import FindingRow, VerdictCounts
 from migrations_db.states import Verdict
-from migrations_db.types import Claim, DigestRow, PartUpdate, ProjectRow, RunRow
+from migrations_db.types import Claim, DigestRow, LedgerEntry, PartUpdate, ProjectRow, RunRow
 from tests.contract.store_fixtures import register
 
 LOSS = DigestRow("numbers", '{"count":3}')
@@ -19,13 +22,15 @@ def add(store: Store, *run_ids: str, project: str = "demo") -> None:
 
 
 def copied(store: Store, *run_ids: str, project: str = "demo") -> dict[str, Claim]:
-    """Runs that are done, with a digest."""
+    """Runs that are done, with a digest. Of the one called "explained", something was skipped."""
     add(store, *run_ids, project=project)
     claims: dict[str, Claim] = {}
     register(store, "copier")
     while claim := store.claim("copier", Phase.COPY, 60):
         store.begin_digests(claim)
-        store.checkpoint(claim, [PartUpdate("config", {}, done=True)], None, {"loss": LOSS})
+        skipped = [LedgerEntry("skipped", "x", "too_large")] if claim.run_id == "explained" else []
+        done = PartUpdate("config", {}, done=True, read=len(skipped), skipped=len(skipped), ledger=skipped)
+        store.checkpoint(claim, [done], None, {"loss": LOSS})
         store.complete(claim, ["config"])
         claims[claim.run_id] = claim
     return claims
@@ -112,3 +117,41 @@ def test_runs_that_change_at_the_source_lose_their_verdict_when_they_are_copied(
     store.complete(claim, ["config"])
     assert store.verification.counts() == VerdictCounts(0, 0, 1)
     assert store.reports.overview().runs[RunStatus.DONE] == 1
+
+
+def test_runs_of_each_project_are_counted_by_what_is_proved(store: Store) -> None:
+    copied(store, "equal", "explained", "differs", "unread")
+    copied(store, "other", project="small")
+    add(store, "pending")
+    register(store, "verifier")
+    verdicts = {"equal": Verdict.VERIFIED, "explained": Verdict.VERIFIED, "differs": Verdict.DIFFERS}
+    for run in store.verification.claim("verifier", 9):
+        if run.run.run_id in verdicts:
+            store.verification.save(run, "verifier", verdicts[run.run.run_id], "digests", [])
+    demo, small = store.verification.by_project()
+    assert (demo.project.name, small.project.name) == ("demo", "small")
+    assert (demo.equal, demo.explained, demo.differs, demo.not_verified, demo.not_copied) == (1, 1, 1, 1, 1)
+    assert (small.not_verified, small.equal + small.explained + small.differs + small.not_copied) == (1, 0)
+    assert [one.project.name for one in store.verification.by_project(store.select(["small"]))] == ["small"]
+
+
+def test_lists_of_the_source_are_compared_and_kept_until_the_next(store: Store) -> None:
+    copied(store, "a", "b", "c")
+    [project] = [one.id for one in store.inventory.projects()]
+    compared = store.listings.compare(project, ["c", "new\0", "a", "a"])
+    assert compared == Compared(3, 3, ["new\N{SYMBOL FOR NULL}"], ["b"])
+    assert store.listings.read() is None
+    demo = ListedProject("wandb", "team", "demo", 3, 3, 1, ["new"], 1, ["b"])
+    other = ListedProject("wandb", "team", "other", None, 4, 0, [], 4, ["x", "y"], "W&B counts 9 runs")
+    unknown = ListedProject("local", "team", "demo", 7, None, 7, [], 0, [])
+    store.listings.save([other, demo, unknown], whole=True)
+    found = store.listings.read()
+    assert found is not None
+    assert sorted(found[1], key=repr) == sorted([demo, other, unknown], key=repr)
+    store.listings.save([replace(demo, new=0, new_examples=[])], whole=False)
+    later = store.listings.read()
+    assert later is not None
+    assert later[0] == found[0]  # of the oldest that still counts
+    assert [one.new for one in later[1] if one.known == 3] == [0]
+    store.listings.save([demo], whole=True)
+    assert [one.source for _, listed in [store.listings.read() or (None, [])] for one in listed] == ["team/demo"]

@@ -14,12 +14,12 @@ import pytest
 from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import UpdateRunSnapshot
 
 from tests.contract.local_source import EXIT, Directories, record, row, start
-from tests.flow.conftest import Scene, SetScene
+from tests.flow.conftest import NOWHERE, Scene, SetScene
 from tests.servers.neptune_server import NeptuneServer
 from tests.servers.neptune_store import FileRef
 from tests.servers.neptune_store import Run as StoredRun
 from tests.servers.offline_runs import write_log
-from tests.servers.wandb_data import Run, as_rows, sample_runs
+from tests.servers.wandb_data import Project, Run, as_rows, sample_runs
 
 STEPS = 12
 PROJECT = "team/demo"
@@ -401,3 +401,48 @@ def test_wrong_options_are_explained(set_scene: SetScene, arguments: list[str], 
     ended = set_scene().migrate.run("verify", *arguments)
     assert ended.exit_code == 2
     assert says in ended.stderr
+
+
+def test_a_fresh_list_of_the_source_names_what_is_new_there_and_what_is_gone(set_scene: SetScene) -> None:
+    scene = set_scene(Project("vision", sample_runs(4, steps=3)), Project("nlp", sample_runs(2, steps=3, seed=1)))
+    place = Directories(scene.migrate.directory / "local")
+    for name in ("a", "b"):
+        place.add(start(run_id=name), row(0, loss=1.0), record(**EXIT), run_id=name)
+    scene.migrate.succeed("inventory")
+    scene.migrate.succeed("inventory", "--local", "local")
+    scene.migrate.succeed("run")
+    scene.migrate.succeed("verify")
+
+    deleted, *_ = scene.wandb.entities["team"].projects[0].runs
+    scene.wandb.delete_run(f"team/vision/{deleted.id}")
+    for number, run in enumerate(sample_runs(6, steps=3, seed=2)):
+        run.id = f"later-{number}"
+        scene.wandb.add_run("team/vision", run)
+    scene.wandb.entities["team"].projects.append(Project("unheard-of", sample_runs(3, steps=1, seed=3)))
+    shutil.rmtree(place.root / "wandb" / "run-20260101_000000-a")
+    place.add(start(run_id="c"), record(**EXIT), run_id="c")
+    text = scene.migrate.succeed("verify", "--list").stdout
+    five = "later-0, later-1, later-2, later-3, later-4 and 1 more"
+    for line in (
+        "Listed again: of 13 runs at the source, 7 were never listed; 2 known here are gone.",
+        f"team/vision: 6 never listed: {five}",
+        f"team/vision: 1 gone: {deleted.id}",
+        "local/p: 1 never listed: c",
+        "local/p: 1 gone: a",
+        "Projects that were never listed, with their runs: team/unheard-of (3)",
+        "Next: `migrate inventory` lists what is new and marks what is gone.",
+    ):
+        assert line in text.splitlines(), text
+    assert re.search(r"team/vision +\d +\d +0 +0 +0", text), text
+    told = scene.migrate.succeed("verify", "--list", "--projects", "vision", "--json").json
+    [vision] = told["listed"]
+    assert (vision["runs"], vision["known"], vision["never_listed"]["count"]) == (9, 4, 6)
+    assert vision["gone"] == {"count": 1, "examples": [deleted.id]}
+    assert told["projects"].keys() == {"team/vision"}
+    assert scene.migrate.status()["runs"]["done"] == 8  # nothing was saved of the lists
+
+    scene.migrate.succeed("report", "--charts", "0")
+    page = (scene.migrate.directory / "migration-report.html").read_text()
+    assert f"team/vision: 6 never listed: {five}" in page
+    ended = scene.migrate.run("verify", "--list", WANDB_BASE_URL=NOWHERE)
+    assert (ended.exit_code, ended.stdout) == (5, "")

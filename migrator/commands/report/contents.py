@@ -20,6 +20,7 @@ from migrations_db.states import RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Project, Selection
 from migrator.commands.left_out import meaning
+from migrator.commands.relist import listed_lines
 from migrator.commands.report.buckets import INTERVALS, of_steps
 from migrator.commands.report.facts import Facts, ProjectFacts
 from migrator.commands.report.metrics import RunPictures
@@ -154,6 +155,12 @@ def _limits(material: Material) -> Iterator[str]:
         yield f"The last inventory was made on {time_text(listed_at)}. Runs that came later are not listed."
     else:
         yield "No inventory has ended well: there may be runs that are not listed."
+    listing = material.store.listings.read()
+    if listing and (listed_at is None or listing[0] > listed_at):
+        yield f"On {time_text(listing[0])} the source was compared with this list."
+        yield from (f"{line[:-1] if line.endswith('.') else line}." for line in listed_lines(listing[1]))
+    else:
+        yield "`migrate verify --list` compares the source with this list."
     if overview.problems:
         found = sum(group.count for group in overview.problems)
         yield f"The inventory left out {counted(found, 'path')}, or could read only a part of them: see below."
@@ -169,9 +176,12 @@ def _limits(material: Material) -> Iterator[str]:
         "What was read back is compared with digests that were recorded while copying. They prove that what was sent "
         "is there, not that the mapping is what you want."
     )
+    again = sum(count for way, count in facts.ways.items() if way.startswith(Level.VALUES))
+    if again:
+        yield f"The source was read again for the verification of {counted(again, 'run')}."
     if material.source_read:
-        yield "The source was read again for the metrics that are drawn, and for nothing else."
-    else:
+        yield "The source was read again for the metrics that are drawn" + ("." if again else ", and for nothing else.")
+    elif not again:
         yield "The source was not read again."
     if told := left_out_text(overview.left_out):
         yield f"{told}."

@@ -229,6 +229,19 @@ def file_sizes(location: Sequence[str]) -> list[int] | None:
     return [file.size_bytes for file in files_in(roots).values()]
 
 
+def roots_around(location: Sequence[str]) -> list[Path]:
+    """The directories that hold the runs that lie there: W&B's, as far as their names say so, else the runs' own.
+
+    Directories that are gone are left out.
+    """
+    roots: dict[Path, None] = {}
+    for place in map(Path, location):
+        directory = directory_of(place.parent if place.suffix == ".wandb" else place)
+        is_wandbs = directory.parent.name == "wandb" or DATED.fullmatch(directory.name)
+        roots[directory.parent if is_wandbs else directory] = None
+    return [root for root in roots if root.is_dir()]
+
+
 def listing_of(run_id: str, logs_of: dict[str, list[LogGlance]], now: datetime) -> RunListing:
     """The listing of a run. `logs_of`: the logs of each run in its project."""
     logs = sorted(logs_of[run_id], key=lambda log: (log.began_s or 0.0, log.log))
