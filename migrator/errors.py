@@ -6,6 +6,7 @@
     `- RunError                   this run stops, the others continue; stored with the run
        |- Retryable               may work later, unchanged
        |  |- Throttled            a service asks to wait: costs no attempt, all workers pause for that service
+       |  |- TooLong              an answer too large to be read
        |  |- Vanished             the destination has lost the run: what was copied of it no longer counts
        |  `- DiskFull             no space left: stops the whole job if every other run would fail too
        `- Rejected                will not work unchanged, once a second try has confirmed it
@@ -115,6 +116,18 @@ class Throttled(Retryable):
         super().__init__(error_class, message)
         self.service = service
         self.retry_after_s = retry_after_s
+
+
+class TooLong(Retryable):
+    """The answer of `service` to a request is longer than `limit_bytes`: the rest was not read.
+
+    The same request fails again at once; a request for less may work.
+    """
+
+    def __init__(self, what: str, service: str, limit_bytes: int) -> None:
+        super().__init__(
+            ErrorClass.UNAVAILABLE, f"{what}: {service}'s answer is over {limit_bytes >> 20} MiB, so it was not read"
+        )
 
 
 class Vanished(Retryable):

@@ -53,7 +53,7 @@ SKIPS_MEAN = {
     "bad_histogram": "its edges do not rise, or do not fit its values",
     "string_set_too_large": "the tags are over 1 MiB together",
     "too_large": "a file over --max-file-size",
-    "unreadable": "a damaged part of a local log",
+    "unreadable": "a part of a local log that is damaged, or a record over 64 MiB",
     "overwritten": "a later start with the same run id has taken its place in W&B",
     "refused": "Neptune did not accept it, with this code",
 }

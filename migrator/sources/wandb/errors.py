@@ -20,6 +20,7 @@ SERVICE = "wandb"
 TRIES = 4  # our tries of one request: about 2 s including the waits
 
 STATUS = re.compile(r"\bHTTP (\d{3})\b")
+CORE_ENDED = re.compile(r"service process is not running")
 CUT = re.compile(r"unexpected EOF|invalid character|unexpected end of JSON|malformed chunked", re.IGNORECASE)
 UNANSWERED = re.compile(r"did not respond in time")  # wandb-core is still trying
 SLOW = re.compile(r"did not respond in time|deadline exceeded|timed? ?out", re.IGNORECASE)
@@ -45,6 +46,13 @@ class NotKnown(Rejected):
 
 class Passing(Retryable):
     """A fault that may be gone if the same request is sent again in a moment."""
+
+
+class CoreEnded(Passing):
+    """The wandb-core process ended while it worked on a request. Another one was started."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(ErrorClass.UNAVAILABLE, f"{what}: the wandb-core process ended; started again")
 
 
 def retries(on: type[Exception] | Callable[[Exception], bool | float] = Passing) -> Iterator[Any]:

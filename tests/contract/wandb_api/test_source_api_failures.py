@@ -201,7 +201,7 @@ class Odd(Server):
         (lambda _: Response(429, headers={"Retry-After": "1000000000"}), ErrorClass.RATE_LIMITED, "asks to wait"),
         (lambda _: Response(503, headers={"Retry-After": "1000000000"}), ErrorClass.UNAVAILABLE, "asks to wait"),
         (everlasting, ErrorClass.UNAVAILABLE, "redirects without end"),
-        (lambda _: Response(200, b"{" * 10_000_000), ErrorClass.UNAVAILABLE, "cut"),
+        (lambda _: Response(200, b"{" * 10_000_000), ErrorClass.UNAVAILABLE, "over 64 KiB"),
     ],
     ids=["web page", "429", "503", "redirects", "no JSON"],
 )
