@@ -18,12 +18,14 @@ from neptune_api.errors import (
 )
 from neptune_scale.exceptions import NeptuneUnexpectedResponseError
 
+from migrator.destinations.neptune.limited import ANSWER_BYTES_MAX, AnswerTooLong
 from migrator.errors import (
     ErrorClass,
     MigratorError,
     Rejected,
     Retryable,
     Throttled,
+    TooLong,
     TurnedAway,
     UserError,
     retry_after_s,
@@ -59,6 +61,8 @@ def _may_pass_soon(error: Exception) -> bool | float:
     """Whether to try again at once; a number: after this many seconds."""
     if isinstance(error, Throttled) and error.retry_after_s is not None:
         return error.retry_after_s if error.retry_after_s <= WAIT_ON_THE_SPOT_S else False
+    if isinstance(error, TooLong):
+        return False
     return isinstance(error, Retryable) and error.error_class is not ErrorClass.BAD_DATA
 
 
@@ -108,6 +112,8 @@ def translated(what: str) -> Iterator[None]:
     """Translate exceptions of the SDK, its HTTP client and the file system into our errors."""
     try:
         yield
+    except AnswerTooLong as error:
+        raise TooLong(what, "Neptune", ANSWER_BYTES_MAX) from error
     except ApiKeyRejectedError as error:
         raise TurnedAway(f"{what}: {NEW_TOKEN}", SERVICE) from error
     except httpx.RequestError as error:
