@@ -365,6 +365,22 @@ def forget(context: typer.Context, runs: o.Runs = None, projects: o.Projects = "
 
 
 @app.command(cls=ReadableCommand)
+def clean(
+    context: typer.Context,
+    what: o.CleanWhat = "all",
+    not_uploaded: o.NotUploaded = False,
+    offline_dir: o.OfflineDir = None,
+    work_dir: o.WorkDir = None,
+    yes: o.CleanYes = False,
+) -> None:
+    """Show what earlier commands left behind; --yes removes it."""
+    from migrator.commands.clean import CleanSettings, clean_command
+
+    settings = CleanSettings(what, s.work_directory(work_dir), offline_dir, not_uploaded, yes)
+    raise typer.Exit(clean_command(settings, context.obj))
+
+
+@app.command(cls=ReadableCommand)
 def verify(
     context: typer.Context,
     projects: o.Projects = "",
