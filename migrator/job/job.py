@@ -19,9 +19,9 @@ from migrations_db.types import EVERYTHING, Selection
 from migrator.destinations.base import Destination, ReadBack
 from migrator.errors import RETRY_AFTER_MAX_S, ExitCode, UserError
 from migrator.job.address import Binding
-from migrator.job.log import own_keys
 from migrator.naming import neptune_run_id
 from migrator.parts.base import MappingOptions
+from migrator.redaction import own_keys
 from migrator.services import Introduction
 from migrator.settings import LEASE_S, NEPTUNE_KEY, WANDB_KEY, Mode, keys
 from migrator.sources.base import Source

@@ -15,6 +15,7 @@ from typing import Any
 import stamina
 
 from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable, Throttled, TurnedAway, disk_full
+from migrator.redaction import without_long_words, without_secrets
 
 SERVICE = "wandb"
 TRIES = 4  # our tries of one request: about 2 s including the waits
@@ -130,6 +131,5 @@ def of_disk(error: OSError, what: str, scratch: Path) -> MigratorError:
 
 
 def clean(message: str) -> str:
-    """`message` on one line, without possible secrets: queries of URLs (signatures) and long tokens (keys)."""
-    text = re.sub(r"(https?://[^\s?\"']+)\?[^\s\"']*", r"\1?...", " ".join(message.split()))
-    return re.sub(r"\b[0-9A-Za-z_-]{40,}\b", "***", text)[:300]
+    """The beginning of `message` on one line, without possible secrets."""
+    return without_long_words(without_secrets(" ".join(message.split())))[:300]
