@@ -24,7 +24,17 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from migrator import life
-from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable, Throttled, UserError, retry_after_s
+from migrator.errors import (
+    ErrorClass,
+    MigratorError,
+    Rejected,
+    Retryable,
+    Throttled,
+    UserError,
+    again_on_the_spot,
+    refuses_address,
+    retry_after_s,
+)
 from migrator.records import LocalFile
 from migrator.sources.wandb.errors import SERVICE, Passing, of_disk, of_status, retries
 
@@ -32,12 +42,9 @@ CONNECTIONS = 16  # kept open per host
 TIMEOUT_S = (10.0, 60.0)  # to connect; between two pieces of a body
 PIECE_BYTES = 1 << 20
 ENCODED_PIECE_BYTES = 16 << 10  # decompressed, it may be a thousand times as long
-SHORT_WAIT_S = 10.0  # up to this Retry-After, the download itself waits; a longer one pauses all workers
 
 #: W&B's service has both names (wandb 0.31, sdk/lib/urls.py); addresses of files may use either
 SAME_SERVICE = frozenset({"api.forge.coreweave.com", "api.wandb.ai"})
-
-PASSING = frozenset({408, 425, 429})  # other 4xx statuses refuse the address
 
 #: Headers from the user's settings that may be keys. All others are also sent to storage hosts, as the SDK does
 KEY_HEADERS = frozenset({"authorization", "cookie"})
@@ -257,7 +264,7 @@ class _RefusedAddress(Exception):
 
 def _of_answer(answer: requests.Response, name: str) -> Exception:
     status = answer.status_code
-    if 400 <= status < 500 and status not in PASSING:
+    if refuses_address(status):
         return _RefusedAddress(status)
     told = of_status(status, name, retry_after_s=retry_after_s(answer.headers.get("Retry-After")))
     if isinstance(told, Retryable) and not isinstance(told, Throttled):
@@ -266,11 +273,8 @@ def _of_answer(answer: requests.Response, name: str) -> Exception:
 
 
 def _again(error: Exception) -> bool | float:
-    """Whether to try again: after the requested pause if that is short, else after our own."""
-    if isinstance(error, Throttled):
-        wait_s = error.retry_after_s
-        return wait_s is None or (wait_s <= SHORT_WAIT_S and wait_s)
-    return isinstance(error, Passing)
+    """Whether to try a download again."""
+    return again_on_the_spot(error, may_pass=isinstance(error, Passing | Throttled))
 
 
 def _of_network(error: Exception, url: str, name: str) -> MigratorError:

@@ -14,6 +14,7 @@ from typing import Any
 
 import stamina
 
+from migrator import errors
 from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable, Throttled, TurnedAway, disk_full
 from migrator.redaction import without_long_words, without_secrets
 
@@ -97,22 +98,7 @@ def of_message(message: str, what: str, status: int = 0) -> MigratorError:
 def of_status(status: int, what: str, message: str = "", retry_after_s: float | None = None) -> MigratorError:
     """The error for an answer with HTTP status `status`, after all retries of the layers below."""
     text = f"{what}: HTTP {status}" + (f": {clean(message)}" if message else "")
-    match status:
-        case 401:
-            return refused_key(text)
-        case 403:
-            return Rejected(ErrorClass.PERMISSION, text)
-        case 404 | 410:
-            return Rejected(ErrorClass.NOT_FOUND, text)
-        case 408:
-            return Retryable(ErrorClass.TIMEOUT, text)
-        case 429:
-            return Throttled(ErrorClass.RATE_LIMITED, text, SERVICE, retry_after_s)
-        case 503 if retry_after_s is not None:
-            return Throttled(ErrorClass.UNAVAILABLE, text, SERVICE, retry_after_s)
-        case _ if status >= 500:
-            return Retryable(ErrorClass.UNAVAILABLE, text)
-    return Rejected(ErrorClass.UNKNOWN, text)
+    return refused_key(text) if status == 401 else errors.of_status(status, text, SERVICE, retry_after_s)
 
 
 def refused_key(why: str) -> TurnedAway:

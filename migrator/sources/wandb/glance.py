@@ -15,7 +15,7 @@ import requests
 from requests.auth import AuthBase
 
 from migrator import life
-from migrator.errors import ErrorClass, Throttled, retry_after_s
+from migrator.errors import WAIT_ON_THE_SPOT_S, ErrorClass, Throttled, retry_after_s
 from migrator.sources.wandb.downloads import Transport
 from migrator.sources.wandb.errors import SERVICE, WEB_PAGE
 from migrator.sources.wandb.queries import VIEWER
@@ -23,7 +23,6 @@ from migrator.sources.wandb.queries import VIEWER
 LOOK_S = 30.0  # the time limit of one try in wandb-core
 PIECE_BYTES = 16 << 10  # as received; decompressed, it may be a thousand times as long
 LOOK_BYTES = 64 << 10  # read of an answer, which may be endless; the real answer to VIEWER is shorter
-SHORT_WAIT_S = 10.0  # up to here, we leave the waiting to wandb-core
 
 
 class _NoKey(AuthBase):
@@ -108,7 +107,7 @@ def _obstacle(base_url: str, transport: Transport, look_s: float) -> Throttled |
         with look(base_url, transport, look_s) as answer:
             header = answer.headers.get("Retry-After")
             wait_s = retry_after_s(header)
-            if answer.status_code in (429, 503) and wait_s is not None and wait_s > SHORT_WAIT_S:
+            if answer.status_code in (429, 503) and wait_s is not None and wait_s > WAIT_ON_THE_SPOT_S:
                 told = f"{what} asks to wait: HTTP {answer.status_code}, Retry-After: {header}"
                 limited = answer.status_code == 429
                 error_class = ErrorClass.RATE_LIMITED if limited else ErrorClass.UNAVAILABLE
