@@ -86,6 +86,7 @@ class InvocationRow(NamedTuple):
     command: str
     version: str
     host: str
+    pid: int
     started_at: datetime
     ended_at: datetime | None
     exit_code: int | None
@@ -123,6 +124,13 @@ class Accounts:
         """The last commands that wrote into this database, the newest first."""
         columns = [getattr(Invocation, name) for name in InvocationRow._fields]
         query = select(*columns).order_by(Invocation.id.desc()).limit(limit)
+        with self._database.read() as connection:
+            return [InvocationRow(*row) for row in connection.execute(query)]
+
+    def unended(self) -> list[InvocationRow]:
+        """The commands whose end was not recorded, the newest first."""
+        columns = [getattr(Invocation, name) for name in InvocationRow._fields]
+        query = select(*columns).where(Invocation.ended_at.is_(None)).order_by(Invocation.id.desc())
         with self._database.read() as connection:
             return [InvocationRow(*row) for row in connection.execute(query)]
 

@@ -122,6 +122,12 @@ class Listing:
             values = select(column).where(column.is_not(None), begins).distinct().order_by(column).limit(limit)
             return [str(value) for value in connection.execute(values).scalars()]
 
+    def at_position(self, position: str) -> list[tuple[str, str]]:
+        """Runs at this position of the destination: (project there, run id)."""
+        query = run_query().where(Run.position == position, Project.destination_name.is_not(None)).order_by(Run.id)
+        with self._database.read() as connection:
+            return [(row.destination_name, row.run_id) for row in connection.execute(query)]
+
     def last_mapping(self) -> Mapping[str, Any] | None:
         """The mapping options of the run whose copy began last. None: no copy has begun."""
         query = select(Run.mapping).where(Run.mapping.is_not(None)).order_by(Run.started_at.desc(), Run.id.desc())

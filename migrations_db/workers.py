@@ -58,6 +58,13 @@ class Workers:
                     connection.execute(update(Run).where(Run.id == run).values(values))
         return runs
 
+    def alive(self) -> list[WorkerInfo]:
+        """The workers that have not stopped, as far as is known (see `recover`)."""
+        columns = (Worker.id, Worker.host, Worker.pid, Worker.pid_started, Worker.invocation_id)
+        query = select(*columns).where(Worker.stopped_at.is_(None)).order_by(Worker.id)
+        with self._database.read() as connection:
+            return [WorkerInfo(*row) for row in connection.execute(query)]
+
     def stop(self, worker_id: str) -> None:
         """Record that the worker has ended. Claims that it still holds are released, not counted as failures."""
         with self._database.write() as connection:

@@ -144,7 +144,7 @@ def _logged(error: Exception) -> str:
 
 
 def _say(message: str, exit_code: ExitCode) -> ExitCode:
-    from migrator.job.log import without_keys
+    from migrator.redaction import without_keys
     from migrator.visible import tell
 
     tell(f"Error: {without_keys(message)}")

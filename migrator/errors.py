@@ -6,6 +6,7 @@
     `- RunError                   this run stops, the others continue; stored with the run
        |- Retryable               may work later, unchanged
        |  |- Throttled            a service asks to wait: costs no attempt, all workers pause for that service
+       |  |- TooLong              an answer too large to be read
        |  |- Vanished             the destination has lost the run: what was copied of it no longer counts
        |  `- DiskFull             no space left: stops the whole job if every other run would fail too
        `- Rejected                will not work unchanged, once a second try has confirmed it
@@ -19,8 +20,10 @@ import errno
 import resource
 import shutil
 import time
+from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from pathlib import Path
+from types import MappingProxyType
 
 RETRY_AFTER_MAX_S = 3600.0  # we never wait longer than this, whatever a server asks
 FULL_BELOW_BYTES = 1 << 30  # a disk with less free space than this is full for every run, not only for a large one
@@ -117,6 +120,18 @@ class Throttled(Retryable):
         self.retry_after_s = retry_after_s
 
 
+class TooLong(Retryable):
+    """The answer of `service` to a request is longer than `limit_bytes`: the rest was not read.
+
+    The same request fails again at once; a request for less may work.
+    """
+
+    def __init__(self, what: str, service: str, limit_bytes: int) -> None:
+        super().__init__(
+            ErrorClass.UNAVAILABLE, f"{what}: {service}'s answer is over {limit_bytes >> 20} MiB, so it was not read"
+        )
+
+
 class Vanished(Retryable):
     """The run was copied, completely or in part, but is no longer at the destination."""
 
@@ -143,6 +158,58 @@ class DiskFull(Retryable):
 
 class Rejected(RunError):
     """Will not work unchanged, judging by one answer."""
+
+
+# ---------------------------------------------------------------- answers of services, by HTTP status
+
+#: what a status means for a run, whichever service sends it. All others: see `of_status`
+STATUSES: Mapping[int, tuple[type[RunError], ErrorClass]] = {
+    403: (Rejected, ErrorClass.PERMISSION),
+    404: (Rejected, ErrorClass.NOT_FOUND),
+    408: (Retryable, ErrorClass.TIMEOUT),
+    410: (Rejected, ErrorClass.NOT_FOUND),
+    425: (Retryable, ErrorClass.UNAVAILABLE),
+    429: (Throttled, ErrorClass.RATE_LIMITED),
+}
+WAIT_ON_THE_SPOT_S = 10.0  # a request itself waits for up to this Retry-After; a longer one pauses all workers
+
+
+def of_status(
+    status: int,
+    message: str,
+    service: str,
+    retry_after_s: float | None = None,
+    *,
+    refused: ErrorClass = ErrorClass.UNKNOWN,
+    differs: Mapping[int, tuple[type[RunError], ErrorClass]] = MappingProxyType({}),
+) -> RunError:
+    """The error for an answer of `service` with a status other than 2xx and 401, which concerns the key.
+
+    `retry_after_s`: as its Retry-After says. `differs`: what statuses mean to this service, where that is not in
+    STATUSES. `refused`: the class of statuses that neither has.
+    """
+    if status == 503 and retry_after_s is not None:
+        return Throttled(ErrorClass.UNAVAILABLE, message, service, retry_after_s)
+    otherwise = (Retryable, ErrorClass.UNAVAILABLE) if status >= 500 else (Rejected, refused)
+    kind, error_class = {**STATUSES, **differs}.get(status, otherwise)
+    if kind is Throttled:
+        return Throttled(error_class, message, service, retry_after_s)
+    return kind(error_class, message)
+
+
+def refuses_address(status: int) -> bool:
+    """Whether a storage refuses an address, which is usually signed and expires: a new one may work."""
+    return 400 <= status < 500 and STATUSES.get(status, (Rejected,))[0] is Rejected
+
+
+def again_on_the_spot(error: Exception, *, may_pass: bool) -> bool | float:
+    """Whether to send a request again at once; a number: after this many seconds.
+
+    Services that say how long to wait are obeyed. `may_pass`: whether other errors may be gone in a moment.
+    """
+    if isinstance(error, Throttled) and error.retry_after_s is not None:
+        return error.retry_after_s if error.retry_after_s <= WAIT_ON_THE_SPOT_S else False
+    return may_pass
 
 
 def retry_after_s(header: str | None) -> float | None:

@@ -74,6 +74,10 @@ EXAMPLES = {
         migrate forget vision/4kd2h1x9
         migrate forget --projects vision --yes
     """,
+    "clean": """
+        migrate clean
+        migrate clean --what logs --yes
+    """,
     "retry-failed": """
         migrate retry-failed
         migrate retry-failed --class stalled --projects vision

@@ -356,6 +356,16 @@ WithSource = Annotated[
 ]
 OpenReport = Annotated[bool, option("--open", group=SHOWN, help="Show it in the browser.")]
 
+CleanWhat = Annotated[
+    str,
+    option("--what", metavar="WHAT", group=SHOWN, help="Only logs, scratch or offline files. Default: all."),
+]
+NotUploaded = Annotated[
+    bool,
+    option("--not-uploaded", group=TROUBLE, help="Also offline files that are in no Neptune yet. They are lost then."),
+]
+CleanYes = Annotated[bool, option("--yes", "-y", group=OTHER, help="Remove it. Without this, it is only shown.")]
+
 # ---------------------------------------------------------------- of every command
 
 Database = Annotated[

@@ -16,7 +16,7 @@ from migrator import options as o
 from migrator import settings as s
 from migrator.cli.copying import doctor, inventory, plan, run, sync
 from migrator.cli.file import FiledCommand, Program
-from migrator.cli.looking import config, demo, forget, report, retry_failed, runs, status, verify
+from migrator.cli.looking import clean, config, demo, forget, report, retry_failed, runs, status, verify
 from migrator.help import MAX_WIDTH
 
 app = typer.Typer(
@@ -58,6 +58,6 @@ def common(
 
 
 _COPYING = (doctor, inventory, plan, run, sync)
-_LOOKING = (status, runs, retry_failed, forget, verify, report, config, demo)
+_LOOKING = (status, runs, retry_failed, forget, verify, report, config, clean, demo)
 for _command in (*_COPYING, *_LOOKING):
     app.command(cls=FiledCommand)(_command)

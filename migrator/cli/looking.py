@@ -101,6 +101,21 @@ def forget(context: typer.Context, runs: o.Runs = None, projects: o.Projects = "
     raise typer.Exit(forget_command(tuple(runs or ()), s.comma_separated(projects), yes=yes, common=context.obj))
 
 
+def clean(
+    context: typer.Context,
+    what: o.CleanWhat = "all",
+    not_uploaded: o.NotUploaded = False,
+    offline_dir: o.OfflineDir = None,
+    work_dir: o.WorkDir = None,
+    yes: o.CleanYes = False,
+) -> None:
+    """Show what earlier commands left behind; --yes removes it."""
+    from migrator.commands.clean import CleanSettings, clean_command
+
+    settings = CleanSettings(what, s.work_directory(work_dir), offline_dir, not_uploaded, yes)
+    raise typer.Exit(clean_command(settings, context.obj))
+
+
 def verify(
     context: typer.Context,
     projects: o.Projects = "",

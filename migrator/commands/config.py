@@ -15,8 +15,8 @@ from rich.console import Console
 
 from migrations_db.states import Phase
 from migrator.commands.remembered import remembered_options
-from migrator.commands.text import add_row, heading, new_table, print_table, say, without_secrets
-from migrator.job.log import without_keys
+from migrator.commands.text import add_row, heading, new_table, print_table, say
+from migrator.redaction import without_keys, without_secrets
 from migrator.settings import OFFLINE_DIR, Globals, default_workers, token_is_set
 
 #: commands that take what they are not given from the state database

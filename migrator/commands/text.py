@@ -5,7 +5,6 @@ Names come from outside: they are never interpreted as rich's markup, and contro
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 
@@ -17,6 +16,7 @@ from rich.text import Text
 
 from migrations_db.states import RunStatus
 from migrator.records import Kind
+from migrator.redaction import without_secrets
 from migrator.visible import visible
 
 MESSAGE_CHARS = 300  # of an error message
@@ -53,17 +53,10 @@ SKIPS_MEAN = {
     "bad_histogram": "its edges do not rise, or do not fit its values",
     "string_set_too_large": "the tags are over 1 MiB together",
     "too_large": "a file over --max-file-size",
-    "unreadable": "a damaged part of a local log",
+    "unreadable": "a part of a local log that is damaged, or a record over 64 MiB",
     "overwritten": "a later start with the same run id has taken its place in W&B",
     "refused": "Neptune did not accept it, with this code",
 }
-
-_SECRETS = (
-    (re.compile(r"(\w+://)[^\s/@'\"]+@"), r"\1***@"),  # user:password@host
-    (re.compile(r"(\w+://[^\s?'\"<>]*\?)[^\s'\"<>]+"), r"\1***"),  # signed addresses
-    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{16,}"), r"\1 ***"),
-    (re.compile(r"(?i)\b(\w*(?:api[_-]?key|token|password)[\"']?\s*[=:]\s*[\"']?)[\w.~+/=-]{16,}"), r"\1***"),
-)
 
 
 def say(console: Console, text: str, style: str = "", indent: int = 0) -> None:
@@ -128,13 +121,6 @@ def shortened(text: str, max_chars: int) -> str:
 def message_text(text: str | None) -> str:
     words = " ".join(without_secrets(text or "no message").split())
     return words if len(words) <= MESSAGE_CHARS else f"{words[:MESSAGE_CHARS]}..."
-
-
-def without_secrets(text: str) -> str:
-    """An error message without keys and signed addresses, which may be in vendors' messages."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
 
 
 def confirmed(question: str) -> bool:

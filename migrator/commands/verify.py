@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -34,11 +34,12 @@ from migrator.copying.copy import CopyPlan
 from migrator.copying.findings import Files, How, Level
 from migrator.errors import ExitCode, UserError
 from migrator.job.address import COPIES, UPLOADS, bound_address
-from migrator.job.log import log_path, own_keys, start_log
+from migrator.job.log import log_path, start_log
 from migrator.job.rereading import Sources
 from migrator.job.scratch import scratch_directory
 from migrator.job.verifier import Compared, Scope, Verifier
 from migrator.parts.base import MappingOptions
+from migrator.redaction import own_keys
 from migrator.settings import OFFLINE_WORKSPACE, Globals, tool_version, work_directory
 from migrator.visible import tell
 

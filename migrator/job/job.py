@@ -6,7 +6,7 @@ Keys and tokens are not part of it: a process has them from its environment or i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,8 +19,9 @@ from migrations_db.types import EVERYTHING, Selection
 from migrator.destinations.base import Destination, ReadBack
 from migrator.errors import RETRY_AFTER_MAX_S, ExitCode, UserError
 from migrator.job.address import Binding
-from migrator.job.log import own_keys
+from migrator.naming import neptune_run_id
 from migrator.parts.base import MappingOptions
+from migrator.redaction import own_keys
 from migrator.services import Introduction
 from migrator.settings import LEASE_S, NEPTUNE_KEY, WANDB_KEY, Mode, keys
 from migrator.sources.base import Source
@@ -185,6 +186,20 @@ def build_neptune(uploads: Executor, visibility: str, now: Callable[[], datetime
     from migrator.destinations.neptune.online import NeptuneDestination
 
     return NeptuneDestination(Connection(neptune_api_token()), uploads, visibility, now)
+
+
+def offline_files(offline_dir: Path) -> Iterator[Path]:
+    """The directories of all offline files, complete and unfinished ones."""
+    from migrator.destinations.neptune.offline_places import all_directories
+
+    return all_directories(offline_dir)
+
+
+def offline_file(offline_dir: Path, project: str, run_id: str) -> Path:
+    """The directory of the offline file of a W&B run id in a Neptune project."""
+    from migrator.destinations.neptune.offline_places import run_directory
+
+    return run_directory(offline_dir, project, neptune_run_id(run_id).name)
 
 
 def build_read_back(offline_dir: Path | None, downloads: Executor) -> ReadBack:

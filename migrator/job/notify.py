@@ -22,8 +22,8 @@ from typing import Any
 from migrations_db.report_types import Progress
 from migrations_db.states import RunStatus
 from migrations_db.store import Store
-from migrator.job.log import without_keys
 from migrator.job.supervisor import Display
+from migrator.redaction import without_keys
 
 log = logging.getLogger(__name__)
 

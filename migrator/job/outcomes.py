@@ -16,8 +16,8 @@ from migrations_db.states import RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Claim, Failure, Retry
 from migrator.errors import ErrorClass, Rejected, Retryable, RunError, Throttled
-from migrator.job.log import without_keys
 from migrator.job.verdicts import STUCK_RUNS, Again, Pause, Release, StopJob, Verdict, verdict
+from migrator.redaction import without_keys
 
 log = logging.getLogger(__name__)
 

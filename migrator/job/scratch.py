@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ from migrator.errors import ExitCode, UserError
 from migrator.job.processes import host_id, is_alive, started_s
 
 PREFIX = "wandb-to-neptune"
+ABANDONED_S = 86_400.0  # a running command writes every few minutes
 
 
 @contextmanager
@@ -44,14 +46,43 @@ def scratch_directory(parent: Path) -> Iterator[Path]:
 
 def remove_stale(parent: Path) -> None:
     """Remove what killed invocations left behind, except those of other hosts, which may share `parent`."""
+    for path in stale(parent):
+        _end_processes(path)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def stale(parent: Path) -> Iterator[Path]:
+    """What killed invocations of this boot of this host left behind."""
     for path in parent.glob(f"{_prefix()}*-*"):
         try:
             pid, started = (int(number) for number in path.name.removeprefix(_prefix()).split("-"))
         except ValueError:
             continue  # not ours
         if not is_alive(pid, started) and not _is_in_use(path):
-            _end_processes(path)
-            shutil.rmtree(path, ignore_errors=True)
+            yield path
+
+
+def abandoned(parent: Path) -> Iterator[Path]:
+    """What other hosts, or this one before it was booted, left behind: ours, and not written for ABANDONED_S."""
+    for path in parent.glob(f"{PREFIX}-*-*-*"):
+        if not path.name.startswith(_prefix()) and _is_ours(path) and time.time() - _written_s(path) > ABANDONED_S:
+            yield path
+
+
+def _is_ours(path: Path) -> bool:
+    with suppress(OSError):
+        return path.lstat().st_uid == os.getuid() and path.is_dir() and not path.is_symlink()
+    return False
+
+
+def _written_s(directory: Path) -> float:
+    """When something in the directory was last written."""
+    latest = 0.0
+    for folder, _, names in os.walk(directory):
+        for name in (".", *names):
+            with suppress(OSError):
+                latest = max(latest, Path(folder, name).lstat().st_mtime)
+    return latest
 
 
 def _is_in_use(directory: Path) -> bool:

@@ -27,11 +27,11 @@ from migrator.copying.verify import verify_runs
 from migrator.destinations.base import ReadBack
 from migrator.errors import Rejected
 from migrator.job.job import build_read_back
-from migrator.job.log import without_keys
 from migrator.job.processes import host_id, is_alive, started_s, worker_id_of
 from migrator.job.rereading import Reread, Rereader, Sources
 from migrator.naming import neptune_run_id
 from migrator.records import Fork
+from migrator.redaction import without_keys
 
 log = logging.getLogger(__name__)
 

@@ -37,12 +37,13 @@ from migrator.errors import ExitCode, Retryable, UserError
 from migrator.job.adapters import Adapters
 from migrator.job.job import Ended, Job
 from migrator.job.leases import HEARTBEAT_S, Held, Leases
-from migrator.job.log import own_keys, start_log, without_keys
+from migrator.job.log import start_log
 from migrator.job.outcomes import Outcomes
 from migrator.job.patience import Patience
 from migrator.job.processes import host_id, started_s, worker_id_of
 from migrator.job.signals import GROUP, TERMINAL
 from migrator.parts.base import MappingOptions
+from migrator.redaction import own_keys, without_keys
 from migrator.settings import hold
 
 log = logging.getLogger(__name__)

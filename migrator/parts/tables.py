@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 #: what `wandb.util.json_friendly_val` (0.31) replaces media with: the name of their class
@@ -12,12 +13,15 @@ PARSED_BYTES = 64 * 1024 * 1024  # larger tables are not parsed: their text is s
 
 def media_in_cells(path: Path) -> list[str]:
     """The kinds of media named in the cells of a table, in the order of `MEDIA`. Text equal to a name counts too."""
-    content = path.read_bytes()
-    named = [kind for kind in MEDIA if f'"{kind}"'.encode() in content]
-    if not named or len(content) > PARSED_BYTES:
-        return named
+    if not path.stat().st_size:  # cannot be mapped
+        return []
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        named = [kind for kind in MEDIA if content.find(f'"{kind}"'.encode()) >= 0]
+        if not named or len(content) > PARSED_BYTES:
+            return named
+        text = content[:]
     try:
-        rows = json.loads(content).get("data", ())
+        rows = json.loads(text).get("data", ())
         cells = {cell for row in rows for cell in row if isinstance(cell, str)}
     except (ValueError, TypeError, AttributeError, RecursionError):
         return []

@@ -50,7 +50,7 @@ PUBLIC = {"neptune_api", "neptune_scale", "neptune_scale.exceptions", "neptune_s
 OURS = {"migrator.destinations.base", "migrator.destinations.neptune"}
 OURS |= {
     f"migrator.destinations.neptune.{name}"
-    for name in ("answers", "errors", "provenance", "refusals", "safe_client", "token")
+    for name in ("answers", "errors", "login", "provenance", "refusals", "safe_client", "token")
 }
 
 

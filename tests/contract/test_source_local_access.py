@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from migrator.errors import Rejected
-from migrator.job.log import own_keys
+from migrator.redaction import own_keys
 from migrator.sources.base import Withheld
 from migrator.sources.wandb_local.access import READ_BYTES
 from migrator.sources.wandb_local.listing import LocalSource

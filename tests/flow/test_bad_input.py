@@ -313,6 +313,19 @@ def test_a_wrong_neptune_token_workspace_or_permission_stops_a_job_before_it_beg
     assert_complains(migrate.run("sync"), 2, "nothing to upload", "workspace team")
 
 
+def test_a_token_of_another_server_than_that_of_the_runs_is_refused_before_it_is_asked(set_scene: SetScene) -> None:
+    scene, other = set_scene(sample_runs(2, steps=4, files=2)), set_scene(sample_runs(1))
+    scene.migrate.succeed("inventory")
+    scene.migrate.succeed("run", "--limit", "1")
+    token = {"NEPTUNE_API_TOKEN": other.neptune.api_token}
+    for command in ("run", "verify"):
+        ended = scene.migrate.run(command, **token)
+        assert (ended.exit_code, scene.neptune.url in ended.stderr, "--db OTHER" in ended.stderr) == (2, True, True)
+    assert other.neptune.log.count(".") == 0
+    scene.migrate.succeed("run")
+    assert scene.differences() == []
+
+
 def test_services_that_are_down_end_a_command_with_5_and_lose_nothing(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(2, steps=2))
     assert_complains(scene.migrate.run("inventory", WANDB_BASE_URL=NOBODY), 5, "127.0.0.1:9")

@@ -40,9 +40,9 @@ from migrator.commands.status import (
     run_json,
 )
 from migrator.commands.status.conclusions import ALIVE_S, NOT_BOUND, Bound, conclusion, next_step
-from migrator.commands.text import without_secrets
 from migrator.errors import ADVICE, ErrorClass, ExitCode, UserError
 from migrator.parts import PARTS
+from migrator.redaction import without_secrets
 
 WORKER = "host:17:abc"
 LEASE_S = 60.0

@@ -25,6 +25,7 @@ import threading
 import time
 import traceback
 import urllib.request
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ from typing import Any, Self
 from urllib.parse import parse_qsl
 
 PIECES = 50  # of a body that trickles
+FLOOD_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Fault:
     Actions known here: `status` answers `status`, `headers`, `body` and applies nothing; `drop` closes the
     connection and applies nothing; `truncate` applies, promises the whole body and sends half; `slow` waits
     `delay_s`, then goes on as usual; `trickle` sends the body steadily, for `delay_s` in all; `lost_answer` applies
-    and closes the connection instead of answering.
+    and closes the connection instead of answering; `flood` applies nothing and answers `status` with `size_bytes` of
+    JSON, compressed if `headers` say `Content-Encoding: gzip`.
     Any other action is left to the server, which finds it in `Request.fault`.
     """
 
@@ -57,6 +60,7 @@ class Fault:
     times: int | None = 1  # None: for ever
     skip: int = 0  # so many matching requests pass unharmed first
     delay_s: float = 0.0  # waited before any action
+    size_bytes: int = 0  # of a flood, decompressed
     status: int = 500
     headers: Mapping[str, str] = field(default_factory=dict)
     body: str = '{"errors": [{"message": "planned fault"}]}'
@@ -295,6 +299,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(Response(fault.status, fault.body.encode(), headers=fault.headers))
         elif action == "drop":
             self._drop()
+        elif fault and action == "flood":
+            self._flood(fault)
         else:
             response = owner.answer(request)
             if action == "lost_answer":
@@ -340,6 +346,23 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(head + body)
         if cut:
             self._drop()
+
+    def _flood(self, fault: Fault) -> None:
+        """Send a JSON text of `fault.size_bytes`; the checksum of a compressed one is wrong."""
+        begin, piece, end = b'{"data": {"text": "', b"x" * FLOOD_PIECE_BYTES, b'"}}'
+        count = fault.size_bytes // FLOOD_PIECE_BYTES
+        pieces = [begin, piece, end]
+        if fault.headers.get("Content-Encoding") == "gzip":
+            packer = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+            pieces = [packer.compress(one) + packer.flush(zlib.Z_FULL_FLUSH) for one in pieces]
+            pieces[2] += packer.flush()
+        size_bytes = len(pieces[0]) + count * len(pieces[1]) + len(pieces[2])
+        lines = [f"HTTP/1.1 {fault.status} -", "Content-Type: application/json", f"Content-Length: {size_bytes}"]
+        lines += [f"{name}: {value}" for name, value in fault.headers.items()]
+        self.wfile.write("\r\n".join([*lines, "", ""]).encode("latin-1") + pieces[0])
+        for _ in range(count):
+            self.wfile.write(pieces[1])
+        self.wfile.write(pieces[2])
 
     def _drop(self) -> None:
         self.close_connection = True

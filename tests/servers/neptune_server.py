@@ -40,7 +40,6 @@ from neptune_api.proto.neptune_pb.api.v1.model import (
     leaderboard_entries_pb2,
     series_values_pb2,
 )
-from neptune_api.proto.neptune_pb.ingest.v1.ingest_pb2 import IngestCode
 from neptune_api.proto.neptune_pb.ingest.v1.pub import client_pb2
 from neptune_api.proto.neptune_pb.ingest.v1.pub.request_status_pb2 import RequestStatus
 
@@ -53,6 +52,7 @@ from tests.servers.neptune_store import (
     ProjectExists,
     Run,
     UnknownWorkspace,
+    code_name,
 )
 
 READ = "/api/leaderboard/v1"
@@ -511,7 +511,7 @@ def _error(status: int, type_: str, message: str) -> Response:
 
 def _grpc(code: int) -> int:
     """The general code that goes with an IngestCode (assumed; clients tell apart only OK and the rest)."""
-    match IngestCode.Name(code).split("_"):
+    match code_name(code).split("_"):
         case ["OK"]:
             return int(Code.OK)
         case [*_, "NOT", "FOUND"]:

@@ -307,7 +307,7 @@ class NeptuneStore:
                 except DecodeError as error:
                     request.outcome = Outcome(failures=[Failure("", IngestCode.INTERNAL, str(error))])
                 request.body = b""
-                self.refused.update(IngestCode.Name(failure.code) for failure in request.outcome.failures)
+                self.refused.update(code_name(failure.code) for failure in request.outcome.failures)
 
     # what tests call
 
@@ -323,10 +323,12 @@ class NeptuneStore:
     def refuse(self, path_regex: str, code: str = "OK", *, run_regex: str = "", share: float = 1.0) -> None:
         """Answer operations on paths in which the regular expression is found with `code`, and store nothing.
 
-        "OK" accepts and loses. The creation of a run has the path "". The first rule that matches counts; with
-        `share`, of the operations that it matches a random share is answered so.
+        "OK" accepts and loses; a number is a code of a server newer than neptune-api. The creation of a run has the
+        path "". The first rule that matches counts; with `share`, of the operations that it matches a random share is
+        answered so.
         """
-        self._rules.append(_Rule(re.compile(path_regex), re.compile(run_regex), IngestCode.Value(code), share))
+        number = int(code) if code.isdecimal() else IngestCode.Value(code)
+        self._rules.append(_Rule(re.compile(path_regex), re.compile(run_regex), number, share))
 
     def forget_rules(self) -> None:
         self._rules = []
@@ -515,6 +517,10 @@ class NeptuneStore:
             outcome.ok += 1
         else:
             outcome.fail(path, code, text)
+
+
+def code_name(code: int) -> str:
+    return IngestCode.Name(code) if code in IngestCode.values() else str(code)
 
 
 def _now_us() -> int:

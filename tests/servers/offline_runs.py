@@ -184,17 +184,17 @@ def serialized_log(payloads: Iterable[bytes]) -> bytes:
     """The bytes of a log of these serialized records."""
     log = bytearray(b":W&B\xe1\xbe\x00")
     for payload in payloads:
-        begun = False
+        begun, rest = False, memoryview(payload)  # whose slices are no copies
         while True:
             room = 32768 - len(log) % 32768
             if room < 7:
                 log += bytes(room)
                 room = 32768
-            piece, payload = payload[: room - 7], payload[room - 7 :]
-            kind = (3 if payload else 4) if begun else (2 if payload else 1)
+            piece, rest = bytes(rest[: room - 7]), rest[room - 7 :]
+            kind = (3 if rest else 4) if begun else (2 if rest else 1)
             log += struct.pack("<IHB", zlib.crc32(bytes([kind]) + piece), len(piece), kind) + piece
             begun = True
-            if not payload:
+            if not rest:
                 break
     return bytes(log)
 

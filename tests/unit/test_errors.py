@@ -7,7 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from migrator.errors import FULL_BELOW_BYTES, RETRY_AFTER_MAX_S, ExitCode, disk_full, retry_after_s, too_few_files
+from migrator.errors import (
+    FULL_BELOW_BYTES,
+    RETRY_AFTER_MAX_S,
+    ErrorClass,
+    ExitCode,
+    Rejected,
+    Retryable,
+    RunError,
+    Throttled,
+    again_on_the_spot,
+    disk_full,
+    of_status,
+    refuses_address,
+    retry_after_s,
+    too_few_files,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +44,40 @@ from migrator.errors import FULL_BELOW_BYTES, RETRY_AFTER_MAX_S, ExitCode, disk_
 )
 def test_a_retry_after_is_seconds_or_a_date_and_never_too_long(header: str | None, seconds: float | None) -> None:
     assert retry_after_s(header) == seconds
+
+
+@pytest.mark.parametrize(
+    ("status", "wait_s", "kind", "error_class"),
+    [
+        (302, None, Rejected, ErrorClass.UNKNOWN),
+        (400, None, Rejected, ErrorClass.UNKNOWN),
+        (403, None, Rejected, ErrorClass.PERMISSION),
+        (404, None, Rejected, ErrorClass.NOT_FOUND),
+        (408, None, Retryable, ErrorClass.TIMEOUT),
+        (410, None, Rejected, ErrorClass.NOT_FOUND),
+        (413, None, Rejected, ErrorClass.BAD_DATA),
+        (425, None, Retryable, ErrorClass.UNAVAILABLE),
+        (429, None, Throttled, ErrorClass.RATE_LIMITED),
+        (429, 7.0, Throttled, ErrorClass.RATE_LIMITED),
+        (500, 7.0, Retryable, ErrorClass.UNAVAILABLE),
+        (503, None, Retryable, ErrorClass.UNAVAILABLE),
+        (503, 7.0, Throttled, ErrorClass.UNAVAILABLE),
+        (520, None, Retryable, ErrorClass.UNAVAILABLE),
+    ],
+)
+def test_a_status_means_the_same_whoever_sends_it_unless_a_service_differs(
+    status: int, wait_s: float | None, kind: type[RunError], error_class: ErrorClass
+) -> None:
+    told = of_status(status, "words", "service", wait_s, differs={413: (Rejected, ErrorClass.BAD_DATA)})
+    assert (type(told), told.error_class, str(told)) == (kind, error_class, "words")
+    assert getattr(told, "retry_after_s", wait_s if kind is not Throttled else None) == wait_s
+    assert refuses_address(status) == (kind is Rejected and status >= 400)
+
+
+def test_a_service_is_waited_for_on_the_spot_only_if_it_does_not_take_long() -> None:
+    for wait_s, again in {None: True, 0.0: 0.0, 10.0: 10.0, 10.5: False}.items():
+        assert again_on_the_spot(Throttled(ErrorClass.UNAVAILABLE, "", "s", wait_s), may_pass=True) == again
+    assert again_on_the_spot(Rejected(ErrorClass.UNKNOWN, ""), may_pass=False) is False
 
 
 def test_only_a_disk_without_room_for_anybody_concerns_all_runs(tmp_path: Path) -> None:

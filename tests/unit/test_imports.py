@@ -31,7 +31,7 @@ LAYERS: list[frozenset[str]] = [
     frozenset({"copying"}),
     frozenset({"parts"}),
     frozenset({"sources", "destinations"}),
-    frozenset({"settings"}),
+    frozenset({"settings", "redaction"}),
     WORDS,
 ]
 CONTRACTS = {"sources.base", "destinations.base"}

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from migrator.errors import ErrorClass, Rejected
-from migrator.sources.wandb_local.log import BLOCK_BYTES, HEADER, Tail, WandbLog
+from migrator.sources.wandb_local.log import BLOCK_BYTES, HEADER, RECORD_BYTES_MAX, Tail, WandbLog
 from tests.servers.offline_runs import serialized_log
 
 ONE_FILE = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -104,6 +104,17 @@ def test_a_lost_middle_of_a_long_record_costs_that_record(path: Path) -> None:
     found, tail = read(path, zeroed)
     assert found == [(parts[0], ends[0]), (parts[2], ends[2])]
     assert tail == Tail(None, ends[1] - ends[0], ((ends[0], ends[1]),))
+
+
+def test_a_record_that_is_too_long_is_skipped_and_told_and_the_next_ones_are_read(path: Path) -> None:
+    parts, log, ends = sample((10, RECORD_BYTES_MAX, 20, RECORD_BYTES_MAX + 1, 30))
+    found, tail = read(path, log)
+    assert found == [(parts[i], ends[i]) for i in (0, 1, 2, 4)]
+    assert tail == Tail(None, ends[3] - ends[2], ((ends[2], ends[3]),), too_long=1)
+    assert "1 of these records over 64 MiB" in str(tail)
+    assert read(path, log, ends[2])[0] == [(parts[4], ends[4])]
+    torn = log[: ends[3] - 1]
+    assert read(path, torn)[1] == Tail(ends[2], len(torn) - ends[2])
 
 
 def test_zeros_are_lost_data_wherever_they_lie(path: Path) -> None:

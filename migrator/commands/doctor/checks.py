@@ -11,7 +11,7 @@ from threading import Thread
 from migrations_db import StateError
 from migrator.commands.text import message_text
 from migrator.errors import ErrorClass, ExitCode, MigratorError, Rejected, Retryable, UserError
-from migrator.job.log import without_keys
+from migrator.redaction import without_keys
 
 #: finds some checks; may raise anything
 Look = Callable[[], Iterable["Check"]]

@@ -34,9 +34,9 @@ from migrator.commands.report.words import RunClass, headline
 from migrator.commands.status.conclusions import Bound, bound_to, find_run
 from migrator.commands.text import counted, message_text
 from migrator.errors import UserError
-from migrator.job.log import without_keys
 from migrator.job.scratch import scratch_directory
 from migrator.parts import STANDARD_PARTS
+from migrator.redaction import without_keys
 from migrator.settings import REPORT, Globals, tool_version, work_directory
 from migrator.visible import tell, visible
 

@@ -6,7 +6,6 @@ The page's policy for contents (CSP) allows its own style sheet and script by th
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
@@ -24,7 +23,7 @@ from migrator.commands.status.conclusions import advice
 from migrator.commands.status.run import attempt_text, time_text
 from migrator.commands.text import counted, message_text, path_text, shortened, status_word, what_text
 from migrator.figures import age_text
-from migrator.job.log import own_keys
+from migrator.redaction import key_hider
 from migrator.visible import visible
 
 TEXT_CHARS = 200  # of a name, a path or a reason
@@ -47,7 +46,7 @@ def pages(context: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _environment() -> Environment:
-    hidden = _hider(own_keys())
+    hidden = key_hider()
     environment = Environment(
         loader=PackageLoader("migrator.commands.report"),
         autoescape=True,
@@ -76,15 +75,6 @@ def _environment() -> Environment:
     }
     environment.globals["what"] = lambda line: what_text(line.kind, hidden(line.reason), TEXT_CHARS)
     return environment
-
-
-def _hider(keys: frozenset[bytes]) -> Callable[[str], str]:
-    """Takes our keys out of a text: before it is shortened, or a part of one might be left."""
-    forms = sorted((key.decode("utf-8", "surrogateescape") for key in keys), key=len, reverse=True)
-    if not forms:
-        return str
-    secrets = re.compile("|".join(map(re.escape, forms)))
-    return lambda text: secrets.sub("***", text)
 
 
 def _shown(value: Any, hidden: Callable[[str], str]) -> Any:

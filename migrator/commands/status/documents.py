@@ -23,8 +23,8 @@ from migrator.commands.status.conclusions import (
     part_sums,
     skips_and_notes,
 )
-from migrator.commands.text import without_secrets
 from migrator.records import Kind
+from migrator.redaction import without_secrets
 
 SCHEMA_VERSION = 1
 PLAIN = frozenset({str, int, float, bool, type(None)})

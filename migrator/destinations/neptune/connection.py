@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import httpx
+from neptune_api import AuthenticatedClient
 from neptune_api.api.backend import exchange_api_token
 from neptune_api.api.ingestion import check_details
 from neptune_api.proto.google_rpc.code_pb2 import Code
@@ -26,11 +27,11 @@ from neptune_api.proto.neptune_pb.ingest.v1.pub.client_pb2 import (
     SubmitResponse,
 )
 from neptune_api.types import File as Payload
-from neptune_scale.net.api_client import ApiClient, FileSignRequest
+from neptune_scale.net.api_client import ApiClient, FileSignRequest, _generate_user_agent
 from neptune_scale.net.projects import PROJECTS_PATH_BASE
-from neptune_scale.util.envs import ALLOW_SELF_SIGNED_CERTIFICATE, VERIFY_SSL, get_bool
 
 from migrator.destinations.neptune.errors import SERVICE, check, patiently, translated
+from migrator.destinations.neptune.login import client_for, verifies_ssl
 from migrator.destinations.neptune.provenance import Provenance, read_provenance
 from migrator.destinations.neptune.refusals import check_case, is_refusal_of_all, not_created
 from migrator.destinations.neptune.storage import Storage
@@ -88,7 +89,7 @@ class Connection:
         check_version()
         address = address_of(api_token)
         self._api = patiently(lambda: _logged_in(api_token, address))
-        self._storage = Storage(verify=_verifies_ssl())
+        self._storage = Storage(verify=verifies_ssl())
 
     def close(self) -> None:
         self._storage.close()
@@ -296,9 +297,17 @@ class _LogIn(httpx.Auth):
         next(self._authenticator.sync_auth_flow(request))
 
 
+class _Api(ApiClient):  # type: ignore[misc]  # neptune-scale is untyped
+    """The requests of neptune-scale, sent by a client of our own."""
+
+    def __init__(self, backend: AuthenticatedClient) -> None:
+        self.backend = backend
+
+
 def _logged_in(api_token: str, address: str) -> ApiClient:
-    with translated(f"connect to Neptune at {address}"):
-        api = ApiClient(api_token=api_token)
+    what = f"connect to Neptune at {address}"
+    api = _Api(client_for(api_token, what, {"User-Agent": _generate_user_agent()}))
+    with translated(what):
         client = api.backend.get_httpx_client()
         client.auth = auth = _LogIn(client.auth)
         next(auth.sync_auth_flow(httpx.Request("GET", client.base_url)))
@@ -328,9 +337,3 @@ def _answer(status: Any) -> Answer:
 def _code_name(code: int) -> str:
     """The name of an ingest code. A newer server may send codes that this neptune-api does not know."""
     return str(IngestCode.Name(code)) if code in IngestCode.values() else f"CODE_{code}"
-
-
-def _verifies_ssl() -> bool:
-    """Decide it as neptune-scale does (NEPTUNE_VERIFY_SSL, NEPTUNE_ALLOW_SELF_SIGNED_CERTIFICATE)."""
-    allow_self_signed = get_bool(ALLOW_SELF_SIGNED_CERTIFICATE, default_missing=False, default_invalid=False)
-    return bool(get_bool(VERIFY_SSL, default_missing=not allow_self_signed, default_invalid=True))

@@ -18,21 +18,27 @@ from neptune_api.errors import (
 )
 from neptune_scale.exceptions import NeptuneUnexpectedResponseError
 
+from migrator.destinations.neptune.limited import ANSWER_BYTES_MAX, AnswerTooLong
 from migrator.errors import (
     ErrorClass,
     MigratorError,
     Rejected,
     Retryable,
     Throttled,
+    TooLong,
     TurnedAway,
     UserError,
+    again_on_the_spot,
+    of_status,
+    refuses_address,
     retry_after_s,
 )
 
 SERVICE = "neptune"
 NEW_TOKEN = "Neptune refused NEPTUNE_API_TOKEN; create a new one"
 PATIENCE_S = 20.0  # how long one call is repeated before the run gives up its claim
-WAIT_ON_THE_SPOT_S = 10.0  # up to this Retry-After, the call itself waits
+#: a project or run that is not there comes as an ingest code; these statuses are about the request
+DIFFERS = dict.fromkeys((404, 410), (Rejected, ErrorClass.REJECTED_BY_NEPTUNE))
 
 T = TypeVar("T")
 
@@ -57,9 +63,8 @@ def _repeated(call: Callable[[], T], on: Callable[[Exception], bool | float]) ->
 
 def _may_pass_soon(error: Exception) -> bool | float:
     """Whether to try again at once; a number: after this many seconds."""
-    if isinstance(error, Throttled) and error.retry_after_s is not None:
-        return error.retry_after_s if error.retry_after_s <= WAIT_ON_THE_SPOT_S else False
-    return isinstance(error, Retryable) and error.error_class is not ErrorClass.BAD_DATA
+    lasts = isinstance(error, TooLong) or (isinstance(error, Retryable) and error.error_class is ErrorClass.BAD_DATA)
+    return again_on_the_spot(error, may_pass=isinstance(error, Retryable) and not lasts)
 
 
 def _has_expired(error: Exception) -> bool:
@@ -71,23 +76,24 @@ def check(response: Any, what: str) -> None:
     """Raise for every status except success. We retry ourselves, because the client's retries ignore Retry-After."""
     status = int(response.status_code)
     message = f"{what}: HTTP {status}"
-    match status:
-        case _ if 200 <= status < 300:
-            return
-        case 401:
-            raise TurnedAway(f"{message}: {NEW_TOKEN}", SERVICE)
-        case 403:
-            raise Rejected(ErrorClass.PERMISSION, f"{message}: you may not write there")
-        case 429:
-            raise Throttled(ErrorClass.RATE_LIMITED, message, SERVICE, _asked_s(response))
-        case 503 if (wait_s := _asked_s(response)) is not None:
-            raise Throttled(ErrorClass.UNAVAILABLE, message, SERVICE, wait_s)
-        case 408:
-            raise Retryable(ErrorClass.TIMEOUT, message)
-        case _ if status >= 500:
-            raise Retryable(ErrorClass.UNAVAILABLE, message)
-    text = response.content[:200].decode(errors="replace")
-    raise Rejected(ErrorClass.REJECTED_BY_NEPTUNE, f"{message} {text}".rstrip())
+    if 200 <= status < 300:
+        return
+    if status == 401:
+        raise TurnedAway(f"{message}: {NEW_TOKEN}", SERVICE)
+    if status == 403:
+        message += ": you may not write there"
+    elif status < 500 and status not in (408, 429):
+        message = f"{message} {_words(response)}".rstrip()
+    refused = ErrorClass.REJECTED_BY_NEPTUNE
+    raise of_status(status, message, SERVICE, _asked_s(response), refused=refused, differs=DIFFERS)
+
+
+def _words(response: Any) -> str:
+    """The beginning of what the server says. Empty if the answer is a stream, which nobody has read."""
+    try:
+        return str(response.content[:200].decode(errors="replace"))
+    except httpx.ResponseNotRead:
+        return ""
 
 
 def _asked_s(response: Any) -> float | None:
@@ -98,7 +104,7 @@ def _asked_s(response: Any) -> float | None:
 def check_storage(response: Any, what: str) -> None:
     """Like `check`, but for a storage, which answers 400 or 403 if the address has expired: a new one may work."""
     status = int(response.status_code)
-    if 400 <= status < 500 and status not in (408, 429):
+    if refuses_address(status):
         raise Retryable(ErrorClass.PERMISSION, f"{what}: the storage refused it (HTTP {status})")
     check(response, what)
 
@@ -108,6 +114,8 @@ def translated(what: str) -> Iterator[None]:
     """Translate exceptions of the SDK, its HTTP client and the file system into our errors."""
     try:
         yield
+    except AnswerTooLong as error:
+        raise TooLong(what, "Neptune", ANSWER_BYTES_MAX) from error
     except ApiKeyRejectedError as error:
         raise TurnedAway(f"{what}: {NEW_TOKEN}", SERVICE) from error
     except httpx.RequestError as error:

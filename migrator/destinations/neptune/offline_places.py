@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from migrator.destinations.neptune.offline_log import LOG_NAME, OfflineLog
@@ -43,6 +43,13 @@ def find_directory(offline_dir: Path, project: str, run_id: str, is_ours: Callab
             if url and is_ours(url) and log.target()[1] == run_id:
                 return other.parent
     return directory
+
+
+def all_directories(offline_dir: Path) -> Iterator[Path]:
+    """The directories of all offline files, also of those that are written or replaced, in order."""
+    for log in sorted(offline_dir.glob(f"*/*/{LOG_NAME}")):
+        if not log.parent.is_symlink():
+            yield log.parent
 
 
 def _directory_name(name: str) -> str:

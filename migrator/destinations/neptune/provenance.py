@@ -6,16 +6,11 @@ attempt ended between the creation and the first values.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from neptune_api import AuthenticatedClient, Client
-from neptune_api.api.backend import get_client_config
 from neptune_api.api.retrieval import search_leaderboard_entries_proto
-from neptune_api.auth_helpers import exchange_api_key
-from neptune_api.credentials import Credentials
 from neptune_api.models import SearchLeaderboardEntriesParamsDTO
 from neptune_api.proto.neptune_pb.api.v1.model.leaderboard_entries_pb2 import ProtoLeaderboardEntriesSearchResultDTO
 
@@ -24,7 +19,6 @@ from migrator.errors import ErrorClass, Rejected
 
 SOURCE_URL, CREATED_AT = "migration/source_url", "sys/creation_time"
 SAME_TIME = timedelta(milliseconds=1)  # Neptune returns times in whole milliseconds
-TIMEOUT_S = 30.0  # for one request of the client made by `reading_client`
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -81,34 +75,3 @@ def read_provenance(client: Any, project: str, run_id: str) -> Provenance | None
     source_url = values[SOURCE_URL].string_properties.value if SOURCE_URL in values else ""
     created_ms = values[CREATED_AT].datetime_properties.value if CREATED_AT in values else 0
     return Provenance(source_url, _EPOCH + timedelta(milliseconds=created_ms))
-
-
-def reading_client(api_token: str) -> AuthenticatedClient:
-    """Create a client from public parts of neptune-api only."""
-    with translated("connect to Neptune"):
-        credentials = Credentials.from_api_key(api_key=api_token)
-        options: dict[str, Any] = {"follow_redirects": True, "verify_ssl": _verifies_ssl(), "timeout": TIMEOUT_S}
-        with Client(base_url=credentials.base_url, **options) as client:
-            response = get_client_config.sync_detailed(client=client)
-            check(response, "connect to Neptune")
-            security: Any = response.parsed and response.parsed.security
-            discovered = client.get_httpx_client().get(security.open_id_discovery)
-            check(discovered, "connect to Neptune")
-        return AuthenticatedClient(
-            base_url=credentials.base_url,
-            credentials=credentials,
-            client_id=security.client_id,
-            token_refreshing_endpoint=discovered.json()["token_endpoint"],
-            api_key_exchange_callback=exchange_api_key,
-            **options,
-        )
-
-
-def _verifies_ssl() -> bool:
-    """Decide it as neptune-scale does."""
-    truth = {
-        name: os.environ.get(f"NEPTUNE_{name}", "").lower() for name in ("VERIFY_SSL", "ALLOW_SELF_SIGNED_CERTIFICATE")
-    }
-    if truth["VERIFY_SSL"]:
-        return truth["VERIFY_SSL"] not in ("false", "0")
-    return truth["ALLOW_SELF_SIGNED_CERTIFICATE"] not in ("true", "1")

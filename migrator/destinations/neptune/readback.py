@@ -48,13 +48,14 @@ from migrator.destinations.base import (
 )
 from migrator.destinations.neptune.connection import Connection
 from migrator.destinations.neptune.errors import patiently
-from migrator.errors import RunError
+from migrator.errors import RunError, TooLong
 from migrator.records import Histogram, SeriesKind
 
 RUNS_AT_A_TIME = 100  # ids per search
 VALUES_AT_A_TIME = 10_000  # Neptune: values per page of attributes
 SERIES_AT_A_TIME = 1_000  # Neptune: at most 2,000 series per request
 POINTS_AT_A_TIME = 250_000  # of all series of a request together: 8 MB
+SHRINK = 8  # factor by which a page shrinks if the answer is too long
 FILES_AT_A_TIME = 100  # addresses signed per request
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 KINDS = {
@@ -129,15 +130,21 @@ class NeptuneReadBack:
     def _fill(self, project: str, by_key: dict[str, ReadRun]) -> None:
         """Add all attributes to the runs."""
         body: dict[str, Any] = {"experimentIdsFilter": [f"{project}/{key}" for key in by_key]}
-        token = ""
+        token, limit = "", VALUES_AT_A_TIME
         while True:
-            page = {"limit": VALUES_AT_A_TIME} | ({"nextPageToken": token} if token else {})
-            answer = self._ask(
-                query_attributes_within_project_proto,
-                f"read attributes of {project}",
-                project_identifier=project,
-                body=QueryAttributesBodyDTO.from_dict(body | {"nextPage": page}),
-            )
+            page = {"limit": limit} | ({"nextPageToken": token} if token else {})
+            try:
+                answer = self._ask(
+                    query_attributes_within_project_proto,
+                    f"read attributes of {project}",
+                    project_identifier=project,
+                    body=QueryAttributesBodyDTO.from_dict(body | {"nextPage": page}),
+                )
+            except TooLong:  # long texts
+                if limit == 1:
+                    raise
+                limit = max(1, limit // SHRINK)
+                continue
             result = ProtoQueryAttributesResultDTO.FromString(answer)
             for entry in result.entries:
                 values = by_key[entry.experimentShortId].values
@@ -206,16 +213,9 @@ class NeptuneReadBack:
     def _other_pages(self, project: str, series: Sequence[SeriesRef], span: Span) -> Iterator[SeriesPage]:
         questions = _questions(project, series)
         while questions:
-            body = {"requests": questions, "stepRange": {"from": span[0], "to": span[1]}, "order": "descending"}
-            answer = self._ask(
-                get_series_values_proto,
-                f"read series of {project}",
-                use_deprecated_string_fields=False,
-                body=SeriesValuesRequest.from_dict(body),
-            )
             tokens: dict[int, Any] = {}
             seen: set[int] = set()
-            for one in ProtoSeriesValuesResponseDTO.FromString(answer).series:
+            for one in self._others(project, questions, span):
                 number, points = int(one.requestId), one.seriesValues.values
                 seen.add(number)
                 if points:
@@ -227,6 +227,25 @@ class NeptuneReadBack:
             if not tokens:
                 return
             questions = list(_following(questions, seen, tokens))
+
+    def _others(self, project: str, questions: Sequence[dict[str, Any]], span: Span) -> Iterator[Any]:
+        """Yield a ProtoSeriesValuesDTO for each series that exists and was reached."""
+        body = {"requests": questions, "stepRange": {"from": span[0], "to": span[1]}, "order": "descending"}
+        try:
+            answer = self._ask(
+                get_series_values_proto,
+                f"read series of {project}",
+                use_deprecated_string_fields=False,
+                body=SeriesValuesRequest.from_dict(body),
+            )
+        except TooLong:  # long texts
+            if len(questions) == 1:
+                raise
+            half = len(questions) // 2
+            yield from self._others(project, questions[:half], span)
+            yield from self._others(project, questions[half:], span)
+            return
+        yield from ProtoSeriesValuesResponseDTO.FromString(answer).series
 
     # ------------------------------------------------------------ files
 

@@ -27,7 +27,8 @@ from neptune_scale.projects import create_project, list_projects
 from migrator.destinations.base import Confirm, Refused, RunTarget, unfenced
 from migrator.destinations.neptune.answers import THERE, UNKNOWN_PATH, Past
 from migrator.destinations.neptune.errors import SERVICE, patiently, translated
-from migrator.destinations.neptune.provenance import Provenance, read_provenance, reading_client
+from migrator.destinations.neptune.login import client_for
+from migrator.destinations.neptune.provenance import Provenance, read_provenance
 from migrator.destinations.neptune.refusals import check_case, is_refusal_of_all, not_created
 from migrator.destinations.neptune.safe_client import Client
 from migrator.destinations.neptune.token import address_of
@@ -96,7 +97,7 @@ class SafeDestination:
         """A client that can read: neptune-api. The public API of neptune-scale cannot."""
         with self._starting:
             if self._reader is None:
-                self._reader = reading_client(self._api_token)
+                self._reader = client_for(self._api_token, "connect to Neptune")
             return self._reader
 
     def _find(self, target: RunTarget, past: Past) -> None:

@@ -22,6 +22,7 @@ import httpx
 
 from migrator import life
 from migrator.destinations.neptune.errors import check_storage, patiently_in_place, translated
+from migrator.destinations.neptune.limited import HEADERS, limit_answer
 from migrator.destinations.neptune.wire import Upload
 from migrator.errors import ErrorClass, Retryable
 
@@ -38,7 +39,8 @@ class Storage:
     """Connections to file storages; may be used from several threads. Errors are `Retryable`."""
 
     def __init__(self, *, verify: bool) -> None:
-        self._http = httpx.Client(timeout=TIMEOUT_S, verify=verify)
+        hooks = {"response": [_limit_confirmation]}
+        self._http = httpx.Client(timeout=TIMEOUT_S, verify=verify, headers=HEADERS, event_hooks=hooks)
 
     def close(self) -> None:
         self._http.close()
@@ -190,6 +192,12 @@ class _Resumable:
         if not found or int(found[1]) >= self._file.size_bytes:
             raise Retryable(ErrorClass.UNAVAILABLE, f"{self._what}: the storage claims to have {told}")
         return int(found[1]) + 1
+
+
+def _limit_confirmation(answer: httpx.Response) -> None:
+    """Limit answers to uploads. Stored files, which may have any size, are read piece by piece."""
+    if answer.request.method != "GET":
+        limit_answer(answer)
 
 
 def _etag(answer: httpx.Response, what: str) -> str:

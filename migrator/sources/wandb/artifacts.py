@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from migrator.errors import ErrorClass, Rejected
+from migrator.errors import ErrorClass, Rejected, TooLong
 from migrator.records import Artifact, LocalFile, RunRef, SourceFile
 from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import (
@@ -31,6 +31,7 @@ from migrator.sources.wandb_facts import EVENTS_TYPE, OWN_TYPES, sum_hex
 log = logging.getLogger(__name__)
 
 SUMS = {"MD5": "md5", "XXH128": "xxh128"}  # by their names in manifests (wandb 0.31)
+MANIFEST_BYTES_MAX = 256 << 20  # about a million files; held in memory, parsed
 PAGE_ARTIFACTS = 100
 PAGE_URLS = 5_000  # as in wandb 0.31
 VERSION_ALIAS = re.compile(r"v\d+")  # some servers list the version among the aliases
@@ -172,10 +173,13 @@ class RunArtifacts:
             url = ((found.get("currentManifest") or {}).get("file") or {}).get("directUrl")
             return [self._client.absolute(url)] if url else []
 
-        saved = self._downloads.save(addresses, self._places.new(), f"manifest of {one}")
+        what = f"manifest of {one}"
+        saved = self._downloads.save(addresses, self._places.new(), what, at_most=MANIFEST_BYTES_MAX)
         if saved is None:
             raise Rejected(ErrorClass.NOT_FOUND, f"{one} has no manifest (deleted, or never finished)")
         try:
+            if saved.size_bytes > MANIFEST_BYTES_MAX:
+                raise TooLong(what, "W&B", MANIFEST_BYTES_MAX)
             return dict(sorted(json.loads(saved.path.read_bytes())["contents"].items()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Rejected(ErrorClass.BAD_DATA, f"the manifest of {one} cannot be read") from error

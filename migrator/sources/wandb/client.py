@@ -3,39 +3,46 @@
 All communication with W&B's service goes through `WandbClient.ask` (and `downloads` for plain downloads), so that a
 new version of the SDK can only break this file. Private names of wandb 0.31 used here: `Api._service_api` with
 `execute_graphql`, `access_token`, `app_url` and `_settings`, `wbauth.authenticate_session`, `wandb_setup.singleton`,
-`WandbApiFailedError`, and the mailbox's errors.
+`WandbApiFailedError`, the mailbox's errors, and the process of wandb-core (`ServiceConnection._proc._process`).
 
 The SDK starts one helper process, `wandb-core`, for all `Api` objects of a process. It sends 10 requests at a time for
-each `Api`. More objects bring no gain on the few cores that a worker has.
+each `Api`. More objects bring no gain on the few cores that a worker has. wandb-core reads every answer as a whole, so
+its memory is limited: it ends when an answer is absurdly long, and `glance` then finds out whether that was the cause.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import resource
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from migrator.errors import ErrorClass, ExitCode, MigratorError, Retryable, Throttled, UserError
+from migrator.errors import ErrorClass, ExitCode, MigratorError, Retryable, Throttled, TooLong, UserError
 from migrator.sources.wandb.answers import Json
-from migrator.sources.wandb.downloads import Transport
+from migrator.sources.wandb.downloads import KeyForWandb, Transport
 from migrator.sources.wandb.errors import (
+    CORE_ENDED,
     NO_FIELD,
     SERVICE,
     UNANSWERED,
+    CoreEnded,
     Passing,
     clean,
     of_message,
     refused_key,
     retries,
 )
-from migrator.sources.wandb.glance import obstacle
+from migrator.sources.wandb.glance import is_too_long, obstacle
 from migrator.sources.wandb.queries import OPTIONAL, VIEWER
 
+ANSWER_BYTES_MAX = 96 << 20  # of JSON; the largest pages that are requested on purpose have 64 MiB
+CORE_BYTES_MAX = 704 << 20  # for the data of wandb-core, which holds an answer several times
 REQUEST_TIMEOUT_S = 120  # for one request with all tries of wandb-core: 30 s each, or as long as W&B asks to wait
 
 DIRECTORIES = ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR")
@@ -55,6 +62,10 @@ UNSET = ("WANDB_SERVICE", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_MODE")
 
 
 log = logging.getLogger(__name__)
+
+
+class _AnswerTooLong(Exception):
+    """An answer that wandb-core has read is longer than we want to parse."""
 
 
 class _Environment:
@@ -109,12 +120,14 @@ class WandbClient:
             from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
             self._wandb, self._wbauth = wandb, wbauth
-            self._settings: Callable[[], Any] = lambda: wandb_setup.singleton().settings  # without what Api adds
+            self._setup: Callable[[], Any] = wandb_setup.singleton
             self._dead = (MailboxClosedError, HandleAbandonedError, OSError)
             self._failed = WandbApiFailedError
             self._lock = threading.Lock()
             self._absent: dict[str, frozenset[str]] = {}  # optional fields that this server does not know, by document
             self._key = api_key
+            scratch.mkdir(parents=True, exist_ok=True)
+            self._core_output = scratch / "wandb-core.txt"
             self._url = _without_password(base_url or os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url)
             self._api = self._log_in()
         except BaseException:
@@ -125,11 +138,26 @@ class WandbClient:
     # ------------------------------------------------------------ requests
 
     def ask(self, document: str, variables: Mapping[str, Any], what: str) -> Json:
-        """Send a GraphQL document and return `data`. `what` names the requested data in messages."""
+        """Send a GraphQL document and return `data`. `what` names the requested data in messages.
+
+        Raises `TooLong` if the answer is over ANSWER_BYTES_MAX.
+        """
         for attempt in retries():
-            with attempt, self._translated(what):
-                return dict(self._execute(document, variables) or {})
+            with attempt:
+                try:
+                    with self._translated(what):
+                        return dict(self._execute(document, variables) or {})
+                except CoreEnded:
+                    if is_too_long(
+                        self.base_url, self._key_for_us, self.transport, (document, variables), ANSWER_BYTES_MAX
+                    ):
+                        raise TooLong(what, "W&B", ANSWER_BYTES_MAX) from None
+                    raise
         raise AssertionError("retries() raises its last error")
+
+    @property
+    def _key_for_us(self) -> KeyForWandb:
+        return KeyForWandb([self.base_url], self.api_key, self.transport)
 
     def _execute(self, document: str, variables: Mapping[str, Any]) -> Json | None:
         """Send a document without the fields that this server does not know. Its first refusal names them."""
@@ -137,7 +165,7 @@ class WandbClient:
             absent = self._absent.get(document, frozenset())
             try:
                 found: Json | None = self._api._service_api.execute_graphql(
-                    document, variables, omit_fields=sorted(absent)
+                    document, variables, omit_fields=sorted(absent), parse=_parsed
                 )
                 return found
             except self._failed as error:
@@ -153,15 +181,20 @@ class WandbClient:
         try:
             yield
         except self._failed as error:
+            if CORE_ENDED.search(str(error)):
+                self._revive(api)
+                raise CoreEnded(what) from error
             status = error.response.http_status if error.response else 0
             if UNANSWERED.search(str(error)) and (told := obstacle(self.base_url, self.transport)):
                 raise Throttled(told.error_class, f"{what}: {told}", told.service, told.retry_after_s) from error
             raise of_message(str(error), what, status) from error
+        except _AnswerTooLong as error:
+            raise TooLong(what, "W&B", ANSWER_BYTES_MAX) from error
         except ValueError as error:  # from json: wandb-core's own answer is not complete
             raise Passing(ErrorClass.UNAVAILABLE, f"{what}: unreadable answer") from error
         except self._dead as error:
             self._revive(api)
-            raise Passing(ErrorClass.UNAVAILABLE, f"{what}: the wandb-core process ended; started again") from error
+            raise CoreEnded(what) from error
 
     def _revive(self, dead: Any) -> None:
         """Start a new wandb-core if it was killed; otherwise every later run would fail."""
@@ -224,8 +257,9 @@ class WandbClient:
     def _log_in(self) -> Any:
         try:
             self._check_key()
-            if told := obstacle(self._url.rstrip("/"), _transport(self._settings())):
+            if told := obstacle(self._url.rstrip("/"), _transport(self._setup().settings)):
                 raise told
+            self._limit_core()
             # An explicit key is passed only to Api: nothing is written to ~/.netrc or to the environment.
             return self._wandb.Api(
                 overrides={"base_url": self._url, "entity": None, "project": None},
@@ -248,11 +282,42 @@ class WandbClient:
             ExitCode.CREDENTIALS,
         )
 
+    def _limit_core(self) -> None:
+        """Start wandb-core unless it runs, and limit its memory. (Only Linux can do that for another process.)"""
+        with _stderr_in(self._core_output):
+            process = self._setup().ensure_service()._proc
+        if process and hasattr(resource, "prlimit"):
+            with suppress(ProcessLookupError):  # it has died already, which the first request will find out
+                resource.prlimit(process._process.pid, resource.RLIMIT_DATA, (CORE_BYTES_MAX, CORE_BYTES_MAX))
+
     def close(self) -> None:
         """If this is the process's last client, stop wandb-core and restore the environment."""
         if not self._process.leave():
             return
         _tear_down(self._wandb)
+
+
+@contextmanager
+def _stderr_in(path: Path) -> Iterator[None]:
+    """Send to a file what processes that start in the block write to stderr: wandb-core dies with a thousand lines."""
+    try:
+        ours = os.dup(2)
+    except OSError:  # this process has none
+        yield
+        return
+    try:
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(ours, 2)
+        os.close(ours)
+
+
+def _parsed(text: str) -> Any:
+    if len(text) > ANSWER_BYTES_MAX:
+        raise _AnswerTooLong
+    return json.loads(text)
 
 
 def _transport(settings: Any) -> Transport:
@@ -290,6 +355,8 @@ def _login_error(error: Exception, url: str) -> MigratorError:
     if cause is None:  # the key has the wrong form: too short, wrong characters
         return refused_key(clean(str(error)))
     response = getattr(cause, "response", None)
+    if CORE_ENDED.search(str(cause)):
+        return Throttled(ErrorClass.UNAVAILABLE, f"login at {url}: the wandb-core process ended", SERVICE)
     told = of_message(str(cause), f"login at {url}", response.http_status if response else 0)
     if isinstance(told, Throttled):
         return told

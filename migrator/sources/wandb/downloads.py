@@ -9,6 +9,7 @@ Content-Length, and the size and checksum that W&B has recorded.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -23,19 +24,27 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from migrator import life
-from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable, Throttled, UserError, retry_after_s
+from migrator.errors import (
+    ErrorClass,
+    MigratorError,
+    Rejected,
+    Retryable,
+    Throttled,
+    UserError,
+    again_on_the_spot,
+    refuses_address,
+    retry_after_s,
+)
 from migrator.records import LocalFile
 from migrator.sources.wandb.errors import SERVICE, Passing, of_disk, of_status, retries
 
 CONNECTIONS = 16  # kept open per host
 TIMEOUT_S = (10.0, 60.0)  # to connect; between two pieces of a body
 PIECE_BYTES = 1 << 20
-SHORT_WAIT_S = 10.0  # up to this Retry-After, the download itself waits; a longer one pauses all workers
+ENCODED_PIECE_BYTES = 16 << 10  # decompressed, it may be a thousand times as long
 
 #: W&B's service has both names (wandb 0.31, sdk/lib/urls.py); addresses of files may use either
 SAME_SERVICE = frozenset({"api.forge.coreweave.com", "api.wandb.ai"})
-
-PASSING = frozenset({408, 425, 429})  # other 4xx statuses refuse the address
 
 #: Headers from the user's settings that may be keys. All others are also sent to storage hosts, as the SDK does
 KEY_HEADERS = frozenset({"authorization", "cookie"})
@@ -91,28 +100,39 @@ class Downloads:
         self._options = transport.options()
         self._session = _Session(base_url, api_key, transport)
 
-    def save(self, addresses: Addresses, path: Path, name: str, expected: Expected | None = None) -> LocalFile | None:
+    def save(
+        self,
+        addresses: Addresses,
+        path: Path,
+        name: str,
+        expected: Expected | None = None,
+        at_most: float = math.inf,
+    ) -> LocalFile | None:
         """Download to `path` and check. None: every address says that there is no such file (404, 410).
+
+        Of a file with more than `at_most` bytes, a little more than that is saved.
 
         If addresses are refused, new ones are requested once, because signed ones expire. Truncated bodies, 5xx and
         wrong checksums are tried again.
         """
+        if expected is not None and expected.size_bytes is not None:
+            at_most = min(at_most, expected.size_bytes)
         for attempt in retries(_again):
             with attempt:
-                found = self._save_from_any(addresses, path, name)
+                found = self._save_from_any(addresses, path, name, at_most)
                 if found is not None and expected is not None:
                     expected.check(found)
                 return found
         raise AssertionError("retries() raises its last error")
 
-    def _save_from_any(self, addresses: Addresses, path: Path, name: str) -> LocalFile | None:
+    def _save_from_any(self, addresses: Addresses, path: Path, name: str, at_most: float) -> LocalFile | None:
         refusals: list[_RefusedAddress] = []
         for fresh in (False, True):
             urls = dict.fromkeys(addresses(fresh))
             refusals = [] if urls else refusals  # refusals of new addresses say more
             for url in urls:
                 try:
-                    return self._save_once(url, path, name)
+                    return self._save_once(url, path, name, at_most)
                 except _RefusedAddress as refused:
                     refusals.append(refused)
         others = [refusal for refusal in refusals if not refusal.is_absent]
@@ -120,19 +140,19 @@ class Downloads:
             raise others[0].as_error(name) from others[0]
         return None
 
-    def _save_once(self, url: str, path: Path, name: str) -> LocalFile:
+    def _save_once(self, url: str, path: Path, name: str, at_most: float) -> LocalFile:
         try:
             with self._session.get(url, stream=True, timeout=TIMEOUT_S, **self._options) as answer:
                 if answer.status_code != 200:
                     raise _of_answer(answer, name)
-                size, md5 = _copy(answer, path)
                 encoded = "Content-Encoding" in answer.headers  # decoded while reading, although not requested
+                size, md5 = _copy(answer, path, ENCODED_PIECE_BYTES if encoded else PIECE_BYTES, at_most)
                 promised = None if encoded else answer.headers.get("Content-Length")
         except (requests.RequestException, HTTPException) as error:
             raise _of_network(error, url, name) from error
         except OSError as error:  # not from the network: requests wraps those
             raise of_disk(error, name, path.parent) from error
-        if promised is not None and promised.isdigit() and size != int(promised):
+        if promised is not None and promised.isdigit() and size != int(promised) and size <= at_most:
             raise Passing(ErrorClass.UNAVAILABLE, f"{name}: cut after {size} of {promised} bytes")
         return LocalFile(path, name, size, md5)
 
@@ -140,15 +160,17 @@ class Downloads:
         self._session.close()
 
 
-def _copy(answer: requests.Response, path: Path) -> tuple[int, str]:
-    """Write the body as transferred. Returns its size in bytes and md5 in hex."""
+def _copy(answer: requests.Response, path: Path, piece_bytes: int, at_most: float) -> tuple[int, str]:
+    """Write the body, up to a piece beyond `at_most` bytes. Returns the size of what was written and its md5 in hex."""
     size, sums = 0, hashlib.md5(usedforsecurity=False)
     with path.open("wb") as out:
-        for piece in answer.iter_content(PIECE_BYTES):
+        for piece in answer.iter_content(piece_bytes):
             out.write(piece)
             sums.update(piece)
             size += len(piece)
             life.sign()
+            if size > at_most:
+                break
     return size, sums.hexdigest()
 
 
@@ -168,7 +190,7 @@ class _Session(requests.Session):
         hosts: Sequence[str] = [base_url]
         if urlsplit(base_url).hostname in SAME_SERVICE:
             hosts = [f"https://{name}" for name in SAME_SERVICE]
-        self._key = _KeyForWandb(hosts, api_key, transport)
+        self._key = KeyForWandb(hosts, api_key, transport)
         self.auth = self._key  # with an auth object, requests does not read ~/.netrc
         self.headers.update({name: text for name, text in transport.headers.items() if not _is_key(name)})
         self.headers["Accept-Encoding"] = "identity"  # sizes and checksums are those of the stored bytes
@@ -190,7 +212,9 @@ class _Session(requests.Session):
         self._key(prepared_request)
 
 
-class _KeyForWandb(AuthBase):
+class KeyForWandb(AuthBase):
+    """Adds the key to requests to `hosts`."""
+
     def __init__(self, hosts: Sequence[str], api_key: str | None, transport: Transport) -> None:
         self._hosts = [_origin(host) for host in hosts]
         self._basic = HTTPBasicAuth("api", api_key) if api_key else None
@@ -240,7 +264,7 @@ class _RefusedAddress(Exception):
 
 def _of_answer(answer: requests.Response, name: str) -> Exception:
     status = answer.status_code
-    if 400 <= status < 500 and status not in PASSING:
+    if refuses_address(status):
         return _RefusedAddress(status)
     told = of_status(status, name, retry_after_s=retry_after_s(answer.headers.get("Retry-After")))
     if isinstance(told, Retryable) and not isinstance(told, Throttled):
@@ -249,11 +273,8 @@ def _of_answer(answer: requests.Response, name: str) -> Exception:
 
 
 def _again(error: Exception) -> bool | float:
-    """Whether to try again: after the requested pause if that is short, else after our own."""
-    if isinstance(error, Throttled):
-        wait_s = error.retry_after_s
-        return wait_s is None or (wait_s <= SHORT_WAIT_S and wait_s)
-    return isinstance(error, Passing)
+    """Whether to try a download again."""
+    return again_on_the_spot(error, may_pass=isinstance(error, Passing | Throttled))
 
 
 def _of_network(error: Exception, url: str, name: str) -> MigratorError:

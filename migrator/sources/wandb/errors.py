@@ -14,12 +14,15 @@ from typing import Any
 
 import stamina
 
+from migrator import errors
 from migrator.errors import ErrorClass, MigratorError, Rejected, Retryable, Throttled, TurnedAway, disk_full
+from migrator.redaction import without_long_words, without_secrets
 
 SERVICE = "wandb"
 TRIES = 4  # our tries of one request: about 2 s including the waits
 
 STATUS = re.compile(r"\bHTTP (\d{3})\b")
+CORE_ENDED = re.compile(r"service process is not running")
 CUT = re.compile(r"unexpected EOF|invalid character|unexpected end of JSON|malformed chunked", re.IGNORECASE)
 UNANSWERED = re.compile(r"did not respond in time")  # wandb-core is still trying
 SLOW = re.compile(r"did not respond in time|deadline exceeded|timed? ?out", re.IGNORECASE)
@@ -45,6 +48,13 @@ class NotKnown(Rejected):
 
 class Passing(Retryable):
     """A fault that may be gone if the same request is sent again in a moment."""
+
+
+class CoreEnded(Passing):
+    """The wandb-core process ended while it worked on a request. Another one was started."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(ErrorClass.UNAVAILABLE, f"{what}: the wandb-core process ended; started again")
 
 
 def retries(on: type[Exception] | Callable[[Exception], bool | float] = Passing) -> Iterator[Any]:
@@ -88,22 +98,7 @@ def of_message(message: str, what: str, status: int = 0) -> MigratorError:
 def of_status(status: int, what: str, message: str = "", retry_after_s: float | None = None) -> MigratorError:
     """The error for an answer with HTTP status `status`, after all retries of the layers below."""
     text = f"{what}: HTTP {status}" + (f": {clean(message)}" if message else "")
-    match status:
-        case 401:
-            return refused_key(text)
-        case 403:
-            return Rejected(ErrorClass.PERMISSION, text)
-        case 404 | 410:
-            return Rejected(ErrorClass.NOT_FOUND, text)
-        case 408:
-            return Retryable(ErrorClass.TIMEOUT, text)
-        case 429:
-            return Throttled(ErrorClass.RATE_LIMITED, text, SERVICE, retry_after_s)
-        case 503 if retry_after_s is not None:
-            return Throttled(ErrorClass.UNAVAILABLE, text, SERVICE, retry_after_s)
-        case _ if status >= 500:
-            return Retryable(ErrorClass.UNAVAILABLE, text)
-    return Rejected(ErrorClass.UNKNOWN, text)
+    return refused_key(text) if status == 401 else errors.of_status(status, text, SERVICE, retry_after_s)
 
 
 def refused_key(why: str) -> TurnedAway:
@@ -122,6 +117,5 @@ def of_disk(error: OSError, what: str, scratch: Path) -> MigratorError:
 
 
 def clean(message: str) -> str:
-    """`message` on one line, without possible secrets: queries of URLs (signatures) and long tokens (keys)."""
-    text = re.sub(r"(https?://[^\s?\"']+)\?[^\s\"']*", r"\1?...", " ".join(message.split()))
-    return re.sub(r"\b[0-9A-Za-z_-]{40,}\b", "***", text)[:300]
+    """The beginning of `message` on one line, without possible secrets."""
+    return without_long_words(without_secrets(" ".join(message.split())))[:300]

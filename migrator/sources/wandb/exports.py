@@ -21,31 +21,51 @@ import pyarrow.parquet as pq
 from migrator.errors import ErrorClass
 from migrator.records import HistoryRow
 from migrator.sources.wandb.errors import Passing
+from migrator.sources.wandb.page_headers import largest_page
 from migrator.values import SeriesKey, SeriesKind, leaves
 
 VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 BATCH_BYTES = 4 << 20  # converted at once: enough to make the overhead per batch small
 VALUE_BYTES = 40  # one value in memory, at least; repeated values take hardly any space in the file
 TEXT_ROWS = 100  # per batch with texts, at most: the length of repeated texts is not known in advance
+PAGE_BYTES_MAX = 64 << 20  # of a page, which is held in memory two to four times; writers aim at 1 MiB
+SORTED_BYTES_MAX = 128 << 20  # of a file whose rows must be sorted, in memory
 READ_BYTES = 64 << 10  # read at once of one column; without a limit, the whole column is read
 UNREADABLE = (pa.ArrowException, OSError)
 
 STEP, TIME = "_step", "_timestamp"
 
 
+class TooLarge(Exception):
+    """A Parquet file that cannot be read in little memory, although it is valid."""
+
+
 class Table:
-    """A Parquet file from W&B. Opening it reads the footer: a truncated or foreign file raises `Passing(BAD_DATA)`."""
+    """A Parquet file from W&B.
+
+    Opening it reads the footer: a truncated or foreign file raises `Passing(BAD_DATA)`, one with a page over
+    PAGE_BYTES_MAX raises `TooLarge`.
+    """
 
     def __init__(self, path: Path, what: str) -> None:
         self.path, self._what = path, what
         try:
             self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES)
-        except UNREADABLE as error:
+            page_bytes = largest_page(path, self._file.metadata, PAGE_BYTES_MAX)
+        except (*UNREADABLE, ValueError) as error:
             raise self._unreadable(error) from error
+        if page_bytes:
+            self.close()
+            raise TooLarge(f"{what}: a Parquet file with a page of {page_bytes >> 20} MiB")
         arrow = self._file.schema_arrow  # computed anew on each access
         self.names: list[str] = arrow.names
         self.kinds: dict[str, pa.DataType] = dict(zip(arrow.names, arrow.types, strict=True))
-        self.rows: int = self._file.metadata.num_rows
+        meta = self._file.metadata
+        self.rows: int = meta.num_rows
+        parts = (
+            meta.row_group(group).column(i) for group in range(meta.num_row_groups) for i in range(meta.num_columns)
+        )
+        self.size_bytes = sum(max(part.total_uncompressed_size, 8 * part.num_values) for part in parts)  # in memory
         schema = self._file.metadata.schema
         self._flat = {schema.column(i).path: i for i in range(len(schema))}  # struct columns by the path of each part
 
@@ -92,7 +112,8 @@ def _computable(batch: pa.RecordBatch) -> pa.RecordBatch:
 class HistoryExport:
     """One export file of a run's history; `first` and `last` are its lowest and highest step (rows > 0).
 
-    `bad_rows` have no step: they do not count as `rows` and are not read.
+    `bad_rows` have no step: they do not count as `rows` and are not read. Raises as `Table` does, also `TooLarge` for
+    rows that must be sorted and are too many for that.
     """
 
     def __init__(self, path: Path, what: str) -> None:
@@ -102,6 +123,9 @@ class HistoryExport:
         self.strict = True  # whether each row has a higher step than the previous one
         if self.bad_rows and STEP in self._table.names:  # without rows, there are no columns, or they have no type
             self.first, self.last, self._ascending = self._span()
+        if not self._ascending and self._table.size_bytes > SORTED_BYTES_MAX:
+            self.close()
+            raise TooLarge(f"{what}: a Parquet file of {self._table.size_bytes >> 20} MiB whose steps do not ascend")
 
     def _span(self) -> tuple[float, float, bool]:
         """The lowest and highest step, and whether the rows ascend (W&B writes them so). Also counts the rows."""

@@ -7,19 +7,22 @@ that comes byte by byte, only that a deadline was exceeded.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from http.client import HTTPException
+from typing import Any
 
 import requests
 from requests.auth import AuthBase
 
-from migrator.errors import ErrorClass, Throttled, retry_after_s
+from migrator import life
+from migrator.errors import WAIT_ON_THE_SPOT_S, ErrorClass, Throttled, retry_after_s
 from migrator.sources.wandb.downloads import Transport
 from migrator.sources.wandb.errors import SERVICE, WEB_PAGE
 from migrator.sources.wandb.queries import VIEWER
 
 LOOK_S = 30.0  # the time limit of one try in wandb-core
+PIECE_BYTES = 16 << 10  # as received; decompressed, it may be a thousand times as long
 LOOK_BYTES = 64 << 10  # read of an answer, which may be endless; the real answer to VIEWER is shorter
-SHORT_WAIT_S = 10.0  # up to here, we leave the waiting to wandb-core
 
 
 class _NoKey(AuthBase):
@@ -40,6 +43,42 @@ def look(base_url: str, transport: Transport, look_s: float) -> requests.Respons
         timeout=look_s,
         **transport.options(),
     )
+
+
+def _beginning(answer: requests.Response) -> bytes:
+    """The body, up to a piece beyond LOOK_BYTES."""
+    text = b""
+    for piece in answer.iter_content(PIECE_BYTES):
+        text += piece
+        if len(text) > LOOK_BYTES:
+            break
+    return text
+
+
+def is_too_long(
+    base_url: str, key: AuthBase, transport: Transport, request: tuple[str, Mapping[str, Any]], limit_bytes: int
+) -> bool:
+    """Whether the answer to a GraphQL document with variables is over `limit_bytes`, decompressed."""
+    document, variables = request
+    read_bytes = 0
+    try:
+        with requests.post(
+            f"{base_url}/graphql",
+            json={"query": document, "variables": dict(variables)},
+            headers=dict(transport.headers),
+            auth=key,
+            stream=True,
+            timeout=LOOK_S,
+            **transport.options(),
+        ) as answer:
+            for piece in answer.iter_content(PIECE_BYTES):
+                read_bytes += len(piece)
+                life.sign()
+                if read_bytes > limit_bytes:
+                    return True
+    except (requests.RequestException, HTTPException, OSError):
+        pass  # whatever it is, the request itself will meet it again
+    return False
 
 
 def obstacle(base_url: str, transport: Transport, look_s: float = LOOK_S) -> Throttled | None:
@@ -68,13 +107,18 @@ def _obstacle(base_url: str, transport: Transport, look_s: float) -> Throttled |
         with look(base_url, transport, look_s) as answer:
             header = answer.headers.get("Retry-After")
             wait_s = retry_after_s(header)
-            if answer.status_code in (429, 503) and wait_s is not None and wait_s > SHORT_WAIT_S:
+            if answer.status_code in (429, 503) and wait_s is not None and wait_s > WAIT_ON_THE_SPOT_S:
                 told = f"{what} asks to wait: HTTP {answer.status_code}, Retry-After: {header}"
                 limited = answer.status_code == 429
                 error_class = ErrorClass.RATE_LIMITED if limited else ErrorClass.UNAVAILABLE
                 return Throttled(error_class, told, SERVICE, wait_s)
-            if answer.status_code == 200 and next(answer.iter_content(LOOK_BYTES), b"").lstrip().startswith(b"<"):
-                return Throttled(ErrorClass.UNAVAILABLE, f"{what}: {WEB_PAGE}", SERVICE)
+            if answer.status_code == 200:
+                text = _beginning(answer)
+                if text.lstrip().startswith(b"<"):
+                    return Throttled(ErrorClass.UNAVAILABLE, f"{what}: {WEB_PAGE}", SERVICE)
+                if len(text) > LOOK_BYTES:
+                    told = f"{what}: its answer to a simple request is over {LOOK_BYTES >> 10} KiB"
+                    return Throttled(ErrorClass.UNAVAILABLE, f"{told}: check WANDB_BASE_URL", SERVICE)
     except requests.TooManyRedirects:
         return Throttled(ErrorClass.UNAVAILABLE, f"{what} redirects without end: check WANDB_BASE_URL", SERVICE)
     except requests.Timeout:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
@@ -28,11 +29,13 @@ from migrator.sources.wandb.client import WandbClient
 from migrator.sources.wandb.columns import history_columns
 from migrator.sources.wandb.downloads import Downloads
 from migrator.sources.wandb.errors import Passing, retries
-from migrator.sources.wandb.exports import HistoryExport, add_leaves, history_rows
+from migrator.sources.wandb.exports import HistoryExport, TooLarge, add_leaves, history_rows
 from migrator.sources.wandb.live import Chunk, Exported, HistoryFacts, LiveRows, Spool, listed_steps
 from migrator.values import SeriesKey
 
 PAGE_VALUES = 10_000  # values per page
+
+log = logging.getLogger(__name__)
 
 
 class RunHistory:
@@ -109,8 +112,21 @@ class RunHistory:
         """The exports, downloaded and open, ordered by first step; and the rows that are not in them."""
         if self._opened is None:
             self._scratch.mkdir(parents=True, exist_ok=True)
-            done: dict[str, HistoryExport] = {}
-            listed: list[float] = []
+            downloaded, listed = self._download_all()
+            exports = sorted((one for one in downloaded if one.rows), key=attrgetter("first"))
+            self._bad_rows = sum(one.bad_rows for one in downloaded)
+            for one in downloaded:
+                if not one.rows:
+                    one.close()
+            extent = Exported(sum(one.rows for one in exports), max((one.last for one in exports), default=-math.inf))
+            self._repeats = self._facts.ended and extent.rows + len(listed) > self._facts.row_count > 0
+            self._opened = exports, LiveRows(self._client, self._ref, self._facts, extent, listed)
+        return self._opened
+
+    def _download_all(self) -> tuple[list[HistoryExport], list[float]]:
+        """The exports, and the steps of the rows that are not in them. If an export is too large: none, so all rows."""
+        done: dict[str, HistoryExport] = {}
+        try:
             for attempt in retries():
                 with attempt:
                     urls, listed = self._ask()
@@ -119,15 +135,12 @@ class RunHistory:
                             done[key] = self._download(url, len(done))
                     for key in done.keys() - urls.keys():  # W&B has made a new export meanwhile
                         done.pop(key).close()
-            exports = sorted((one for one in done.values() if one.rows), key=attrgetter("first"))
-            self._bad_rows = sum(one.bad_rows for one in done.values())
+            return list(done.values()), listed
+        except TooLarge as error:
+            log.warning("%s: its rows are requested from the live history", error)
             for one in done.values():
-                if not one.rows:
-                    one.close()
-            extent = Exported(sum(one.rows for one in exports), max((one.last for one in exports), default=-math.inf))
-            self._repeats = self._facts.ended and extent.rows + len(listed) > self._facts.row_count > 0
-            self._opened = exports, LiveRows(self._client, self._ref, self._facts, extent, listed)
-        return self._opened
+                one.close()
+            return [], []
 
     def _ask(self) -> tuple[dict[str, str], list[float]]:
         """New addresses of the exports by path (the signature is in the query), and the live steps."""

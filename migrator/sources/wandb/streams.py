@@ -15,7 +15,7 @@ from migrator.sources.wandb.answers import Json, fewer, nodes, number, parse_tim
 from migrator.sources.wandb.artifacts import RunArtifacts
 from migrator.sources.wandb.client import WandbClient
 from migrator.sources.wandb.errors import retries
-from migrator.sources.wandb.exports import Table, as_time, plain_rows
+from migrator.sources.wandb.exports import Table, TooLarge, as_time, plain_rows
 from migrator.sources.wandb.files import RunFiles
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class SystemMetrics:
                         if paths is None:
                             return None
                         self._export = [Table(path, f"system metrics of {self._ref}") for path in paths]
-            except Rejected as error:  # a server that has no artifacts or does not show them: use samples
+            except (Rejected, TooLarge) as error:  # a server that has no artifacts or does not show them: use samples
                 log.warning("%s: no export of system metrics: %s", self._ref, error)
         return self._export
 

@@ -22,6 +22,7 @@ from migrator.sources.wandb_local.access import is_inside, local_file
 from migrator.sources.wandb_local.log import WandbLog, opened
 
 MANIFEST_NAME = "wandb_manifest.json"  # W&B's name for the file
+LINE_CHARS_MAX = 1024 * 1024  # of an entry in a long manifest; without a limit, a few bytes may expand to gigabytes
 MD5_ALGORITHMS = frozenset({"", "MANIFEST_MD5"})  # ArtifactRecord.digest_algorithm; "" before wandb 0.31
 
 
@@ -145,7 +146,7 @@ def _entries_of_file(path: Path, with_md5: bool, places: Sequence[Path]) -> Iter
         return
     try:
         with opened(path) as file, gzip.open(file, "rt", encoding="utf-8") as lines:
-            for line in lines:
+            while line := lines.readline(LINE_CHARS_MAX):
                 entry = json.loads(line)
                 md5 = sum_hex(entry["digest"]) if with_md5 else None
                 yield ManifestEntry(

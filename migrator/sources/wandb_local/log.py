@@ -21,7 +21,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -37,7 +37,7 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 #: the checksum covers the type, then the payload: CRC-32 continues from that of the type
 CRC_SEED = {kind: zlib.crc32(bytes([kind])) for kind in (FULL, FIRST, MIDDLE, LAST)}
 READ_AHEAD_BYTES = 1024 * 1024
-
+RECORD_BYTES_MAX = 64 * 1024 * 1024  # longer records are not read: parsed, one takes several times its size in memory
 
 HOLES_SHOWN = 3  # in a message
 
@@ -48,15 +48,17 @@ class Tail:
 
     `torn_at` is the offset after the last complete record if anything but padding follows it, else None. `holes` are
     unreadable places before that: (first byte, byte after the last). `bytes_lost` is the total size of all of them.
+    `too_long`: how many holes are records over RECORD_BYTES_MAX.
     """
 
     torn_at: int | None = None
     bytes_lost: int = 0
     holes: tuple[tuple[int, int], ...] = ()
+    too_long: int = 0
 
     def without_torn_end(self) -> Tail:
         """Only what was lost before the end."""
-        return Tail(None, sum(end - begin for begin, end in self.holes), self.holes)
+        return replace(self, torn_at=None, bytes_lost=sum(end - begin for begin, end in self.holes))
 
     def __str__(self) -> str:
         places = [f"bytes {begin} to {end}" for begin, end in self.holes[:HOLES_SHOWN]]
@@ -64,7 +66,8 @@ class Tail:
             places.append(f"{len(self.holes) - HOLES_SHOWN} more places")
         where = f" ({', '.join(places)})" if places else ""
         torn = "" if self.torn_at is None else f", the readable part ends at byte {self.torn_at}"
-        return f"{self.bytes_lost} bytes cannot be read{where}{torn}"
+        long = f", {self.too_long} of these records over {RECORD_BYTES_MAX >> 20} MiB" if self.too_long else ""
+        return f"{self.bytes_lost} bytes cannot be read{where}{torn}{long}"
 
 
 def load_sdk() -> None:
@@ -104,13 +107,13 @@ class WandbLog:
                 continue
             yield record, end
         lost = self.tail.bytes_lost + sum(end - begin for begin, end in undecoded)
-        self.tail = Tail(self.tail.torn_at, lost, tuple(sorted((*self.tail.holes, *undecoded))))
+        self.tail = replace(self.tail, bytes_lost=lost, holes=tuple(sorted((*self.tail.holes, *undecoded))))
 
     def payloads(self) -> Iterator[tuple[bytes, int]]:
         """Each complete record in serialized form, with the offset after it."""
         unpack, crc32, full_seed = CHUNK_HEAD.unpack_from, zlib.crc32, CRC_SEED[FULL]
-        begun: list[bytes] = []  # chunks of the record that is not complete yet
-        begun_at = 0
+        begun: list[bytes] = []  # chunks of the record that is not complete yet; only the last one if it is too long
+        begun_at = begun_bytes = too_long = 0
         good_end = file_end = self._offset  # after the last complete record, and after the last block
         damaged = False  # whether anything since then is unreadable
         holes: list[tuple[int, int]] = []
@@ -136,19 +139,26 @@ class WandbLog:
                         pos = stop
                         continue
                 if not begun:
-                    begun_at = block_at + pos
+                    begun_at, begun_bytes = block_at + pos, 0
                 pos = stop
+                begun_bytes += length
+                if begun_bytes > RECORD_BYTES_MAX:
+                    begun.clear()
                 begun.append(payload)
                 if kind in (FULL, LAST):
                     if damaged:
                         holes.append((_behind_padding(good_end), begun_at))
                     whole, begun = b"".join(begun), []
                     good_end, damaged = block_at + stop, False
+                    if begun_bytes > RECORD_BYTES_MAX:
+                        holes.append((begun_at, good_end))
+                        too_long += 1
+                        continue
                     yield whole, good_end
             file_end = block_at + size
         torn_bytes = max(0, file_end - _behind_padding(good_end))
         lost = torn_bytes + sum(end - begin for begin, end in holes)
-        self.tail = Tail(good_end if torn_bytes else None, lost, tuple(holes))
+        self.tail = Tail(good_end if torn_bytes else None, lost, tuple(holes), too_long)
 
     def _blocks(self) -> Iterator[tuple[bytes, int, int]]:
         """Each block with its offset in the file and the position in it at which to start reading."""

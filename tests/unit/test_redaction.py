@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from migrator.job.log import own_keys, without_keys
+from migrator.redaction import own_keys, without_keys
 from migrator.settings import hold
 from migrator.settings import keys as keys_held
 
