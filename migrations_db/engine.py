@@ -23,7 +23,7 @@ from migrations_db.errors import StateMissing, StateTooNew, StateUnsupported
 from migrations_db.store import Store
 
 #: the newest file in upgrades/versions
-SCHEMA_REVISION = "0005"
+SCHEMA_REVISION = "0006"
 
 #: PostgreSQL: the advisory lock held during an upgrade; an arbitrary number
 UPGRADE_LOCK = 0x6D69_6772_6174_6521
