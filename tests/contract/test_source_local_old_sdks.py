@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from migrator.sources.wandb_local.listing import LocalSource
+from migrator.sources.wandb_local.run import NO_ENTITY
 from migrator.sources.wandb_local.starts import ASSUMED
 from migrator.sources.wandb_local.summaries import OF_ROWS
 from tests.contract.local_source import opened, rows_of
@@ -78,7 +79,7 @@ def test_resumed_and_killed_runs_of_old_sdks_are_whole(python: Path, tmp_path: P
     values = [10 * part + i for part in range(3) for i in range(3)]
     assert [(row.step, row.values["loss"]) for row in rows_of(resumed)] == [*enumerate(values)]
     assert resumed.summary().values["loss"] == 22
-    assert {entry.reason for entry in resumed.findings()} <= {ASSUMED}
+    assert {entry.reason for entry in resumed.findings()} <= {ASSUMED, NO_ENTITY}
     killed = opened(source, "killed")
     steps = [row.step for row in rows_of(killed)]
     assert steps == [*range(len(steps))]
