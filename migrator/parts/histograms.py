@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from operator import eq, ge
 from typing import Any
 
 from migrator.limits import HISTOGRAM_MAX_BINS
@@ -30,13 +30,13 @@ def histogram_of(value: Mapping[str, Any]) -> tuple[Histogram | None, Sequence[s
     if edges[0] == edges[-1] and min(edges) == max(edges):
         edges = _widened(edges[0], len(counts))
         changes.append(WIDENED)
-    if any(left >= right for left, right in pairwise(edges)):
+    if any(map(ge, edges, edges[1:])):
         return None, ()
     if merge > 1:
         counts = [sum(counts[i : i + merge]) for i in range(0, len(counts), merge)]
         edges = [*edges[:-1:merge], edges[-1]]
         changes.append(MERGED)
-    if all(0 <= count < 2**64 and int(count) == count for count in counts):
+    if min(counts) >= 0 and max(counts) < 2**64 and all(map(eq, map(int, counts), counts)):
         return Histogram(tuple(edges), tuple(map(int, counts))), changes
     densities = _finite_doubles(counts)
     if densities is None:  # merging has overflowed
@@ -63,7 +63,11 @@ def _edges_of(value: Mapping[str, Any]) -> Any:
 
 def _finite_doubles(numbers: Any) -> list[float] | None:
     """Convert a list of numbers to finite doubles. None: it is something else."""
-    if not isinstance(numbers, list) or not all(isinstance(number, int | float) for number in numbers):
+    if not isinstance(numbers, list):
+        return None
+    if set(map(type, numbers)) <= {float}:
+        return numbers if all(map(math.isfinite, numbers)) else None
+    if not all(isinstance(number, int | float) for number in numbers):
         return None
     doubles = [double for number in numbers if (double := as_double(number)) is not None and math.isfinite(double)]
     return doubles if len(doubles) == len(numbers) else None

@@ -230,7 +230,7 @@ def _set_value(message: Any, value: Scalar | frozenset[str]) -> None:
 
 def _set_histogram(message: Any, histogram: Histogram) -> None:
     message.bin_edges.extend(histogram.edges)
-    if all(type(value) is int for value in histogram.values):
+    if set(map(type, histogram.values)) <= {int}:
         message.counts.values.extend(histogram.values)
     else:
         message.densities.values.extend(histogram.values)

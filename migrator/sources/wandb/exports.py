@@ -10,7 +10,7 @@ import base64
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -227,23 +227,38 @@ def columns_to_rows(batch: pa.RecordBatch, apart: tuple[str, ...]) -> list[Any]:
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if name in apart:
             alone[name] = column.to_pylist()
-        elif column.null_count == 0:
-            for row, value in zip(values, _plain_list(column), strict=True):
-                row[name] = value
-        elif column.null_count < len(column):
-            where = pc.indices_nonzero(column.is_valid()).to_numpy().tolist()
-            for i, value in zip(where, _plain_list(column.drop_null()), strict=True):
-                values[i][name] = value
+        else:
+            _put(values, name, column)
     return [*(alone.get(name) or [None] * batch.num_rows for name in apart), values]
+
+
+def _put(rows: list[dict[str, Any]], name: str, column: pa.Array) -> None:
+    """Add the values of a column to rows. Null: the row does not have it."""
+    if column.null_count == 0:
+        for row, value in zip(rows, _plain_list(column), strict=True):
+            row[name] = value
+    elif column.null_count < len(column):
+        where = pc.indices_nonzero(column.is_valid()).to_numpy().tolist()
+        for i, value in zip(where, _plain_list(column.drop_null()), strict=True):
+            rows[i][name] = value
 
 
 def _plain_list(column: pa.Array) -> list[Any]:
     """The values of a column without nulls, in JSON types, as wandb 0.31 returns them. Tries the fastest ways first."""
-    if _is_number(column.type):
+    kind = column.type
+    if _is_number(kind):
         return column.to_numpy(zero_copy_only=False).tolist()  # type: ignore[no-any-return]
-    values: list[Any] = column.to_pylist(maps_as_pydicts="lossy")
-    clean = _cleaner(column.type)
-    return [clean(value) for value in values] if clean else values
+    if pa.types.is_struct(kind):
+        rows: list[dict[str, Any]] = [{} for _ in range(len(column))]
+        for i in range(kind.num_fields):
+            _put(rows, kind.field(i).name, pc.struct_field(column, [i]))
+        return rows
+    if _is_list(kind) and (elements := column.flatten()).null_count == 0:
+        following, lengths = iter(_plain_list(elements)), pc.list_value_length(column).to_numpy().tolist()
+        return [list(islice(following, length)) for length in lengths]
+    plain: list[Any] = column.to_pylist(maps_as_pydicts="lossy")
+    clean = _cleaner(kind)
+    return [clean(value) for value in plain] if clean else plain
 
 
 def _is_number(kind: pa.DataType) -> bool:
