@@ -209,7 +209,8 @@ class Migration:
                 self.tally.wrong.append(f"{self.running[0][0]} does not end: {self.migrate.status()}")
             elif started and (end := started.wait()).exit_code:
                 self.tally.wrong.append(f"without faults, {command} ended with {end.exit_code}: {end.stderr[-2000:]}")
-        self.tally.wrong += self.second.finish() + intrude(self.migrate, SMALL, self.world.copied_run())
+        self.tally.wrong += self.second.finish()
+        self.tally.wrong += intrude(self.migrate, SMALL, self.world.copied_run(), offline=self.offline)
         self.compare()
         for process in self.migrate.processes():
             send(process, signal.SIGKILL)

@@ -64,13 +64,15 @@ class Second:
         return wrong
 
 
-def intrude(migrate: Migrate, project: str, run_id: str) -> list[str]:
+def intrude(migrate: Migrate, project: str, run_id: str, *, offline: bool) -> list[str]:
     """Copy a stranger's run, with the project and id of one that is copied, to the same place. It must be refused."""
     root = Path(migrate.directory, "stranger")
     StartLog(root, run_id, project=project).row(0, loss=-1.0).line(1, "mine").file("mine.txt", "mine").exit()
     environment = {"MIGRATE_DB": "stranger.db"}
     listed = migrate.run("inventory", "--local", root, **environment)
     end = migrate.run("run", **environment)
+    if offline and end.exit_code == 0:  # the job's own file is uploaded, and gone
+        end = migrate.run("sync", **environment)
     told = migrate.run("status", "--failed", "--json", **environment).stdout
     if (listed.exit_code, end.exit_code) != (0, 3) or "which is a copy of" not in told:
         return [f"a stranger's run was not refused: {listed.exit_code}, {end.exit_code}: {end.stderr[-1000:]} {told}"]
