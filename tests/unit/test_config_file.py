@@ -236,3 +236,12 @@ def test_the_settings_are_a_table_with_defaults_in_words(here: Here, capsys: pyt
     assert "migrate sync" not in said
     assert exit_code_of(["config", "rnu"]) == 2
     assert "did you mean run" in capsys.readouterr().err
+
+
+def test_the_file_in_the_readme_is_right(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    [example] = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    here(example)
+    found = shown(capsys)
+    assert found["run --workers"] == (4, "file")
+    assert found["inventory --projects"] == ("vision,nlp-*", "file")
