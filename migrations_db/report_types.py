@@ -116,7 +116,8 @@ class LeftOutGroup:
 class WorkerRow:
     """A worker that has not stopped, and one of its claims (None: idle).
 
-    `command` started it. `since`: when the claim began or, if it is idle, the worker; `elapsed_s` ago.
+    `command` started it. `since`: when the claim began or, if it is idle, the worker; `elapsed_s` ago. `reading`: how
+    many runs a verification has in hand.
     """
 
     id: str
@@ -130,6 +131,7 @@ class WorkerRow:
     command: str | None = None
     since: datetime | None = None
     elapsed_s: float = 0.0
+    reading: int = 0
 
 
 @dataclass(frozen=True, slots=True)

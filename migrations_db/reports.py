@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, and_, cast, func, or_, select
 
@@ -35,7 +36,7 @@ from migrations_db.rows import AnyRow, AnySelect, ref, run_query, to_project
 from migrations_db.states import Phase, RunStatus
 from migrations_db.types import EVERYTHING, Pause, Selection
 from migrations_db.verification import count_verdicts
-from migrations_db.working import read_workers
+from migrations_db.working import count_reading, read_workers
 
 PAGE_ROWS = 1_000  # ours: rows held in memory when a report streams
 PAGE_RUNS = 200  # ours: runs held in memory in full
@@ -80,9 +81,11 @@ class Reports:
             return _problems(connection)
 
     def workers(self) -> list[WorkerRow]:
-        """All workers that have not stopped, with their claims."""
+        """All workers that have not stopped, with their claims, and with what verifications are reading."""
         with self._database.read() as connection:
-            return read_workers(connection)
+            workers = read_workers(connection)
+            reading = count_reading(connection) if any(row.command == "verify" for row in workers) else {}
+            return [replace(row, reading=reading.get(row.id, 0)) for row in workers]
 
     def progress(self, phase: Phase, only: Selection = EVERYTHING) -> Progress:
         """Counters for the progress bars. Cheap enough to call twice per second."""

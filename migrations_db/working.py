@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, and_, func, literal, select
 
 from migrations_db.columns import seconds_until
 from migrations_db.models import Attempt, Invocation, Project, Run, Worker
 from migrations_db.report_types import WorkerRow
 from migrations_db.rows import ref
+from migrations_db.states import RunStatus
 
 
 def read_workers(connection: Connection) -> list[WorkerRow]:
@@ -51,3 +52,14 @@ def read_workers(connection: Connection) -> list[WorkerRow]:
         )
         for row in connection.execute(query)
     ]
+
+
+def count_reading(connection: Connection) -> dict[str, int]:
+    """How many runs each verification has in hand, by its worker."""
+    done = literal(RunStatus.DONE, Run.status.type, literal_execute=True)  # so that the partial index is used
+    query = (
+        select(Run.verifier, func.count())
+        .where(Run.status == done, Run.verdict.is_(None), Run.verifier.is_not(None))
+        .group_by(Run.verifier)
+    )
+    return {str(verifier): count for verifier, count in connection.execute(query)}

@@ -16,6 +16,7 @@ import typer
 
 from migrator.errors import UserError
 from migrator.help import GROUPS, ReadableCommand, ReadableGroup
+from migrator.visible import tell
 
 if TYPE_CHECKING:
     from migrator.commands.config import Setting
@@ -41,13 +42,15 @@ class Program(ReadableGroup):
 
 
 class FiledCommand(ReadableCommand):
-    """A command whose errors say if the file has the option that they are about."""
+    """A command that says which of its options the file has, and so do errors about these options."""
 
     def invoke(self, ctx: Any) -> Any:
+        named = [param.opts[0] for param in self.params if _origin(ctx, param) == "file"]
+        if named and not (ctx.obj.quiet or ctx.obj.json):
+            tell(f"Options from {ctx.meta[_FILE]}: {' '.join(named)}")
         try:
             return super().invoke(ctx)
         except UserError as error:
-            named = [flag for param in self.params if _origin(ctx, param) == "file" for flag in param.opts]
             if told := [flag for flag in named if re.search(rf"{flag}(?![\w-])", str(error))]:
                 raise UserError(f"{error} ({', '.join(told)}: from {ctx.meta[_FILE]})", error.exit_code) from error
             raise

@@ -75,6 +75,10 @@ def check_filters(source: Source, projects: Sequence[SourceProject], only: RunFi
         _discard(missing, listing)
         if not any(missing.values()):
             return
+    if only == RunFilter(wandb=only.wandb):  # counted by W&B: listing all of them could take minutes
+        counts = [source.count_runs(project) for project in projects]
+        there = "" if None in counts else f". Without filters there are {counted(sum(filter(None, counts)), 'run')}"
+        raise UserError(f"--filter: W&B has no such run{there}")
     known: dict[str, dict[str, None]] = {name: {} for name in _VALUES}
     for listing in (listing for project in projects for listing in source.runs(project, RunFilter())):
         _discard(missing, listing)
@@ -86,8 +90,6 @@ def check_filters(source: Source, projects: Sequence[SourceProject], only: RunFi
             raise UserError(nothing_has(OPTIONS[name][0], unmatched, sorted(known[name]), lists_all))
     if not passes:
         count = counted(len(known["run_ids"]), "run")
-        if only == RunFilter(wandb=only.wandb):
-            raise UserError(f"--filter: W&B has no such run. Without filters there are {count}")
         raise UserError(f"no run passes all of these filters together. Without filters there are {count}")
 
 

@@ -249,9 +249,9 @@ def _print_listed(listed: Sequence[ListedProject] | None) -> None:
 def how_of(level: str, files: str) -> How:
     """Parse the options, or raise `UserError`."""
     if level not in Level.__members__.values():
-        raise UserError(f"--level is {', '.join(Level)}, not '{level}'")
+        raise UserError(f"--level is {' or '.join(Level)}, not '{level}'")
     if files not in Files.__members__.values():
-        raise UserError(f"--files is {', '.join(Files)}, not '{files}'")
+        raise UserError(f"--files is {' or '.join(Files)}, not '{files}'")
     return How(Level(level), Files(files))
 
 

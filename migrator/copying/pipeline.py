@@ -119,7 +119,7 @@ class Tally:
         self._bytes += update.size_bytes
         if update.done:
             figures = (self._read, self._written, self._skipped, self._bytes, self._clock() - self._began)
-            log.info("%s: %d values read, %d written, %d skipped, %d bytes in %.1f s", self._name, *figures)
+            log.info("%s: %d read, %d written, %d skipped, %d bytes in %.1f s", self._name, *figures)
 
 
 class Pipeline:

@@ -60,7 +60,7 @@ def test_what_is_chosen_once_is_remembered_and_what_matches_nothing_changes_noth
     told = [line.removeprefix(f"run {status['ref']}: ") for line in lines if line.startswith(f"run {status['ref']}: ")]
     assert told[0] == "attempt 2 begins"
     assert re.fullmatch(r"attempt 2 ends: done, in \d+\.\d s", told[-1])
-    assert any(re.fullmatch(r"history: 6 values read, 6 written, 0 skipped, \d+ bytes in \d.\d s", one) for one in told)
+    assert any(re.fullmatch(r"history: 6 read, 6 written, 0 skipped, \d+ bytes in \d.\d s", one) for one in told)
 
 
 def test_wandb_applies_its_own_filters(set_scene: SetScene) -> None:

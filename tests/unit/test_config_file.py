@@ -226,6 +226,19 @@ def test_no_secret_is_shown(here: Here, capsys: pytest.CaptureFixture[str], monk
         assert re.search(KEY[:9], said) is None, said
 
 
+def test_a_command_says_what_it_takes_from_the_file(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    here("[runs]\nsort = 'name'\nlimit = 3\n[run]\nnotify = 'true'")
+    open_store("migration.db").close()
+    for arguments, told in {
+        ("runs", "--limit", "2"): "Options from migrate.toml: --sort\n",
+        ("runs",): "Options from migrate.toml: --sort --limit\n",
+        ("runs", "--quiet"): "",
+        ("status",): "",
+    }.items():
+        assert exit_code_of(arguments) == 0
+        assert capsys.readouterr().err == told
+
+
 def test_the_settings_are_a_table_with_defaults_in_words(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
     here("[run]\nworkers = 3")
     assert exit_code_of(["config", "run"]) == 0
@@ -236,3 +249,12 @@ def test_the_settings_are_a_table_with_defaults_in_words(here: Here, capsys: pyt
     assert "migrate sync" not in said
     assert exit_code_of(["config", "rnu"]) == 2
     assert "did you mean run" in capsys.readouterr().err
+
+
+def test_the_file_in_the_readme_is_right(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    [example] = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    here(example)
+    found = shown(capsys)
+    assert found["run --workers"] == (4, "file")
+    assert found["inventory --projects"] == ("vision,nlp-*", "file")

@@ -30,7 +30,7 @@ def test_a_command_is_in_the_readme_and_explains_itself(name: str) -> None:
     assert COMMANDS[name].help.split("\n")[0] in result.output
 
 
-@pytest.mark.parametrize("name", ["doctor", "inventory", "plan", "run", "verify", "report", "clean"])
+@pytest.mark.parametrize("name", ["doctor", "inventory", "plan", "run", "status", "verify", "report", "clean"])
 def test_every_option_is_in_the_readme(name: str) -> None:
     options = [word for parameter in COMMANDS[name].params for word in parameter.opts if word.startswith("--")]
     missing = [option for option in options if f"{option} " not in README and f"{option}`" not in README]

@@ -50,6 +50,11 @@ def test_a_shell_completes_projects_and_run_ids_of_the_state_database(shell: str
     assert completed(shell, "migrate run --run-id 4k", tmp_path) == ["4kd2h1x9"]
     assert completed(shell, "migrate inv", tmp_path) == ["inventory"]
     assert completed(shell, "migrate --db gone.db run --run-id 4k", tmp_path) == []
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "migrate.toml").write_text("db = '../migration.db'")
+    assert completed(shell, "migrate --config job/migrate.toml run --run-id 4k", tmp_path) == ["4kd2h1x9"]
+    (tmp_path / "job" / "migrate.toml").write_text("wrong = [")
+    assert completed(shell, "migrate --config job/migrate.toml inv", tmp_path) == ["inventory"]
     assert not (tmp_path / "gone.db").exists()
 
 

@@ -78,6 +78,20 @@ def test_workers_are_listed_with_what_they_do(job: Job, capsys: pytest.CaptureFi
     assert first["runs"][0]["since"].endswith("+00:00")
 
 
+def test_a_verification_says_how_many_runs_it_reads(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    job.store.workers.register(WorkerInfo("w", "host", 1, 1.0))
+    job.project("vision", row("a"), row("b"), row("c"))
+    for run_id in ("a", "b"):
+        job.done(run_id)
+    job.store.workers.stop("w")
+    number = job.store.begin_invocation("verify", "node-1", 41, "1.0", LOG)
+    job.store.workers.register(WorkerInfo(NODES[0], "node-1", 42, 1.0, number))
+    assert len(job.store.verification.claim(NODES[0], 50)) == 2
+    assert "node-1 42 verify reads 2 runs back" in " ".join(said(capsys, "status", "--workers").split())
+    [worker] = json.loads(said(capsys, "status", "--workers", "--json"))["workers"]
+    assert (worker["command"], worker["reading"], worker["runs"]) == ("verify", 2, [])
+
+
 def test_a_run_says_which_machine_has_its_log(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     at_work(job)
     told = " ".join(said(capsys, "status", "c").split())

@@ -67,7 +67,7 @@ NO_DATABASE: list[tuple[str, list[str]]] = [
     ("inventory --local . --filter '{}'", ["--filter", "W&B's API", "--state"]),
     ("inventory --filter state=finished", ["--filter", "not JSON", '{"config.lr": {"$gt": 0.1}}']),
     ("inventory --filter @nosuch.json", ["--filter @nosuch.json", "No such file"]),
-    ("verify --level deep", ["--level", "deep", "digests"]),
+    ("verify --level deep", ["--level", "deep", "counts or digests"]),
     ("verify --sample 200%", ["--sample", "200%"]),
     ("retry-failed --class frobs", ["--class", "frobs", "not_found"]),
     ("status --config nosuch.toml", ["--config nosuch.toml", "No such file"]),

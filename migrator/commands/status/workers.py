@@ -70,6 +70,7 @@ def _as_json(claims: Sequence[WorkerRow]) -> dict[str, Any]:
         "heartbeat_age_s": round(first.heartbeat_age_s, 1),
         "late": first.heartbeat_age_s > LATE_S,
         "runs": runs,
+        "reading": first.reading,
     }
 
 
@@ -94,6 +95,6 @@ def _print(console: Console, workers: Sequence[Sequence[WorkerRow]]) -> None:
 
 def _doing(row: WorkerRow) -> str:
     if row.ref is None:
-        return "reads runs back" if row.command == "verify" else "waits for work"
+        return f"reads {counted(row.reading, 'run')} back" if row.command == "verify" else "waits for work"
     slow = f", no progress for {age_text(row.idle_s)}" if row.idle_s and row.idle_s >= ALIVE_S else ""
     return f"{row.ref}  {row.part or 'start'}{slow}"
