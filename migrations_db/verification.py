@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, literal, or_, select, update
@@ -43,6 +44,15 @@ class ToVerify:
         return self.run.ref
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was found of a claimed run."""
+
+    run: ToVerify
+    verdict: Verdict
+    findings: Sequence[FindingRow]
+
+
 class Verification:
     """`store.verification`."""
 
@@ -61,14 +71,22 @@ class Verification:
         with self._database.write() as connection:
             return connection.execute(known.values(verdict=None, verified_at=None)).rowcount
 
-    def claim(self, worker_id: str, limit: int, only: Selection = EVERYTHING) -> list[ToVerify]:
-        """Claim at most `limit` runs of one project and one phase for a registered worker. Empty: none is left."""
+    def claim(
+        self, worker_id: str, limit: int, only: Selection = EVERYTHING, points: int | None = None
+    ) -> list[ToVerify]:
+        """Claim at most `limit` runs of one project and one phase for a registered worker. Empty: none is left.
+
+        `points`: how many they may have together, so that other workers get large runs, too; one run may have more.
+        """
         with self._database.write() as connection:
             head = connection.execute(_free(Run.project_id, Run.phase, only=only).limit(1)).one_or_none()
             if head is None:
                 return []
-            same = _free(Run.id, only=only).where(Run.project_id == head.project_id, Run.phase == head.phase)
-            runs = list(connection.execute(same.limit(limit).with_for_update(skip_locked=True)).scalars())
+            of_it = Run.project_id == head.project_id, Run.phase == head.phase
+            same = _free(Run.id, Run.points_written, only=only).where(*of_it).limit(limit)
+            free = connection.execute(same.with_for_update(skip_locked=True)).all()
+            sums = accumulate(row.points_written for row in free)
+            runs = [row.id for n, (row, total) in enumerate(zip(free, sums, strict=True)) if _fits(n, total, points)]
             connection.execute(update(Run).where(one_of(Run.id, runs)).values(verifier=worker_id))
             rows = connection.execute(run_query().where(one_of(Run.id, runs)).order_by(Run.id)).all()
         return [ToVerify(to_claim(row), row.fingerprint != row.copied_fingerprint, row.points_written) for row in rows]
@@ -80,20 +98,28 @@ class Verification:
 
     def save(self, run: ToVerify, worker_id: str, verdict: Verdict, how: str, findings: Sequence[FindingRow]) -> bool:
         """Save the result for a claimed run. False: nothing is saved, because the run was copied again meanwhile."""
-        values = {"verdict": verdict, "verified_at": now_plus(), "verified_by": how, "verifier": None}
-        mine = [Run.id == run.run.run, Run.attempt == run.run.attempt, Run.verifier == worker_id]
+        return bool(self.save_all(worker_id, how, [Result(run, verdict, findings)]))
+
+    def save_all(self, worker_id: str, how: str, results: Sequence[Result]) -> list[Result]:
+        """Save the results for claimed runs. Returns those that were saved: others were copied again meanwhile."""
+        values = {"verified_at": now_plus(), "verified_by": how, "verifier": None}
+        saved: list[Result] = []
         with self._database.write() as connection:
-            saved = update(Run).where(*mine, Run.status == RunStatus.DONE).values(values)
-            if connection.execute(saved).rowcount != 1:
-                return False
-            connection.execute(delete(Finding).where(Finding.run == run.run.run))
+            for one in results:
+                claim = one.run.run
+                mine = [Run.id == claim.run, Run.attempt == claim.attempt, Run.verifier == worker_id]
+                known = update(Run).where(*mine, Run.status == RunStatus.DONE)
+                if connection.execute(known.values(values | {"verdict": one.verdict})).rowcount == 1:
+                    saved.append(one)
+            connection.execute(delete(Finding).where(one_of(Finding.run, [one.run.run.run for one in saved])))
             rows = [
-                {"run": run.run.run, "path": one.path, "verdict": one.verdict, "want": one.want, "got": one.got}
-                for one in findings
+                {"run": one.run.run.run, "path": row.path, "verdict": row.verdict, "want": row.want, "got": row.got}
+                for one in saved
+                for row in one.findings
             ]
             if rows:
                 connection.execute(insert(Finding), rows)
-        return True
+        return saved
 
     def release(self, worker_id: str) -> None:
         """Release the runs that the worker has claimed but not saved."""
@@ -181,6 +207,11 @@ def count_verdicts(connection: Connection, only: Selection = EVERYTHING) -> Verd
 def forget_digests(connection: Connection, conditions: Collection[ColumnElement[bool]]) -> None:
     """Delete digests, within a transaction."""
     connection.execute(delete(Digest).where(*conditions))
+
+
+def _fits(number: int, total: int, points: int | None) -> bool:
+    """Whether a run with this number in a row fits, if all up to it have `total` points."""
+    return not number or points is None or total <= points
 
 
 def _free(*columns: Any, only: Selection) -> Any:

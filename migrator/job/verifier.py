@@ -11,15 +11,17 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 
 from migrations_db.report_types import FindingRow
 from migrations_db.states import Phase, Verdict
 from migrations_db.store import Store
 from migrations_db.types import Selection, WorkerInfo
+from migrations_db.verification import Result as Verified
 from migrations_db.verification import ToVerify
 from migrator.copying.findings import Expected, Finding, How, Result
 from migrator.copying.pipeline import Stopped
@@ -35,8 +37,8 @@ from migrator.redaction import without_keys
 
 log = logging.getLogger(__name__)
 
-RUNS_AT_A_TIME = 50  # claimed together
-POINTS_AT_A_TIME = 1_000_000  # of runs that are read together
+RUNS_AT_A_TIME = 50  # claimed and read together
+POINTS_AT_A_TIME = 1_000_000  # of these runs; a larger run is read alone
 HEARTBEAT_S = 5.0
 JOIN_S = 0.2  # between two checks whether the threads have ended
 LEASE_S = 60.0
@@ -86,6 +88,8 @@ class Verifier:
         self._rereader = Rereader(store, scope.sources, downloads, self._stop) if scope.sources else None
         self._error: BaseException | None = None
         self._worker_id = worker_id_of(os.getpid())
+        free = store.verification.counts(scope.only).not_verified
+        self._at_a_time = min(RUNS_AT_A_TIME, ceil(max(free, 1) / scope.threads))  # so that no thread has nothing to do
 
     def run(self, tell_progress: Callable[[Compared], None]) -> None:
         """Verify until no run of the scope is left. Raises `RunError` or `UserError` if it had to stop."""
@@ -132,23 +136,12 @@ class Verifier:
 
     def _work(self) -> None:
         while not self._stop.is_set():
-            claimed = self._store.verification.claim(self._worker_id, RUNS_AT_A_TIME, self._scope.only)
+            claimed = self._store.verification.claim(
+                self._worker_id, self._at_a_time, self._scope.only, POINTS_AT_A_TIME
+            )
             if not claimed:
                 return
-            for runs in self._groups(claimed):
-                if self._stop.is_set():
-                    return
-                self._verify(runs)
-
-    def _groups(self, claimed: Sequence[ToVerify]) -> Iterator[Sequence[ToVerify]]:
-        """Runs that are small enough to be read together."""
-        group: list[ToVerify] = []
-        for run in claimed:
-            if group and sum(one.points for one in [*group, run]) > POINTS_AT_A_TIME:
-                yield group
-                group = []
-            group.append(run)
-        yield group
+            self._verify(claimed)
 
     def _verify(self, runs: Sequence[ToVerify]) -> None:
         sources = [self._rereader.read(run.run) for run in runs] if self._rereader else [None] * len(runs)
@@ -174,11 +167,13 @@ class Verifier:
                     self._compare([run], [one])
                 return
             results = [_rejected(expected[0], error)]
+        rows = [Verified(run, one.verdict, _rows(one)) for run, one in zip(runs, results, strict=True)]
+        saved = {
+            one.run.run.run for one in self._store.verification.save_all(self._worker_id, str(self._scope.how), rows)
+        }
         for run, result in zip(runs, results, strict=True):
-            rows = [FindingRow(one.path, one.verdict, one.want, without_keys(one.got)) for one in result.findings]
-            how = str(self._scope.how)
-            if self._store.verification.save(run, self._worker_id, result.verdict, how, rows):
-                log.info("run %s: %s, %d findings", run.ref, result.verdict, len(rows))
+            if run.run.run in saved:
+                log.info("run %s: %s, %d findings", run.ref, result.verdict, len(result.findings))
                 with self._lock:
                     self.compared.add(result)
 
@@ -204,6 +199,11 @@ class Verifier:
             if back is None:
                 back = self._backs[offline is None] = build_read_back(offline, self._downloads)
         return back
+
+
+def _rows(result: Result) -> list[FindingRow]:
+    """The findings as the state database stores them."""
+    return [FindingRow(one.path, one.verdict, one.want, without_keys(one.got)) for one in result.findings]
 
 
 def _rejected(expected: Expected, error: Rejected) -> Result:

@@ -21,7 +21,7 @@ def add(store: Store, *run_ids: str, project: str = "demo") -> None:
     store.inventory.save_runs(number, [RunRow(run_id, run_id, "finished", "v1") for run_id in run_ids], 1)
 
 
-def copied(store: Store, *run_ids: str, project: str = "demo") -> dict[str, Claim]:
+def copied(store: Store, *run_ids: str, project: str = "demo", written: int = 0) -> dict[str, Claim]:
     """Runs that are done, with a digest. Of the one called "explained", something was skipped."""
     add(store, *run_ids, project=project)
     claims: dict[str, Claim] = {}
@@ -29,7 +29,8 @@ def copied(store: Store, *run_ids: str, project: str = "demo") -> dict[str, Clai
     while claim := store.claim("copier", Phase.COPY, 60):
         store.begin_digests(claim)
         skipped = [LedgerEntry("skipped", "x", "too_large")] if claim.run_id == "explained" else []
-        done = PartUpdate("config", {}, done=True, read=len(skipped), skipped=len(skipped), ledger=skipped)
+        read = written + len(skipped)
+        done = PartUpdate("config", {}, True, read, written, skipped=len(skipped), ledger=skipped)
         store.checkpoint(claim, [done], None, {"loss": LOSS})
         store.complete(claim, ["config"])
         claims[claim.run_id] = claim
@@ -76,6 +77,14 @@ def test_runs_are_claimed_by_project_once_and_given_back(store: Store) -> None:
     assert [run.run.run_id for run in store.verification.claim("v2", 9)] == ["a", "b"]
     store.verification.release("v2")
     assert len(store.verification.claim("v2", 9)) == 3
+
+
+def test_no_more_points_are_claimed_at_a_time_than_asked_for(store: Store) -> None:
+    copied(store, "explained", "a", "b", "c", written=100)
+    register(store, "v1")
+    for points, run_ids in ((250, ["explained", "a"]), (50, ["b"]), (None, ["c"])):
+        claimed = store.verification.claim("v1", 9, points=points)
+        assert [run.run.run_id for run in claimed] == run_ids
 
 
 def test_a_verdict_stays_until_the_run_is_copied_again(store: Store) -> None:

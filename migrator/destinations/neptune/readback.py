@@ -48,6 +48,7 @@ from migrator.destinations.base import (
 )
 from migrator.destinations.neptune.connection import Connection
 from migrator.destinations.neptune.errors import patiently
+from migrator.destinations.neptune.float_points import float_points
 from migrator.errors import RunError, TooLong
 from migrator.records import Histogram, SeriesKind
 
@@ -177,15 +178,12 @@ class NeptuneReadBack:
             limit = max(1, POINTS_AT_A_TIME // len(questions))
             further: dict[int, float] = {}
             for number, found in self._floats(project, questions, limit=limit, order="descending", span=span):
-                points = found.values
-                if not points:
+                steps, times, values = float_points(found)
+                if not len(steps):
                     continue
-                steps = _steps(points)
-                times = np.fromiter((point.timestamp_millis for point in points), np.int64, len(points))
-                values = np.fromiter((point.value for point in points), np.float64, len(points))
-                yield SeriesPage(series[number], steps, times, values)
-                if len(points) >= limit or found.total_item_count > len(points):
-                    further[number] = points[-1].step
+                yield SeriesPage(series[number], _micro(steps), times, values)
+                if len(steps) >= limit or found.total_item_count > len(steps):
+                    further[number] = float(steps[-1])
             questions = [
                 question | {"afterStep": further[number]}
                 for question in questions
@@ -327,8 +325,12 @@ def _following(questions: Sequence[dict[str, Any]], seen: set[int], tokens: dict
 
 
 def _steps(points: Any) -> Any:
+    return _micro(np.fromiter((point.step for point in points), np.float64, len(points)))
+
+
+def _micro(steps: Any) -> Any:
     """Convert steps, which arrive as doubles, to millionths."""
-    return np.rint(np.fromiter((point.step for point in points), np.float64, len(points)) * 1e6).astype(np.int64)
+    return np.rint(steps * 1e6).astype(np.int64)
 
 
 def _point(value: Any) -> str | Histogram | ReadFile:

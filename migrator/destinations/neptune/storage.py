@@ -28,6 +28,7 @@ from migrator.errors import ErrorClass, Retryable
 
 TIMEOUT_S = 60.0  # for one read or write on the connection of an upload
 BLOCK_BYTES = 1024 * 1024  # of a file in memory
+READ_BYTES = 64 * 1024  # shorter answers are read to their end
 CHUNK_BYTES = 16 * 1024 * 1024  # per request to Google (which requires a multiple of 256 KiB), or per block in Azure
 AZURE_WHOLE_BYTES = 64 * 1024 * 1024  # larger files go in blocks, as in azure-storage-blob; Azure allows 5,000 MiB
 AZURE_BLOCKS_MAX = 50_000  # of one blob
@@ -50,13 +51,15 @@ class Storage:
     def stored_size(self, url: str, what: str) -> int | None:
         """The size of a stored file, found by requesting one byte. None: the file is missing."""
         with translated(what), self._http.stream("GET", url, headers={"Range": "bytes=0-0"}) as response:
+            length = response.headers.get("content-length", "")
+            if length.isdigit() and int(length) <= READ_BYTES:
+                response.read()  # otherwise its connection could not be used again
             whole = response.headers.get("content-range", "").rpartition("/")[2]
             if response.status_code == 416 or (response.status_code == 206 and whole.isdigit()):
                 return int(whole or 0)  # 416: there is no first byte
             if response.status_code == 404:
                 return None
             check_storage(response, what)
-            length = response.headers.get("content-length", "")
             return int(length) if length else sum(map(len, response.iter_bytes()))
 
     def stored_content(self, url: str, what: str) -> tuple[int, str] | None:
