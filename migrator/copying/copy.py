@@ -21,18 +21,11 @@ from migrator.copying.pipeline import Claims, Pipeline, RunControl
 from migrator.copying.run_digests import Digests
 from migrator.destinations.base import Destination, RunTarget
 from migrator.errors import RunError
+from migrator.listed import RunRef
 from migrator.naming import Renamed, clean_text, neptune_run_id, neptune_run_name
 from migrator.parts import PARTS
 from migrator.parts.base import Context, MappingOptions, is_neptune_time
-from migrator.records import (
-    Assign,
-    Entry,
-    Fork,
-    Kind,
-    RunAttributes,
-    RunRef,
-    Scalar,
-)
+from migrator.records import Assign, Entry, Fork, Kind, RunAttributes, Scalar
 from migrator.sources.base import Source
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

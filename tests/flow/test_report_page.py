@@ -27,7 +27,8 @@ from migrator.copying.verify import How
 from migrator.destinations.neptune.offline import OfflineDestination
 from migrator.errors import ADVICE, ErrorClass
 from migrator.job.verifier import Scope, Verifier
-from migrator.records import Cause, HistoryRow
+from migrator.listed import Cause
+from migrator.records import HistoryRow
 from migrator.sources.memory import MemoryData
 from tests.migration import Migration
 from tests.report_job import KEY, Job, fill, report, row

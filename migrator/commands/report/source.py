@@ -15,9 +15,10 @@ from migrator.commands.report.buckets import Buckets
 from migrator.copying.digests import SeriesDigest, micro_steps
 from migrator.copying.run_digests import measure
 from migrator.job.job import build_api_source, build_local_source
+from migrator.listed import RunRef
 from migrator.parts import PARTS
 from migrator.parts.base import Context, MappingOptions
-from migrator.records import Batch, Columns, Points, RunRef
+from migrator.records import Batch, Columns, Points
 from migrator.settings import tool_version
 from migrator.sources.base import Source
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from migrator.errors import ErrorClass, Rejected
 from migrator.json_text import parse_json
-from migrator.records import Fork, RunRef
+from migrator.listed import RunRef
+from migrator.records import Fork
 from migrator.sources.wandb_facts import branch_of_config
 
 Json = dict[str, Any]

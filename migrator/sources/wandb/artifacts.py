@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from migrator.errors import ErrorClass, Rejected, TooLong
-from migrator.records import Artifact, LocalFile, RunRef, SourceFile
+from migrator.listed import RunRef
+from migrator.records import Artifact, LocalFile, SourceFile
 from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import (
     fewer,

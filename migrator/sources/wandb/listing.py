@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, UserError
-from migrator.records import LeftOut, RunListing, RunRef, SourceProject
+from migrator.listed import LeftOut, RunListing, RunRef, SourceProject
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import Json, fork_of, nodes, number, parse_time, run_of

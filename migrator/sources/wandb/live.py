@@ -21,7 +21,8 @@ from typing import Any
 
 from migrator.errors import Retryable
 from migrator.limits import WANDB_PAGE_STEPS_MAX
-from migrator.records import HistoryRow, RunRef
+from migrator.listed import RunRef
+from migrator.records import HistoryRow
 from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import parsed, run_of
 from migrator.sources.wandb.client import WandbClient

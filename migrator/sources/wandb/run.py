@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from migrator.errors import ErrorClass, Rejected
 from migrator.json_text import parse_json
+from migrator.listed import RunRef
 from migrator.records import (
     Artifact,
     ConsoleLine,
@@ -22,7 +23,6 @@ from migrator.records import (
     HistoryRow,
     LocalFile,
     RunAttributes,
-    RunRef,
     Scalar,
     SourceFile,
     SystemRow,

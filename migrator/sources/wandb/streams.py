@@ -8,7 +8,8 @@ from itertools import dropwhile
 from typing import Any
 
 from migrator.errors import ErrorClass, Rejected, Retryable, Throttled
-from migrator.records import ConsoleLine, RunRef, SystemRow
+from migrator.listed import RunRef
+from migrator.records import ConsoleLine, SystemRow
 from migrator.sources.paging import output_lines, pages
 from migrator.sources.wandb import connections, queries
 from migrator.sources.wandb.answers import Json, fewer, nodes, number, parse_time, parsed, run_of

@@ -19,8 +19,8 @@ from typing import Any, Self
 
 from migrator import json_text
 from migrator.errors import ErrorClass, Rejected
+from migrator.listed import UNKNOWN_ENTITY, RunListing, RunRef
 from migrator.records import (
-    UNKNOWN_ENTITY,
     Artifact,
     ConsoleLine,
     Document,
@@ -29,8 +29,6 @@ from migrator.records import (
     Kind,
     LocalFile,
     RunAttributes,
-    RunListing,
-    RunRef,
     Scalar,
     SourceFile,
     SystemRow,
