@@ -24,7 +24,7 @@ from migrations_db.report_types import (
     RunDetail,
     RunSummary,
 )
-from migrations_db.rows import AnyRow, read_parts, ref, run_query, to_fork
+from migrations_db.rows import AnyRow, read_parts, ref, run_query
 from migrations_db.states import Phase, RunStatus
 from migrations_db.types import EVERYTHING, Selection
 from migrations_db.types import Project as ProjectData
@@ -189,7 +189,6 @@ def _detail(connection: Connection, row: AnyRow) -> RunDetail:
             row.destination_name,
             row.name_note,
         ),
-        "fork": to_fork(row),
         "tags": row.tags or (),
         "parts": read_parts(connection, row.id, row.copied_fingerprint),
         "attempts": _attempts(connection, row.id),

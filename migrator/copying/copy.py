@@ -120,10 +120,16 @@ class RunTools:
     control: RunControl
 
 
+def fork_of(claim: Claim) -> Fork | None:
+    """The fork point of the Neptune run."""
+    if claim.fork_run_id is None:
+        return None
+    return Fork(neptune_run_id(claim.fork_run_id).name, claim.fork_step or 0)
+
+
 def run_target(claim: Claim, attributes: RunAttributes, plan: CopyPlan) -> tuple[RunTarget, list[Entry]]:
     """The Neptune run that the claimed run becomes, and ledger entries for what had to change about its names."""
     run_id, name = neptune_run_id(claim.run_id), neptune_run_name(attributes.name, claim.run_id)
-    fork = Fork(neptune_run_id(claim.fork.run_id).name, claim.fork.step or 0) if claim.fork else None
     created_at, notes = attributes.created_at or claim.created_at, []
     if created_at is None or not is_neptune_time(created_at):
         created_at, notes = EPOCH, [Entry(Kind.ESTIMATED, "created_at", "no time that Neptune can hold: 1970")]
@@ -132,7 +138,7 @@ def run_target(claim: Claim, attributes: RunAttributes, plan: CopyPlan) -> tuple
         run_id=run_id.name,
         name=name.name,
         created_at=created_at,
-        fork=fork,
+        fork=fork_of(claim),
         source_url=clean_text(attributes.url),
     )
     notes += [*_renaming("run id", claim.run_id, run_id), *_renaming("run name", attributes.name or "", name)]

@@ -21,13 +21,13 @@ from migrations_db.states import Phase, Verdict
 from migrations_db.store import Store
 from migrations_db.types import Selection, WorkerInfo
 from migrations_db.verification import ToVerify
+from migrator.copying.copy import fork_of
 from migrator.copying.verify import Expected, Finding, How, Result, verify_runs
 from migrator.destinations.base import ReadBack
 from migrator.errors import Rejected
 from migrator.job.job import build_read_back
 from migrator.job.processes import host_id, is_alive, started_s, worker_id_of
 from migrator.naming import neptune_run_id
-from migrator.records import Fork
 from migrator.redaction import without_keys
 
 log = logging.getLogger(__name__)
@@ -161,8 +161,7 @@ class Verifier:
     def _expected(self, number: int, run: ToVerify) -> Expected:
         claim = run.run
         digests = self._store.verification.digests(claim.run) or None
-        fork = Fork(neptune_run_id(claim.fork.run_id).name, claim.fork.step or 0) if claim.fork else None
-        return Expected(number, neptune_run_id(claim.run_id).name, digests, fork)
+        return Expected(number, neptune_run_id(claim.run_id).name, digests, fork_of(claim))
 
     def _back(self, phase: Phase) -> ReadBack:
         """Where to read back. Runs copied to offline files are there until they are uploaded."""

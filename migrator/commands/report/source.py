@@ -73,7 +73,7 @@ def _context(detail: RunDetail, scratch: Path, downloads: ThreadPoolExecutor) ->
         downloads=downloads,
         clock=time.monotonic,
         tool_version=tool_version(),
-        fork_step=(detail.fork.step or 0) if detail.fork else None,
+        fork_step=None if detail.fork_run_id is None else detail.fork_step or 0,
     )
 
 
