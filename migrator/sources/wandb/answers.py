@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from migrator.errors import ErrorClass, Rejected
@@ -85,12 +84,3 @@ def number(value: Any) -> int | None:
         return None if value is None else int(value)
     except (ValueError, TypeError):
         return None
-
-
-def parse_time(text: Any) -> datetime | None:
-    """Read a time as W&B writes it: ISO 8601, UTC, often without a zone. None: it is something else."""
-    try:
-        time = datetime.fromisoformat(text or "")
-    except (ValueError, TypeError):
-        return None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
