@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 from migrations_db.claiming import one_of
 from migrations_db.models import Attempt, Finding, Invocation, Ledger, Part, Worker
 from migrations_db.report_types import AttemptRow, FindingRow, LedgerRow, RunDetail
-from migrations_db.rows import AnyRow, to_fork, to_parts
+from migrations_db.rows import AnyRow, to_parts
 from migrations_db.types import Project as ProjectData
 
 PAGE_ROWS = 1_000  # ours: rows of ledgers held in memory
@@ -34,7 +34,6 @@ def read_details(connection: Connection, page: Sequence[AnyRow]) -> Iterator[Run
                 row.destination_name,
                 row.name_note,
             ),
-            "fork": to_fork(row),
             "tags": row.tags or (),
             "parts": to_parts(connection, parts.get(row.id, ()), row.copied_fingerprint),
             "attempts": attempts.get(row.id, ()),

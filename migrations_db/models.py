@@ -8,47 +8,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    ForeignKey,
-    Index,
-    LargeBinary,
-    MetaData,
-    UniqueConstraint,
-    text,
-)
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import ForeignKey, Index, LargeBinary, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
 
-from migrations_db.columns import RowNumber, SafeText, UtcTime, word
+from migrations_db.columns import RowNumber
 from migrations_db.states import Outcome, Phase, RunStatus, Verdict
+from migrations_db.tables import CLAIM_ORDER, Base, partial_index
 
-
-def _partial(name: str, *columns: str, where: str) -> Index:
-    """An index on the few rows that a query concerns. `columns` may contain DESC."""
-    condition, keys = text(where), [text(column) if " " in column else column for column in columns]
-    return Index(name, *keys, sqlite_where=condition, postgresql_where=condition)
-
-
-CLAIM_ORDER = ("phase", "silent_attempts", "size_hint DESC", "id")
-NAMES = {"pk": "%(table_name)s_pk", "fk": "%(table_name)s_%(column_0_name)s_fk"}
-
-
-class Base(DeclarativeBase):
-    """All tables."""
-
-    metadata = MetaData(naming_convention=NAMES)
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own attribute
-        str: SafeText,
-        datetime: UtcTime,
-        int: BigInteger,
-        list[str]: JSON(none_as_null=True),
-        dict[str, Any]: JSON(none_as_null=True),
-        Phase: word(Phase),
-        RunStatus: word(RunStatus),
-        Outcome: word(Outcome),
-        Verdict: word(Verdict),
-    }
+__all__ = ["Base"]
 
 
 class Setting(Base):
@@ -109,7 +76,7 @@ class Worker(Base):
     #: when it stopped, crashed or was found gone; null: assumed alive
     stopped_at: Mapped[datetime | None]
 
-    __table_args__ = (_partial("worker_alive", "host", where="stopped_at IS NULL"),)
+    __table_args__ = (partial_index("worker_alive", "host", where="stopped_at IS NULL"),)
 
 
 class Service(Base):
@@ -295,14 +262,14 @@ class Run(Base):
         UniqueConstraint("project_id", "run_id", name="run_source"),
         Index("run_by_run_id", "run_id"),
         # The order of claims, so that the first entry is the next claim: over all projects, and by project.
-        _partial("run_pending", *CLAIM_ORDER, where="status = 'pending'"),
-        _partial("run_pending_project", "project_id", *CLAIM_ORDER, where="status = 'pending'"),
-        _partial("run_running", "phase", "lease_until", where="status = 'running'"),
-        _partial("run_claimed_by", "claimed_by", where="claimed_by IS NOT NULL"),
-        _partial("run_failed", "error_class", "id", where="status = 'failed'"),
-        _partial("run_reason", "status", where="reason IS NOT NULL"),
-        _partial("run_unverified", "project_id", "phase", "id", where="status = 'done' AND verdict IS NULL"),
-        _partial("run_verdict", "verdict", "id", where="verdict IS NOT NULL"),
+        partial_index("run_pending", *CLAIM_ORDER, where="status = 'pending'"),
+        partial_index("run_pending_project", "project_id", *CLAIM_ORDER, where="status = 'pending'"),
+        partial_index("run_running", "phase", "lease_until", where="status = 'running'"),
+        partial_index("run_claimed_by", "claimed_by", where="claimed_by IS NOT NULL"),
+        partial_index("run_failed", "error_class", "id", where="status = 'failed'"),
+        partial_index("run_reason", "status", where="reason IS NOT NULL"),
+        partial_index("run_unverified", "project_id", "phase", "id", where="status = 'done' AND verdict IS NULL"),
+        partial_index("run_verdict", "verdict", "id", where="verdict IS NOT NULL"),
         # All columns that the progress bars add up, so that they never read the table.
         Index(
             "run_progress",

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from migrations_db.states import Outcome, Phase, RunStatus, Verdict
-from migrations_db.types import ForkOf, PartProgress, Pause, Project
+from migrations_db.types import PartProgress, Pause, Project
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +307,8 @@ class RunDetail:
     fingerprint: str
     copied_fingerprint: str | None
     location: Sequence[str] | None
-    fork: ForkOf | None
+    fork_run_id: str | None
+    fork_step: float | None
     tags: Sequence[str]
     phase: Phase
     status: RunStatus

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, select
 from migrations_db.cursors import read_cursor
 from migrations_db.models import Digest, Project, Run
 from migrations_db.states import PartStatus
-from migrations_db.types import Claim, DigestRow, ForkOf, PartProgress
+from migrations_db.types import Claim, DigestRow, PartProgress
 from migrations_db.types import Project as ProjectData
 
 AnyRow = Row[*tuple[Any, ...]]
@@ -54,7 +54,8 @@ def to_claim(row: AnyRow) -> Claim:
         name=row.name,
         source_state=row.source_state,
         created_at=row.created_at,
-        fork=to_fork(row),
+        fork_run_id=row.fork_run_id,
+        fork_step=row.fork_step,
         location=row.location,
         history_rows=row.history_rows,
         size_hint=row.size_hint,
@@ -64,11 +65,6 @@ def to_claim(row: AnyRow) -> Claim:
         suspect=row.silent_attempts > 1,  # the attempt that begins now is counted too
         mapping=row.mapping,
     )
-
-
-def to_fork(row: AnyRow) -> ForkOf | None:
-    """The fork point of a run, from its columns."""
-    return ForkOf(row.fork_run_id, row.fork_step) if row.fork_run_id is not None else None
 
 
 def to_project(row: AnyRow) -> ProjectData:

@@ -9,24 +9,21 @@ longer valid. Times are those of the database's clock. Every method may raise `S
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from hashlib import blake2b
 from operator import attrgetter
 from typing import Any, Self
 
-from sqlalchemy import Connection, CursorResult, delete, insert, select, update
+from sqlalchemy import Connection, CursorResult, insert, select, update
 
-from migrations_db import attempts, forgetting, forks, selecting, statements
+from migrations_db import attempts, forgetting, forks, saving, selecting, statements
 from migrations_db.accounts import Accounts
 from migrations_db.claiming import claim_statement, in_selection, lacks, wait_statement
-from migrations_db.columns import now_plus, safe
-from migrations_db.cursors import forget_items, save_cursor
+from migrations_db.columns import now_plus
 from migrations_db.database import Database
 from migrations_db.errors import CountsDisagree, LeaseLost
 from migrations_db.inventory import Inventory
 from migrations_db.listing import Listing
 from migrations_db.listings import Listings
-from migrations_db.models import Digest, Invocation, Ledger, Part, Run, Service, Setting
+from migrations_db.models import Digest, Invocation, Run, Service, Setting
 from migrations_db.reports import Reports
 from migrations_db.rows import AnyRow, claimed_run, is_done, read_digests, to_claim, to_parts
 from migrations_db.selecting import Found, Wanted
@@ -200,7 +197,7 @@ class Store:
         with self._database.write() as connection:
             if any(u.fresh for u in updates):
                 _hold(connection, claim)
-                updates = [_start_anew(connection, claim.run, u) if u.fresh else u for u in updates]
+                updates = [saving.start_anew(connection, claim.run, u) if u.fresh else u for u in updates]
             counted = updates if claim.phase is Phase.COPY else ()  # an upload moves the same points again
             progress = {
                 "_part": updates[-1].name if updates else None,
@@ -212,12 +209,12 @@ class Store:
             }
             _changed(connection.execute(statements.add_progress(), statements.fence_of(claim) | progress), claim)
             if updates:
-                rows = [_part_row(connection, claim, one) for one in updates]
+                rows = [saving.part_row(connection, claim, one) for one in updates]
                 connection.execute(statements.save_part(self._database.dialect), rows)
             for one in updates:
-                self._save_ledger(connection, claim.run, one)
+                saving.save_ledger(self._database, connection, claim.run, one)
             if digests:
-                self._save_digests(connection, claim.run, digests)
+                saving.save_digests(self._database, connection, claim.run, digests)
 
     def forget_copy(self, claim: Claim) -> None:
         """Delete cursors, counts and ledger, because the destination has lost the run. It is copied again. Fenced."""
@@ -336,66 +333,6 @@ class Store:
         """Reset runs whose copy has begun, except running ones, as if it had never begun. Returns how many."""
         with self._database.write() as connection:
             return forgetting.forget(connection, [*in_selection(Run, only)])
-
-    # ------------------------------------------------------------ inside transactions
-
-    def _save_ledger(self, connection: Connection, run: int, new: PartUpdate) -> None:
-        if not new.ledger:
-            return
-        lines: dict[bytes, dict[str, Any]] = {}
-        for entry in new.ledger:
-            key = safe("\n".join((new.name, entry.kind, entry.reason, entry.path)))
-            digest = blake2b(key.encode(), digest_size=16).digest()
-            line = lines.setdefault(
-                digest,
-                {"run": run, "digest": digest, "part": new.name, "count": 0}
-                | {"kind": entry.kind, "path": entry.path, "reason": entry.reason},
-            )
-            line["count"] += entry.count
-        row = self._database.insert(Ledger)
-        row = row.on_conflict_do_update(
-            index_elements=[Ledger.run, Ledger.digest], set_={"count": Ledger.count + row.excluded.count}
-        )
-        connection.execute(row, list(lines.values()))
-
-    def _save_digests(self, connection: Connection, run: int, digests: Mapping[str, DigestRow]) -> None:
-        row = self._database.insert(Digest)
-        row = row.on_conflict_do_update(
-            index_elements=[Digest.run, Digest.path], set_={"kind": row.excluded.kind, "data": row.excluded.data}
-        )
-        rows = [{"run": run, "path": path, "kind": one.kind, "data": one.data} for path, one in digests.items()]
-        connection.execute(row, rows)
-
-
-def _part_row(connection: Connection, claim: Claim, new: PartUpdate) -> dict[str, Any]:
-    """The parameters of `statements.save_part`."""
-    return {
-        "run": claim.run,
-        "name": new.name,
-        "read": new.read,
-        "written": new.written,
-        "skipped": new.skipped,
-        "size_bytes": new.size_bytes,
-        "done_fingerprint": claim.fingerprint if new.done else None,
-        "cursor": None if new.cursor is None else save_cursor(connection, claim.run, new.name, new.cursor),
-    }
-
-
-def _start_anew(connection: Connection, run: int, new: PartUpdate) -> PartUpdate:
-    """Delete the part's ledger, counts and items. Returns an update that leaves only the counts of `new`."""
-    forget_items(connection, run, new.name)
-    connection.execute(delete(Ledger).where(Ledger.run == run, Ledger.part == new.name))
-    columns = (Part.read, Part.written, Part.skipped, Part.size_bytes)
-    old = connection.execute(select(*columns).where(Part.run == run, Part.name == new.name)).one_or_none()
-    if old is None:
-        return new
-    return replace(
-        new,
-        read=new.read - old.read,
-        written=new.written - old.written,
-        skipped=new.skipped - old.skipped,
-        size_bytes=new.size_bytes - old.size_bytes,
-    )
 
 
 def _hold(connection: Connection, claim: Claim) -> attempts.Held:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from migrations_db.states import PartStatus, Phase
 
@@ -116,14 +116,6 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class ForkOf:
-    """The run was forked from `run_id` (same project) after `step` (None: not known)."""
-
-    run_id: str
-    step: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Claim:
     """A run that one worker may write until its lease ends, with everything needed to copy it.
 
@@ -131,7 +123,8 @@ class Claim:
     `fingerprint` is that of the source when the copy began. `position` is the destination's position at the last
     checkpoint (None: nothing saved yet). `failures`: failures in a row before this attempt. `suspect`: the previous
     attempt ended in silence; the run is copied alone, to find out whether it kills its worker. `mapping`: the options
-    with which the copy began (None: not recorded).
+    with which the copy began (None: not recorded). `fork_run_id`: the run of the same project from which it was forked,
+    after `fork_step` (both None: it is not a fork).
     """
 
     run: int
@@ -148,7 +141,8 @@ class Claim:
     name: str
     source_state: str
     created_at: datetime | None
-    fork: ForkOf | None
+    fork_run_id: str | None
+    fork_step: float | None
     location: Sequence[str] | None
     history_rows: int | None
     size_hint: int
@@ -176,14 +170,17 @@ class PartProgress:
     size_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerEntry:
+class LedgerLine(Protocol):
     """Something that did not arrive exactly as it was. Equal (kind, path, reason) are added up. `kind`: any word."""
 
-    kind: str
-    path: str
-    reason: str
-    count: int = 1
+    @property
+    def kind(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def count(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +199,7 @@ class PartUpdate:
     written: int = 0
     skipped: int = 0
     size_bytes: int = 0
-    ledger: Sequence[LedgerEntry] = ()
+    ledger: Sequence[LedgerLine] = ()
     fresh: bool = False
 
 

@@ -1,5 +1,6 @@
 """Moves experiment history from Weights & Biases to Neptune. In reading order:
 
+listed          the data: projects and runs, as a source lists them
 records         the data: rows and files from a source, points and values to a destination, the ledger
 values, naming  what a W&B value is, and which Neptune name it gets;  json_text  how it is parsed (pure)
 sources/        where runs come from: base (the contract), the W&B API, local W&B directories, memory

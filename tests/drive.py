@@ -12,9 +12,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from migrator.listed import RunRef
 from migrator.parts import PARTS
 from migrator.parts.base import BATCH_SECONDS, Context, MappingOptions
-from migrator.records import AddTags, Assign, AssignFile, Batch, Columns, Kind, LocalFile, Points, RunRef
+from migrator.records import AddTags, Assign, AssignFile, Batch, Columns, Kind, LocalFile, Points
 from migrator.sources.memory import MemoryData, MemorySource
 
 PLAIN = MappingOptions()

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 from migrations_db import Phase, open_store
 from migrations_db.report_types import FindingRow
 from migrations_db.states import Verdict
-from migrations_db.types import Failure, LedgerEntry, LeftOutRow, PartUpdate, ProjectRow, RunRow, WorkerInfo
+from migrations_db.types import Failure, LeftOutRow, PartUpdate, ProjectRow, RunRow, WorkerInfo
 from migrator.__main__ import global_options_first
 from migrator.cli import app
+from migrator.records import Entry
 
 KEY = "5ec2e7" + "k" * 34
 HOSTILE = "<script>alert('x')</script>\x1b[31m\u202e & \"q\" {{ 7 * 7 }}"
@@ -38,7 +39,7 @@ class Job:
         assert claim is not None
         return claim
 
-    def done(self, run_id: str, *ledger: LedgerEntry, written: int = 100) -> None:
+    def done(self, run_id: str, *ledger: Entry, written: int = 100) -> None:
         skipped = sum(entry.count for entry in ledger if entry.kind == "skipped")
         update = PartUpdate("history", {}, True, written + skipped, written, skipped, written * 8, ledger=ledger)
         claim = self.claim(run_id)
@@ -63,8 +64,8 @@ def fill(job: Job) -> None:
     job.done("equal")
     job.done(
         "explained",
-        LedgerEntry("skipped", f"media/{HOSTILE}.png", "missing_file", 12),
-        LedgerEntry("renamed", f"config/lr → metrics/config/lr {KEY}", "first level is reserved", 2),
+        Entry("skipped", f"media/{HOSTILE}.png", "missing_file", 12),
+        Entry("renamed", f"config/lr → metrics/config/lr {KEY}", "first level is reserved", 2),
     )
     for name in ("differs", "unread", "<i>"):
         job.done(name)

@@ -29,8 +29,8 @@ from migrator.errors import ExitCode, UserError
 from migrator.job.job import build_api_source, build_local_source
 from migrator.job.log import log_path, start_log
 from migrator.job.scratch import scratch_directory
+from migrator.listed import UNKNOWN_ENTITY, RunListing, SourceProject
 from migrator.naming import NOT_ALLOWED
-from migrator.records import UNKNOWN_ENTITY, RunListing, SourceProject
 from migrator.settings import Globals, tool_version
 from migrator.sources.base import RunFilter, Source
 from migrator.visible import tell, visible

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from migrations_db.report_types import LeftOutGroup
 from migrator.commands.text import heading, say
-from migrator.records import Cause, LeftOut
+from migrator.listed import Cause, LeftOut
 
 EXAMPLES = 3  # paths shown per cause
 

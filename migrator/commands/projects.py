@@ -9,8 +9,8 @@ from migrations_db.store import Store
 from migrations_db.types import Project, ProjectRow
 from migrator.commands.choosing import nothing_has
 from migrator.errors import UserError
+from migrator.listed import SourceProject
 from migrator.naming import Renamed, project_names
-from migrator.records import SourceProject
 from migrator.sources.base import RunFilter, Source
 
 

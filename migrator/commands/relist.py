@@ -17,7 +17,7 @@ from migrations_db.types import Project, Selection
 from migrator.commands.text import counted
 from migrator.errors import UserError
 from migrator.job.job import build_api_source, build_local_source, local_roots
-from migrator.records import SourceProject
+from migrator.listed import SourceProject
 from migrator.sources.base import RunFilter, Source
 
 EXAMPLES = 5  # run ids named for each project

@@ -10,7 +10,7 @@ from migrator.commands.choosing import OPTIONS, nothing_has
 from migrator.commands.left_out import grouped, left_out_lines
 from migrator.commands.text import counted
 from migrator.errors import UserError
-from migrator.records import RunListing, SourceProject
+from migrator.listed import RunListing, SourceProject
 from migrator.sources.base import RunFilter, Source
 
 

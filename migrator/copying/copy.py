@@ -21,18 +21,11 @@ from migrator.copying.pipeline import Claims, Pipeline, RunControl
 from migrator.copying.run_digests import Digests
 from migrator.destinations.base import Destination, RunTarget
 from migrator.errors import RunError
+from migrator.listed import RunRef
 from migrator.naming import Renamed, clean_text, neptune_run_id, neptune_run_name
 from migrator.parts import PARTS
 from migrator.parts.base import Context, MappingOptions, is_neptune_time
-from migrator.records import (
-    Assign,
-    Entry,
-    Fork,
-    Kind,
-    RunAttributes,
-    RunRef,
-    Scalar,
-)
+from migrator.records import Assign, Entry, Fork, Kind, RunAttributes, Scalar
 from migrator.sources.base import Source
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -136,10 +129,16 @@ def context_of(claim: Claim, target: RunTarget, plan: CopyPlan, tools: RunTools)
     )
 
 
+def fork_of(claim: Claim) -> Fork | None:
+    """The fork point of the Neptune run."""
+    if claim.fork_run_id is None:
+        return None
+    return Fork(neptune_run_id(claim.fork_run_id).name, claim.fork_step or 0)
+
+
 def run_target(claim: Claim, attributes: RunAttributes, plan: CopyPlan) -> tuple[RunTarget, list[Entry]]:
     """The Neptune run that the claimed run becomes, and ledger entries for what had to change about its names."""
     run_id, name = neptune_run_id(claim.run_id), neptune_run_name(attributes.name, claim.run_id)
-    fork = Fork(neptune_run_id(claim.fork.run_id).name, claim.fork.step or 0) if claim.fork else None
     created_at, notes = attributes.created_at or claim.created_at, []
     if created_at is None or not is_neptune_time(created_at):
         created_at, notes = EPOCH, [Entry(Kind.ESTIMATED, "created_at", "no time that Neptune can hold: 1970")]
@@ -148,7 +147,7 @@ def run_target(claim: Claim, attributes: RunAttributes, plan: CopyPlan) -> tuple
         run_id=run_id.name,
         name=name.name,
         created_at=created_at,
-        fork=fork,
+        fork=fork_of(claim),
         source_url=clean_text(attributes.url),
     )
     notes += [*_renaming("run id", claim.run_id, run_id), *_renaming("run name", attributes.name or "", name)]

@@ -23,11 +23,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from migrations_db.types import Claim, DigestRow, LedgerEntry, PartProgress, PartUpdate
+from migrations_db.types import Claim, DigestRow, PartProgress, PartUpdate
 from migrator.copying.run_digests import Digests, Measured, measure
 from migrator.destinations.base import Barrier, DestinationRun, Refused
 from migrator.errors import MigratorError, RunError
@@ -268,13 +268,8 @@ def _updates(items: Sequence[_Item], refused: Sequence[Refused]) -> Iterator[Par
             written=written - lost,
             skipped=sum(entry.count for entry in ledger if entry.kind is Kind.SKIPPED) + lost,
             size_bytes=sum(batch.size_bytes for batch in batches),
-            ledger=ledger_entries(ledger + refusals[part]),
+            ledger=ledger + refusals[part],
         )
-
-
-def ledger_entries(entries: Iterable[Entry]) -> list[LedgerEntry]:
-    """Convert entries to the form in which the state database stores them."""
-    return [LedgerEntry(entry.kind, entry.path, entry.reason, entry.count) for entry in entries]
 
 
 def _by_part(by_part: Mapping[str, Sequence[Batch]], refused: Sequence[Refused]) -> dict[str, list[Entry]]:

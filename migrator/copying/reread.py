@@ -16,8 +16,9 @@ from migrator.copying.pipeline import files_of
 from migrator.copying.points import Spool, columns_of
 from migrator.copying.run_digests import Digests, measure
 from migrator.copying.verify_words import value_told
+from migrator.listed import RunRef
 from migrator.parts import PARTS
-from migrator.records import Assign, LocalFile, Points, Record, RunRef
+from migrator.records import Assign, LocalFile, Points, Record
 from migrator.sources.base import Source
 
 #: what a part's cursor has decided about paths, or found out about the source; the rest says how far the copy is

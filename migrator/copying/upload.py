@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from migrations_db.types import Claim, DigestRow, PartProgress, PartUpdate
 from migrator.copying.copy import EPOCH, RunTools
-from migrator.copying.pipeline import Claims, RunControl, Tally, ledger_entries
+from migrator.copying.pipeline import Claims, RunControl, Tally
 from migrator.copying.run_digests import Digests
 from migrator.destinations.base import UPLOADED, Destination, Refused
 from migrator.destinations.neptune.answers import CREATED, EXISTED, Past
@@ -171,7 +171,7 @@ class _Upload:
                 read=logged.values,
                 skipped=min(logged.values, skipped),
                 size_bytes=logged.operation.ByteSize(),
-                ledger=ledger_entries([*logged.lost, *(refusal.entry() for refusal in refused)]),
+                ledger=[*logged.lost, *(refusal.entry() for refusal in refused)],
             )
             self._save("operation", after, update, self._without(refused))
         self._out.flush().wait()

@@ -23,6 +23,7 @@ from migrations_db.store import Store
 from migrations_db.types import Selection, WorkerInfo
 from migrations_db.verification import Result as Verified
 from migrations_db.verification import ToVerify
+from migrator.copying.copy import fork_of
 from migrator.copying.findings import Expected, Finding, How, Result
 from migrator.copying.pipeline import Stopped
 from migrator.copying.verify import verify_runs
@@ -32,7 +33,6 @@ from migrator.job.job import build_read_back
 from migrator.job.processes import host_id, is_alive, started_s, worker_id_of
 from migrator.job.rereading import Reread, Rereader, Sources
 from migrator.naming import neptune_run_id
-from migrator.records import Fork
 from migrator.redaction import without_keys
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ class Verifier:
             number=number,
             run_id=neptune_run_id(claim.run_id).name,
             digests=self._store.verification.digests(claim.run) or None,
-            fork=Fork(neptune_run_id(claim.fork.run_id).name, claim.fork.step or 0) if claim.fork else None,
+            fork=fork_of(claim),
             source=source.mapped,
             source_problem=source.problem,
             refused=source.refused,

@@ -11,7 +11,6 @@ from hashlib import md5
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from migrator.errors import ErrorClass, Retryable
 from migrator.json_text import JsonText
 from migrator.limits import DATETIME_MAX_YEAR, DATETIME_MIN_YEAR, INT_MAX, INT_MIN, STRING_MAX_BYTES
 from migrator.naming import Renamed, clean_text, cut_utf8
@@ -299,45 +298,6 @@ def in_batches(pages: Iterable[Iterable[Row]], converter: Converter[Row]) -> Ite
         if converter.is_full():
             yield converter.take(done=False)
     yield converter.take(done=True)
-
-
-SHORT_TRIES = 3  # after this many equal answers in a row, what a source counts but does not return is skipped
-
-
-class Shortage(NamedTuple):
-    """How many of the items it counts a source returns, and how many times in a row. Kept in the cursor."""
-
-    given: int
-    counted: int
-    times: int
-
-    @classmethod
-    def seen(cls, cursor: Cursor, given: int, counted: int) -> Shortage:
-        *before, times = cursor.get("short") or (0, 0, 0)
-        return cls(given, counted, times + 1 if before == [given, counted] else 1)
-
-    def insist(self, what: str, so_far: Callable[[], Batch]) -> Iterator[Batch]:
-        """Demand another attempt if items are missing: yield the batch `so_far` with this count, raise `Retryable`.
-
-        Do nothing if all items were returned, or the answer was the same `SHORT_TRIES` times: the rest is then lost.
-        A source that counts items but returns none at all is never believed.
-        """
-        if self.given >= self.counted or (self.given and self.times >= SHORT_TRIES):
-            return
-        batch = so_far()
-        batch.cursor["short"] = self
-        yield batch
-        instead = f"--exclude {what} copies the rest" if not self.given else f"seen {self.times} of {SHORT_TRIES} times"
-        raise Retryable(
-            ErrorClass.BAD_DATA, f"{what}: the source counts {self.counted} but returns {self.given}; {instead}"
-        )
-
-    def skip(self, batch: Batch, reason: str, known: int = 0) -> None:
-        """Add the lost items to the ledger of `batch`, without the `known` ones that an earlier batch has."""
-        if (lost := self.counted - self.given - known) > 0:
-            batch.read += lost
-            told = f"the source counts {self.counted} but returns {self.given}"
-            batch.ledger.append(Entry(Kind.SKIPPED, told, reason, lost))
 
 
 def is_number(value: Any) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from migrator.naming import Paths, Renamed
-from migrator.parts.base import BATCH_FILE_BYTES, BATCH_FILES, Context, Cursor, Ledger, MappingOptions, Shortage
+from migrator.parts.base import BATCH_FILE_BYTES, BATCH_FILES, Context, Cursor, Ledger, MappingOptions
+from migrator.parts.shortage import SHORT, Shortage, insist, skip_lost
 from migrator.records import AssignFile, Batch, Kind, SourceFile
 from migrator.sources.base import SourceRun, Withheld
 
@@ -34,13 +35,13 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     known = {name: version for outcome in outcomes for name, version in outcome.items()}
     listed = run.files()
     short = Shortage.seen(cursor, len(listed), run.file_count())
-    yield from short.insist("files", lambda: Batch({**cursor}))
+    yield from insist(short, "files", lambda: Batch({**cursor}))
     files = _without_media(listed, run, context.options) if context.has_history else listed
     targets = _targets(files, known)
     ledger = Ledger()
 
     def reached() -> dict[str, Any]:
-        return {"items": [*outcomes], "listed": context.fingerprint, "short": cursor.get("short")}
+        return {"items": [*outcomes], "listed": context.fingerprint, SHORT: cursor.get(SHORT)}
 
     if cursor.get("listed", context.fingerprint) != context.fingerprint:
         known = {name: version or _AGAIN for name, version in known.items()}
@@ -63,7 +64,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
         batch.cursor = reached()
         yield batch
     last = Batch(cursor=reached(), done=True)
-    short.skip(last, "missing_file")
+    skip_lost(last, short, "missing_file")
     yield last
 
 

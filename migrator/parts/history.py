@@ -17,7 +17,6 @@ from migrator.parts.base import (
     Cursor,
     Fill,
     Ledger,
-    Shortage,
     Times,
     as_double,
     bounded_text,
@@ -26,6 +25,7 @@ from migrator.parts.base import (
 from migrator.parts.files import file_path
 from migrator.parts.histograms import histogram_of
 from migrator.parts.layout import Layout
+from migrator.parts.shortage import SHORT, Shortage, insist, skip_lost
 from migrator.parts.tables import media_in_cells
 from migrator.records import (
     AssignFile,
@@ -60,7 +60,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     if cursor.get("surveyed") != context.fingerprint:
         survey = run.survey()
         converter.counted, converter.bad_rows = survey.counted, survey.bad_rows
-        yield from Shortage.seen(cursor, survey.rows, survey.counted).insist("history", lambda: Batch({**cursor}))
+        yield from insist(Shortage.seen(cursor, survey.rows, survey.counted), "history", lambda: Batch({**cursor}))
         converter.layout.learn((one for one in survey.series if context.options.wants(one.key)), converter.ledger)
     for name in cursor.get("missing", ()):
         converter.add_file(name)
@@ -82,9 +82,9 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
         if converter.is_full():
             yield converter.take(done=False)  # rows of equal step never cross a page
     short = Shortage.seen(cursor, converter.rows, converter.counted)
-    yield from short.insist("history", lambda: converter.take(done=False))
+    yield from insist(short, "history", lambda: converter.take(done=False))
     last = converter.take(done=True)
-    short.skip(last, "missing_rows", cursor.get("missing_rows", 0))
+    skip_lost(last, short, "missing_rows", cursor.get("missing_rows", 0))
     last.cursor["missing_rows"] = max(0, converter.counted - converter.rows)
     if (bad := converter.bad_rows - cursor.get("bad_rows_told", 0)) > 0:
         last.read += bad
@@ -183,7 +183,7 @@ class _Converter:
                 "step": self.step,
                 "rows": self.rows,
                 "counted": self.counted,
-                "short": self._cursor.get("short"),
+                SHORT: self._cursor.get(SHORT),
                 "missing_rows": self._cursor.get("missing_rows", 0),
                 "bad_rows": self.bad_rows,
                 "bad_rows_told": self._cursor.get("bad_rows_told", 0),

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
+from migrator.listed import LeftOut, RunListing, RunRef, SourceProject
 from migrator.records import (
     Artifact,
     ConsoleLine,
@@ -21,13 +22,9 @@ from migrator.records import (
     Entry,
     HistoryColumns,
     HistoryRow,
-    LeftOut,
     LocalFile,
     RunAttributes,
-    RunListing,
-    RunRef,
     SourceFile,
-    SourceProject,
     SystemRow,
 )
 from migrator.values import SeriesKey

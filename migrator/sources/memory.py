@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 from migrator.errors import ErrorClass, Rejected, UserError
 from migrator.limits import FLOAT_EXACT_INT, STEP_MAX
+from migrator.listed import LeftOut, RunListing, RunRef, SourceProject
 from migrator.records import (
     Artifact,
     ConsoleLine,
@@ -21,14 +22,10 @@ from migrator.records import (
     Fork,
     HistoryColumns,
     HistoryRow,
-    LeftOut,
     LocalFile,
     RunAttributes,
-    RunListing,
-    RunRef,
     Scalar,
     SourceFile,
-    SourceProject,
     Sweep,
     SystemRow,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from migrator.records import Fork
@@ -20,6 +21,15 @@ def sum_hex(text: str | None) -> str | None:
     except (binascii.Error, ValueError):
         return None
     return digest.hex() if len(digest) == 16 else None
+
+
+def iso_time(text: Any) -> datetime | None:
+    """Read a time as W&B and its SDK write it: ISO 8601, often without a zone, then UTC. None: it is something else."""
+    try:
+        time = datetime.fromisoformat(text)
+    except (ValueError, TypeError):
+        return None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 class Branch(NamedTuple):

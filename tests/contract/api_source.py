@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from migrator.errors import RunError
-from migrator.records import HistoryRow, SourceProject
+from migrator.listed import SourceProject
+from migrator.records import HistoryRow
 from migrator.sources.wandb.listing import WandbApiSource
 from migrator.sources.wandb.run import WandbRun
 from tests.servers.wandb_data import (

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from migrator.records import HistoryRow, RunListing, RunRef
+from migrator.listed import RunListing, RunRef
+from migrator.records import HistoryRow
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb_local.listing import LocalSource
 from migrator.sources.wandb_local.run import LocalRun

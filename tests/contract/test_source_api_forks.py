@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from migrator.records import Fork, SourceProject
+from migrator.listed import SourceProject
+from migrator.records import Fork
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb.listing import WandbApiSource
 from migrator.sources.wandb_facts import Branch, branch_of_config

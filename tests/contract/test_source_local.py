@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from migrator.errors import UserError
-from migrator.records import Cause, Fork, SourceProject
+from migrator.listed import Cause, SourceProject
+from migrator.records import Fork
 from migrator.sources.base import RunFilter, Source, SourceRun
 from migrator.sources.wandb_local.listing import LocalSource
 from migrator.values import SeriesKey, SeriesKind

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from migrator.errors import Rejected, UserError
-from migrator.records import Cause, RunRef
+from migrator.listed import Cause, RunRef
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb_local.listing import LocalSource
 from tests.contract.local_source import listings, opened, rows_of

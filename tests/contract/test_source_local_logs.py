@@ -21,8 +21,9 @@ import pytest
 
 from migrator.errors import ErrorClass, Rejected, UserError
 from migrator.limits import STRING_MAX_BYTES
+from migrator.listed import Cause, RunRef, SourceProject
 from migrator.parts.base import bounded_text
-from migrator.records import Cause, Fork, HistoryRow, RunRef, SourceProject
+from migrator.records import Fork, HistoryRow
 from migrator.sources.base import Withheld
 from migrator.sources.paging import PAGE_BYTES, pages
 from migrator.sources.wandb_local.listing import LocalSource

@@ -7,7 +7,8 @@ from migrations_db import Phase, Store
 from migrations_db.accounts import PAGE_RUNS, LedgerSample, RunAccount
 from migrations_db.report_types import FindingRow
 from migrations_db.states import RunStatus, Verdict
-from migrations_db.types import Failure, LedgerEntry, PartUpdate, ProjectRow, RunRow
+from migrations_db.types import Failure, PartUpdate, ProjectRow, RunRow
+from migrator.records import Entry
 from tests.contract.store_fixtures import empty_database, empty_file, register, store, url  # noqa: F401
 
 
@@ -16,7 +17,7 @@ def fill(store: Store, name: str, *run_ids: str) -> None:
     store.inventory.save_runs(project, [RunRow(one, f"named {one}", "finished", "f") for one in run_ids], 1)
 
 
-def copy(store: Store, run_id: str, *ledger: LedgerEntry, written: int = 10) -> None:
+def copy(store: Store, run_id: str, *ledger: Entry, written: int = 10) -> None:
     claim = store.claim(register(store), Phase.COPY, 60.0, store.select(run_ids=[run_id]))
     assert claim is not None
     skipped = sum(entry.count for entry in ledger if entry.kind == "skipped")
@@ -55,9 +56,9 @@ def test_a_run_is_told_with_its_sums(store: Store) -> None:
     copy(
         store,
         "bad",
-        LedgerEntry("skipped", "a.png", "missing_file", 3),
-        LedgerEntry("skipped", "b.png", "missing_file", 4),
-        LedgerEntry("renamed", "config/x → metrics/config/x", "first level is reserved", 5),
+        Entry("skipped", "a.png", "missing_file", 3),
+        Entry("skipped", "b.png", "missing_file", 4),
+        Entry("renamed", "config/x → metrics/config/x", "first level is reserved", 5),
     )
     verdict(store, "good", FindingRow("lr", Verdict.NOT_VERIFIED, "floats", "some were refused"))
     verdict(store, "bad", FindingRow("loss", Verdict.DIFFERS, "floats", "missing"))
@@ -77,8 +78,8 @@ def test_a_run_is_told_with_its_sums(store: Store) -> None:
 
 def test_a_story_has_examples_and_the_worst_findings_first(store: Store) -> None:
     fill(store, "b", "bad", "fails")
-    lines = [LedgerEntry("skipped", f"{n:02}.png", "missing_file", 2) for n in range(20)]
-    copy(store, "bad", *lines, LedgerEntry("renamed", "x → y", "taken"))
+    lines = [Entry("skipped", f"{n:02}.png", "missing_file", 2) for n in range(20)]
+    copy(store, "bad", *lines, Entry("renamed", "x → y", "taken"))
     differs = [FindingRow(f"z{n}", Verdict.DIFFERS, "floats", "missing") for n in range(3)]
     verdict(store, "bad", FindingRow("a", Verdict.NOT_VERIFIED, "floats", "refused"), *differs)
     failing = store.claim("w1", Phase.COPY, 60.0)

@@ -44,7 +44,7 @@ def test_a_claim_carries_what_the_copy_needs(store: Store, worker: str) -> None:
     store.inventory.save_runs(project_id, [listed], 1)
     claim = take(store)
     assert claim.ref == "e/p/a"
-    assert (claim.attempt, claim.failures, claim.position, claim.fork) == (1, 0, None, None)
+    assert (claim.attempt, claim.failures, claim.position, claim.fork_run_id) == (1, 0, None, None)
     assert (claim.destination_name, claim.project_url, claim.source_service) == (
         "dest",
         "https://wandb.test/e/p",
@@ -162,8 +162,7 @@ def test_a_fork_waits_for_its_parent(store: Store, worker: str) -> None:
     assert store.next_wait(Phase.COPY) == pytest.approx(LEASE_S, abs=5)
     finish(store, parent, "config")
     child = take(store)
-    assert child.fork is not None
-    assert (child.fork.run_id, child.fork.step) == ("parent", 5.0)
+    assert (child.fork_run_id, child.fork_step) == ("parent", 5.0)
 
 
 @pytest.mark.parametrize("parent", ["failed", "skipped", "absent", "itself"])

@@ -27,12 +27,12 @@ from migrations_db import (
 from migrations_db.types import (
     EVERYTHING,
     Failure,
-    LedgerEntry,
     PartUpdate,
     ProjectRow,
     Retry,
     RunRow,
 )
+from migrator.records import Entry
 from tests.contract.store_fixtures import eventually
 from tests.contract.store_rows import BROKEN, LEASE_S, add, detail, finish, outcomes, row, take
 
@@ -77,7 +77,7 @@ def test_a_checkpoint_writes_only_the_new_items_of_a_long_cursor(store: Store) -
 def test_a_checkpoint_saves_cursors_counts_and_ledger_together(store: Store, worker: str) -> None:
     add(store, "a")
     claim = take(store)
-    nan, long = LedgerEntry("skipped", "loss", "nan", 2), LedgerEntry("renamed", "x" * 5000, "too long")
+    nan, long = Entry("skipped", "loss", "nan", 2), Entry("renamed", "x" * 5000, "too long")
     first = PartUpdate("history", {"step": 10}, read=5, written=3, skipped=2, size_bytes=7, ledger=[nan, nan, long])
     store.checkpoint(claim, [first, PartUpdate("config", {"n": 1}, done=True, read=1, written=1)], position="p1")
     store.checkpoint(claim, [PartUpdate("history", {"step": 20}, done=True, read=2, written=2, ledger=[nan])])
@@ -99,7 +99,7 @@ def test_a_checkpoint_saves_cursors_counts_and_ledger_together(store: Store, wor
 def test_a_part_that_is_read_anew_counts_anew(store: Store, worker: str) -> None:
     add(store, "a")
     claim = take(store)
-    nan = LedgerEntry("skipped", "loss", "nan")
+    nan = Entry("skipped", "loss", "nan")
     store.checkpoint(claim, [PartUpdate("config", {}, read=5, written=4, skipped=1, size_bytes=9, ledger=[nan])])
     other = PartUpdate("history", {}, read=3, written=2, skipped=1, ledger=[nan])
     again = PartUpdate("config", {}, done=True, read=6, written=6, size_bytes=10, fresh=True)
@@ -252,7 +252,7 @@ def test_any_text_can_be_stored(store: Store, worker: str) -> None:
     add(store, RunRow(strange, strange, "finished", "f", location=[strange], tags=[strange]))
     claim = take(store)
     assert claim.location == [strange]
-    entry = LedgerEntry(Kind.SKIPPED, strange, strange)
+    entry = Entry(Kind.SKIPPED, strange, strange)
     store.checkpoint(claim, [PartUpdate("history", {"key": strange}, ledger=[entry, entry])], position=strange)
     assert store.parts(claim)["history"].cursor == {"key": strange}
     store.fail(claim, Failure(Kind.SKIPPED, strange))
@@ -307,7 +307,7 @@ def test_skipped_values_are_counted_of_the_runs_that_are_asked_for(store: Store,
 def test_what_is_copied_of_a_run_can_be_forgotten(store: Store, worker: str) -> None:
     add(store, "a")
     claim = take(store)
-    update = PartUpdate("history", {"at": 3}, read=3, written=2, skipped=1, ledger=[LedgerEntry("skipped", "p", "r")])
+    update = PartUpdate("history", {"at": 3}, read=3, written=2, skipped=1, ledger=[Entry("skipped", "p", "r")])
     store.checkpoint(claim, [update], "here")
     store.forget_copy(claim)
     assert (store.parts(claim), list(store.reports.ledger(claim.run))) == ({}, [])
@@ -324,7 +324,7 @@ def test_what_is_copied_of_a_run_can_be_forgotten(store: Store, worker: str) -> 
 
 def test_runs_that_a_person_has_forgotten_are_as_if_never_copied(store: Store, worker: str) -> None:
     add(store, "done", "failed", "held", "new", "other")
-    update = PartUpdate("history", {"at": 3}, read=3, written=2, skipped=1, ledger=[LedgerEntry("skipped", "p", "r")])
+    update = PartUpdate("history", {"at": 3}, read=3, written=2, skipped=1, ledger=[Entry("skipped", "p", "r")])
     for run_id in ("done", "failed", "held", "other"):
         claim = take(store, store.select(run_ids=[run_id]))
         store.checkpoint(claim, [replace(update, done=True)], "here")

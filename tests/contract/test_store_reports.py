@@ -13,10 +13,10 @@ from migrations_db import (
 from migrations_db.report_types import PartSums
 from migrations_db.types import (
     Failure,
-    LedgerEntry,
     PartUpdate,
     WorkerInfo,
 )
+from migrator.records import Entry
 from tests.contract.store_rows import LEASE_S, add, row, take
 
 # ---------------------------------------------------------------- reports
@@ -29,7 +29,7 @@ def busy_store(store: Store, worker: str) -> Store:
     gone = add(store, "gone", name="q")
     store.inventory.finish_inventory(gone, 2, Unseen.GONE)
     done, fails, breaks, runs = (take(store, store.select(run_ids=[r])) for r in ("done", "fails", "breaks", "runs"))
-    nan = LedgerEntry("skipped", "loss", "nan")
+    nan = Entry("skipped", "loss", "nan")
     store.checkpoint(done, [PartUpdate("history", {"s": 1}, done=True, read=8, written=7, skipped=1, ledger=[nan])])
     store.complete(done, ["history"])
     store.checkpoint(runs, [PartUpdate("history", {"s": 1}, read=4, written=3, skipped=1, size_bytes=6, ledger=[nan])])

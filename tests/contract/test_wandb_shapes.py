@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from migrator.errors import Rejected
-from migrator.records import LocalFile, RunRef
+from migrator.listed import RunRef
+from migrator.records import LocalFile
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb import queries as wandb_queries
 from migrator.sources.wandb.listing import WandbApiSource

@@ -16,7 +16,8 @@ from migrator.copying.pipeline import DEPTH, Stopped
 from migrator.destinations.memory import MemoryDestination, StoredRun
 from migrator.errors import ErrorClass, Rejected, Retryable
 from migrator.parts import PARTS
-from migrator.parts.base import SHORT_TRIES, MappingOptions
+from migrator.parts.base import MappingOptions
+from migrator.parts.shortage import SHORT_TRIES
 from migrator.records import Artifact, ConsoleLine, Fork, HistoryRow, SystemRow
 from migrator.sources.memory import MemoryData
 from tests.migration import SELECTED, Migration, Undisturbed, undisturbed

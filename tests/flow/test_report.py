@@ -19,7 +19,6 @@ from migrations_db.states import Verdict
 from migrations_db.types import (
     Claim,
     Failure,
-    LedgerEntry,
     PartUpdate,
     Pause,
     ProjectRow,
@@ -42,6 +41,7 @@ from migrator.commands.status import (
 from migrator.commands.status.conclusions import ALIVE_S, NOT_BOUND, Bound, conclusion, next_step
 from migrator.errors import ADVICE, ErrorClass, ExitCode, UserError
 from migrator.parts import PARTS
+from migrator.records import Entry
 from migrator.redaction import without_secrets
 
 WORKER = "host:17:abc"
@@ -103,8 +103,8 @@ def filled(store: Store) -> Filled:
             skipped=12,
             size_bytes=2_500_000,
             ledger=[
-                LedgerEntry("skipped", "media/[red]a.png", "missing_file", 12),
-                LedgerEntry("renamed", "config/lr", "first level is reserved", 2),
+                Entry("skipped", "media/[red]a.png", "missing_file", 12),
+                Entry("renamed", "config/lr", "first level is reserved", 2),
             ],
         ),
     )
@@ -399,7 +399,7 @@ def test_failed_runs_are_listed_one_by_one(filled: Filled) -> None:
 def test_skips_show_every_reason(store: Store) -> None:
     filled = Filled(store)
     filled.project("p", "p", None, run_row("r"))
-    entries = [LedgerEntry("skipped", f"metric{i}", f"reason {i}") for i in range(30)]
+    entries = [Entry("skipped", f"metric{i}", f"reason {i}") for i in range(30)]
     filled.done("r", PartUpdate("history", {}, done=True, read=30, skipped=30, ledger=entries))
     overview = store.reports.overview()
     assert "... and 22 more: `migrate status --skips`" in text_of(overview=overview)
@@ -411,9 +411,9 @@ def test_the_ledger_names_what_is_long_or_empty_in_few_lines(store: Store) -> No
     filled.project("p", "p", None, run_row("r"))
     key = "k" * 3_000
     entries = [
-        LedgerEntry("renamed", f"summary/{key}a → summary/{key}~b", "path over 1024 bytes"),
-        LedgerEntry("renamed", " → _", "empty level"),
-        LedgerEntry("converted", "x", f"{key} as JSON text"),
+        Entry("renamed", f"summary/{key}a → summary/{key}~b", "path over 1024 bytes"),
+        Entry("renamed", " → _", "empty level"),
+        Entry("converted", "x", f"{key} as JSON text"),
     ]
     filled.done("r", PartUpdate("summary", {}, done=True, ledger=entries))
     overview, detail = store.reports.overview(), find_run(store, "r")
@@ -472,7 +472,7 @@ def test_one_run_in_full(filled: Filled) -> None:
 def test_the_ledger_of_a_run_has_skips_first_and_parts_as_they_are_copied(store: Store) -> None:
     filled = Filled(store)
     filled.project("p", "p", None, run_row("r"))
-    ledger = [LedgerEntry("renamed", "a → b", "empty level"), LedgerEntry("skipped", "c", "too_large")]
+    ledger = [Entry("renamed", "a → b", "empty level"), Entry("skipped", "c", "too_large")]
     filled.done("r", *(PartUpdate(part, {}, done=True, read=1, skipped=1, ledger=ledger) for part in sorted(PARTS)))
     detail = find_run(store, "r")
     text = printed(print_run, detail, store.reports.ledger(detail.run))

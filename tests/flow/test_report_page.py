@@ -20,14 +20,15 @@ from typing import Any
 import pytest
 
 from migrations_db import Store, open_store
-from migrations_db.types import LedgerEntry, Selection
+from migrations_db.types import Selection
 from migrator.commands.left_out import LEFT_OUT_MEANS
 from migrator.commands.text import SKIPS_MEAN
 from migrator.copying.findings import How
 from migrator.destinations.neptune.offline import OfflineDestination
 from migrator.errors import ADVICE, ErrorClass
 from migrator.job.verifier import Scope, Verifier
-from migrator.records import Cause, HistoryRow
+from migrator.listed import Cause
+from migrator.records import Entry, HistoryRow
 from migrator.sources.memory import MemoryData
 from tests.migration import Migration
 from tests.report_job import KEY, Job, fill, report, row
@@ -167,7 +168,7 @@ def test_names_and_keys_do_no_harm(job: Job, tmp_path: Path) -> None:
 def test_long_names_and_keys_within_them_are_cut_without_leaving_a_part(job: Job, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     job.project("long", row("long", "n" * 80 + KEY + "n" * 200_000))
-    job.done("long", LedgerEntry("skipped", "p" * 80 + KEY + "p" * 200_000, "missing_file"))
+    job.done("long", Entry("skipped", "p" * 80 + KEY + "p" * 200_000, "missing_file"))
     report(job.path, "--out", out)
     page = read(out)
     assert out.stat().st_size < 200_000

@@ -15,8 +15,8 @@ from migrator.cli import app
 from migrator.commands.left_out import LEFT_OUT_MEANS
 from migrator.commands.text import SKIPS_MEAN
 from migrator.errors import ErrorClass, ExitCode
+from migrator.listed import Cause
 from migrator.parts import PARTS
-from migrator.records import Cause
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from migrations_db.states import Phase
-from migrations_db.types import Claim, ForkOf
+from migrations_db.types import Claim
 from migrator.copying.copy import EPOCH, CopyPlan, run_target
 from migrator.json_text import JsonText
 from migrator.limits import INT_MAX, INT_MIN, RUN_ID_MAX_BYTES, STEP_MAX, STRING_MAX_BYTES
@@ -90,7 +90,8 @@ def claim_of(run_id: str, **fields: Any) -> Claim:
         name="",
         source_state="finished",
         created_at=fields.get("created_at"),
-        fork=fields.get("fork"),
+        fork_run_id=fields.get("fork_run_id"),
+        fork_step=fields.get("fork_step"),
         location=None,
         history_rows=None,
         size_hint=0,
@@ -140,7 +141,7 @@ def test_the_creation_time_is_the_runs_else_the_listings_else_the_epoch() -> Non
 
 def test_a_fork_point_becomes_a_fork_of_the_parents_neptune_id() -> None:
     plan = CopyPlan("w", ["attributes"], PLAIN, "1.0")
-    target, _ = run_target(claim_of("r", fork=ForkOf("a/b", 7)), RunAttributes("n", CREATED, ""), plan)
+    target, _ = run_target(claim_of("r", fork_run_id="a/b", fork_step=7), RunAttributes("n", CREATED, ""), plan)
     assert target.fork == Fork(f"a-b-{digest('a/b')}", 7)
 
 

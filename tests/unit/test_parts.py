@@ -23,11 +23,12 @@ from migrator.errors import Retryable
 from migrator.limits import PATH_MAX_BYTES, STEP_MAX, STRING_MAX_BYTES
 from migrator.naming import clean_text
 from migrator.parts import PARTS
-from migrator.parts.base import BATCH_BYTES, BATCH_FILES, BATCH_VALUES, SHORT_TRIES, Ledger, MappingOptions, Times
+from migrator.parts.base import BATCH_BYTES, BATCH_FILES, BATCH_VALUES, Ledger, MappingOptions, Times
 from migrator.parts.files import file_path
 from migrator.parts.histograms import WIDENED, histogram_of
 from migrator.parts.history import INHERITED
 from migrator.parts.layout import Layout
+from migrator.parts.shortage import SHORT_TRIES
 from migrator.records import (
     AddTags,
     Artifact,

@@ -15,9 +15,10 @@ from migrator.commands.report.buckets import Buckets
 from migrator.copying.digests import SeriesDigest, micro_steps
 from migrator.copying.run_digests import measure
 from migrator.job.job import build_api_source, build_local_source
+from migrator.listed import RunRef
 from migrator.parts import PARTS
 from migrator.parts.base import Context, MappingOptions
-from migrator.records import Batch, Columns, Points, RunRef
+from migrator.records import Batch, Columns, Points
 from migrator.settings import tool_version
 from migrator.sources.base import Source
 
@@ -72,7 +73,7 @@ def _context(detail: RunDetail, scratch: Path, downloads: ThreadPoolExecutor) ->
         downloads=downloads,
         clock=time.monotonic,
         tool_version=tool_version(),
-        fork_step=(detail.fork.step or 0) if detail.fork else None,
+        fork_step=None if detail.fork_run_id is None else detail.fork_step or 0,
     )
 
 

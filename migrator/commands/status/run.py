@@ -89,8 +89,8 @@ def _facts(detail: RunDetail, workspace: str | None, width: int) -> Iterator[tup
         yield "advice", advice(detail.error_class)
     yield "destination", destination_of(detail.project, workspace) or "not decided"
     yield "at source", f"{detail.source_state}, created {time_text(detail.created_at)}"
-    if detail.fork:
-        yield "fork of", f"{detail.fork.run_id} after step {detail.fork.step}"
+    if detail.fork_run_id is not None:
+        yield "fork of", f"{detail.fork_run_id} after step {detail.fork_step}"
     for directory in detail.location or ():
         yield "directory", directory
     if detail.claimed_by:

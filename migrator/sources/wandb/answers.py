@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from migrator.errors import ErrorClass, Rejected
 from migrator.json_text import parse_json
-from migrator.records import Fork, RunRef
+from migrator.listed import RunRef
+from migrator.records import Fork
 from migrator.sources.wandb_facts import branch_of_config
 
 Json = dict[str, Any]
@@ -84,12 +84,3 @@ def number(value: Any) -> int | None:
         return None if value is None else int(value)
     except (ValueError, TypeError):
         return None
-
-
-def parse_time(text: Any) -> datetime | None:
-    """Read a time as W&B writes it: ISO 8601, UTC, often without a zone. None: it is something else."""
-    try:
-        time = datetime.fromisoformat(text or "")
-    except (ValueError, TypeError):
-        return None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from migrator.errors import ErrorClass, Rejected, TooLong
-from migrator.records import Artifact, LocalFile, RunRef, SourceFile
+from migrator.listed import RunRef
+from migrator.records import Artifact, LocalFile, SourceFile
 from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import (
     fewer,
     nodes,
     number,
-    parse_time,
     run_of,
 )
 from migrator.sources.wandb.client import WandbClient
@@ -26,7 +26,7 @@ from migrator.sources.wandb.connections import pages, sizes
 from migrator.sources.wandb.downloads import Downloads, Expected
 from migrator.sources.wandb.errors import NotKnown
 from migrator.sources.wandb.files import ScratchNames
-from migrator.sources.wandb_facts import EVENTS_TYPE, OWN_TYPES, sum_hex
+from migrator.sources.wandb_facts import EVENTS_TYPE, OWN_TYPES, iso_time, sum_hex
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ class RunArtifacts:
             aliases=_aliases(one),
             digest=node.get("digest") or "",
             size_bytes=int(node.get("size") or 0),
-            created_at=parse_time(node.get("createdAt")),
+            created_at=iso_time(node.get("createdAt")),
             metadata=node.get("metadata") or "{}",
             files=files,
             references={path: str(entry["ref"]) for path, entry in entries.items() if entry.get("ref")},

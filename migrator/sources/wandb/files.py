@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from migrator.records import LocalFile, RunRef, SourceFile
+from migrator.listed import RunRef
+from migrator.records import LocalFile, SourceFile
 from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import nodes, number, run_of
 from migrator.sources.wandb.client import WandbClient

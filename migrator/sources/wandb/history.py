@@ -21,7 +21,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from migrator.errors import ErrorClass, Rejected, Retryable
-from migrator.records import HistoryColumns, HistoryRow, RunRef
+from migrator.listed import RunRef
+from migrator.records import HistoryColumns, HistoryRow
 from migrator.sources.base import Survey
 from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import run_of

@@ -10,7 +10,7 @@ from itertools import islice
 import requests
 
 from migrator.errors import RunError
-from migrator.records import RunRef, SourceProject
+from migrator.listed import RunRef, SourceProject
 from migrator.services import Introduction, ahead_s
 from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import nodes

@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, UserError
-from migrator.records import LeftOut, RunListing, RunRef, SourceProject
+from migrator.listed import LeftOut, RunListing, RunRef, SourceProject
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb import queries
-from migrator.sources.wandb.answers import Json, fork_of, nodes, number, parse_time, run_of
+from migrator.sources.wandb.answers import Json, fork_of, nodes, number, run_of
 from migrator.sources.wandb.connections import is_too_much, pages
 from migrator.sources.wandb.run_lists import OLDEST, RunLists
+from migrator.sources.wandb_facts import iso_time
 
 if TYPE_CHECKING:
     from migrator.services import Introduction
@@ -208,8 +209,8 @@ def _listing_of(node: Json) -> RunListing:
         run_id=node["name"],
         name=node.get("displayName") or "",
         source_state=node.get("state") or "",
-        created_at=parse_time(node.get("createdAt")),
-        heartbeat_at=parse_time(node.get("heartbeatAt")),
+        created_at=iso_time(node.get("createdAt")),
+        heartbeat_at=iso_time(node.get("heartbeatAt")),
         history_rows=number(node.get("historyLineCount")),
         fingerprint=hashlib.sha256(changes.encode()).hexdigest()[:32],
         fork=fork_of(node, node["name"]),

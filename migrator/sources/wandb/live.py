@@ -1,9 +1,8 @@
 """Live history: the rows of a run that W&B has not exported to Parquet yet, read with `HistoryPage`.
 
 A page is a range of steps, not a number of rows. Steps may be far apart (0, 10, 1e9), and rows may be long, but an
-answer is held in memory as a whole. So `LiveRows` begins with few rows, sizes each page by the rows and bytes of the
-previous one, and requests the whole rest once that is small. Rows come as JSON text, in which NaN and infinities are
-the strings "NaN", "Infinity" and "-Infinity" (as in summaries) or bare.
+answer is held in memory as a whole: `page_sizes` decides how wide pages are. Rows come as JSON text, in which NaN and
+infinities are the strings "NaN", "Infinity" and "-Infinity" (as in summaries) or bare.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import logging
 import math
 import pickle
 import tempfile
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,19 +21,16 @@ from typing import Any
 
 from migrator.errors import Retryable
 from migrator.limits import WANDB_PAGE_STEPS_MAX
-from migrator.records import HistoryRow, RunRef
+from migrator.listed import RunRef
+from migrator.records import HistoryRow
 from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import parsed, run_of
 from migrator.sources.wandb.client import WandbClient
-from migrator.sources.wandb.connections import SHRINK, is_too_much
+from migrator.sources.wandb.connections import is_too_much
 from migrator.sources.wandb.errors import of_disk
 from migrator.sources.wandb.exports import as_time
+from migrator.sources.wandb.page_sizes import PAGE_ROWS, PageSizer
 
-PAGE_BYTES = 4 * 1024 * 1024  # target per HistoryPage; wandb-core, its message and our rows each hold a copy
-PAGE_BYTES_MAX = 64 * 1024 * 1024  # accepted in a page whose rows are longer than expected
-PAGE_ROWS = 5_000  # target per page, at most
-FIRST_ROWS = 100  # target of the first page, at most: the length of rows is not known before
-WIDEN = 8  # a page may be at most this many times larger than the previous one
 BAD_STEPS_MAX = 5  # if W&B fails at this many steps in a row, it fails at the whole history
 SPOOL_BYTES = 1024 * 1024  # kept in memory; more goes to a scratch file
 
@@ -115,41 +110,20 @@ class LiveRows:
 
     def _pages(self, at: int, stop: int) -> Iterator[Chunk]:
         """Rows with `at` <= step < `stop`."""
-        left: float = max(self._facts.row_count - self._exported.rows, len(self._listed)) or math.inf
-        aim = self._aim(FIRST_ROWS, self._facts.row_bytes)
-        width = aim
-        at_most: float = math.inf  # steps, because W&B failed at more
-        bad_steps = 0
-        while at < stop:
-            end = stop if left <= aim else min(at + width, stop)
-            behind = bisect_left(self._listed, at) + aim
-            if behind < len(self._listed):
-                end = min(end, max(math.floor(self._listed[behind]), at + 1))
-            end = int(min(end, at + at_most))
+        left = max(self._facts.row_count - self._exported.rows, len(self._listed)) or math.inf
+        sizer = PageSizer(at, stop, left, self._facts.row_bytes, self._listed)
+        while (span := sizer.next()) is not None:
             try:
-                rows, size_bytes = self._page(at, end)
+                rows, size_bytes = self._page(*span)
             except Retryable as error:
-                if not is_too_much(error) or bad_steps == BAD_STEPS_MAX:
+                if not is_too_much(error) or sizer.bad_steps == BAD_STEPS_MAX:
                     raise
-                at_most = max(1, (end - at) // SHRINK)
-                if end - at == 1:  # its rows are then missing: W&B counts more than it returns
+                if sizer.failed():  # its rows are then missing: W&B counts more than it returns
                     self._client.ask(queries.VIEWER, {}, "the account")  # raises if W&B fails at everything
-                    log.warning("%s; step %d is left out", error, at)
-                    bad_steps, at = bad_steps + 1, end
+                    log.warning("%s; step %d is left out", error, span[0])
                 continue
-            at_most, bad_steps = at_most * WIDEN, 0
             yield rows
-            left -= len(rows)
-            width = WIDEN * (end - at)
-            if rows:
-                aim = self._aim(WIDEN * aim, size_bytes // len(rows))
-                width = max(1, min(width, (end - at) * aim // len(rows)))
-            at = end
-
-    def _aim(self, at_most: int, row_bytes: int) -> int:
-        """How many rows to request if they had `row_bytes` so far. The next ones may be as long as the summary."""
-        worst = PAGE_BYTES_MAX // max(self._facts.row_bytes, 1)
-        return max(1, min(at_most, PAGE_ROWS, worst, PAGE_BYTES // max(row_bytes, 1)))
+            sizer.read(len(rows), size_bytes)
 
     def _page(self, at: int, end: int) -> tuple[Chunk, int]:
         """The rows with `at` <= step < `end`, and the total length of their texts."""

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from migrator.errors import ErrorClass, Rejected
 from migrator.json_text import parse_json
+from migrator.listed import RunRef
 from migrator.records import (
     Artifact,
     ConsoleLine,
@@ -22,13 +23,12 @@ from migrator.records import (
     HistoryRow,
     LocalFile,
     RunAttributes,
-    RunRef,
     Scalar,
     SourceFile,
     SystemRow,
 )
 from migrator.sources.base import Survey
-from migrator.sources.wandb.answers import LIVE, Json, fork_of, number, parse_time, parsed, step_metrics
+from migrator.sources.wandb.answers import LIVE, Json, fork_of, number, parsed, step_metrics
 from migrator.sources.wandb.artifacts import RunArtifacts
 from migrator.sources.wandb.client import WandbClient
 from migrator.sources.wandb.downloads import Downloads
@@ -37,6 +37,7 @@ from migrator.sources.wandb.history import RunHistory
 from migrator.sources.wandb.live import HistoryFacts
 from migrator.sources.wandb.streams import Console, SystemMetrics
 from migrator.sources.wandb.sweeps import SweepCache
+from migrator.sources.wandb_facts import iso_time
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +72,8 @@ class WandbRun:
             "entity": ref.entity,
             "project": ref.project,
             "state": node.get("state"),
-            "created_at": parse_time(node.get("createdAt")),
-            "heartbeat_at": parse_time(node.get("heartbeatAt")),
+            "created_at": iso_time(node.get("createdAt")),
+            "heartbeat_at": iso_time(node.get("heartbeatAt")),
             "job_type": node.get("jobType"),
             "group": node.get("group"),
             "sweep": node.get("sweepName"),

@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from migrator.errors import Rejected, Retryable
-from migrator.sources.wandb.answers import Json, nodes, number, parse_time
+from migrator.sources.wandb.answers import Json, nodes, number
 from migrator.sources.wandb.connections import is_too_much, pages
+from migrator.sources.wandb_facts import iso_time
 
 PAGE_RUNS = 500  # per answer: small fields, and configs, which have the fork points; W&B allows at most 1000
 PAGE_RUNS_MIN = 20
@@ -95,7 +96,7 @@ class RunLists:
         try:
             for page in pages(ask, size):
                 for node in nodes(page):
-                    self._last = parse_time(node.get("createdAt")) or self._last
+                    self._last = iso_time(node.get("createdAt")) or self._last
                     if node["name"] not in self._seen:
                         self._seen.add(node["name"])
                         yield node

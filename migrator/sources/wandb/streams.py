@@ -8,15 +8,17 @@ from itertools import dropwhile
 from typing import Any
 
 from migrator.errors import ErrorClass, Rejected, Retryable, Throttled
-from migrator.records import ConsoleLine, RunRef, SystemRow
+from migrator.listed import RunRef
+from migrator.records import ConsoleLine, SystemRow
 from migrator.sources.paging import output_lines, pages
 from migrator.sources.wandb import connections, queries
-from migrator.sources.wandb.answers import Json, fewer, nodes, number, parse_time, parsed, run_of
+from migrator.sources.wandb.answers import Json, fewer, nodes, number, parsed, run_of
 from migrator.sources.wandb.artifacts import RunArtifacts
 from migrator.sources.wandb.client import WandbClient
 from migrator.sources.wandb.errors import retries
 from migrator.sources.wandb.exports import Table, TooLarge, as_time, plain_rows
 from migrator.sources.wandb.files import RunFiles
+from migrator.sources.wandb_facts import iso_time
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +159,7 @@ class Console:
 
 
 def _line(node: dict[str, Any], default: int) -> ConsoleLine:
-    time, at = parse_time(node.get("timestamp")), number(node.get("number"))
+    time, at = iso_time(node.get("timestamp")), number(node.get("number"))
     stream = "stderr" if node.get("level") == "error" else "stdout"
     return ConsoleLine(
         default if at is None else at, time.timestamp() if time else None, stream, node.get("line") or ""

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from migrator.errors import Rejected
-from migrator.records import RunRef, Sweep
+from migrator.listed import RunRef
+from migrator.records import Sweep
 from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import Json
 from migrator.sources.wandb.client import WandbClient

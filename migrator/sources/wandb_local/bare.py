@@ -19,8 +19,8 @@ from typing import Any, Self
 
 from migrator import json_text
 from migrator.errors import ErrorClass, Rejected
+from migrator.listed import UNKNOWN_ENTITY, RunListing, RunRef
 from migrator.records import (
-    UNKNOWN_ENTITY,
     Artifact,
     ConsoleLine,
     Document,
@@ -29,14 +29,13 @@ from migrator.records import (
     Kind,
     LocalFile,
     RunAttributes,
-    RunListing,
-    RunRef,
     Scalar,
     SourceFile,
     SystemRow,
 )
 from migrator.sources.base import Survey, Withheld
 from migrator.sources.paging import Sized, pages
+from migrator.sources.wandb_facts import iso_time
 from migrator.sources.wandb_local.access import local_file
 from migrator.sources.wandb_local.files import FoundFile, files_in
 from migrator.sources.wandb_local.finding import DATED
@@ -81,7 +80,7 @@ class BareHead:
         directory = directory_of(root)
         metadata = metadata_of(directory)
         dated = DATED.fullmatch(directory.name)
-        started_at = _time(metadata.get("startedAt"))
+        started_at = iso_time(metadata.get("startedAt"))
         named_at = datetime.strptime(dated[1], "%Y%m%d_%H%M%S").replace(tzinfo=UTC) if dated else None
         return cls(
             root=root,
@@ -91,15 +90,6 @@ class BareHead:
             metadata=metadata,
             estimated=started_at is None,
         )
-
-
-def _time(text: Any) -> datetime | None:
-    """Parse an ISO time. Without a zone, it is UTC."""
-    try:
-        time = datetime.fromisoformat(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
-    return time.replace(tzinfo=UTC) if time and time.tzinfo is None else time
 
 
 def _state(metadata: dict[str, Any], directory: Path) -> str:
@@ -168,7 +158,7 @@ class BareRun:
             "project": self._ref.project,
             "state": last.state,
             "created_at": first.started_at,
-            "heartbeat_at": _time(told.get("heartbeatAt")),
+            "heartbeat_at": iso_time(told.get("heartbeatAt")),
             "job_type": _text(told.get("jobType")),
             "commit": _text(git.get("commit")) if isinstance(git, dict) else None,
             "host": _text(told.get("host")),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from migrator.errors import RunError, UserError
-from migrator.records import Cause, LeftOut
+from migrator.listed import Cause, LeftOut
 from migrator.sources.wandb_local.log import HEADER, opened
 
 #: the SDK's names for run directories: (date and time, run id)

@@ -12,7 +12,7 @@ from threading import Lock
 from types import MappingProxyType
 
 from migrator.errors import Rejected, Retryable, UserError
-from migrator.records import UNKNOWN_ENTITY, Cause, LeftOut, RunListing, RunRef, SourceProject
+from migrator.listed import UNKNOWN_ENTITY, Cause, LeftOut, RunListing, RunRef, SourceProject
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb_local.bare import BareHead, BareRun, bare_listing, directory_of
 from migrator.sources.wandb_local.files import files_digest, files_in

@@ -17,7 +17,7 @@ from migrator.sources.paging import Row, Sized, output_lines, sized
 from migrator.sources.wandb_local.log import WandbLog, opened
 from migrator.sources.wandb_local.scan import LogScan, RunScan
 from migrator.sources.wandb_local.terminal import Console
-from migrator.sources.wandb_local.values import as_time_s, epoch_s, parse_json, row_values
+from migrator.sources.wandb_local.values import as_time_s, epoch_s, json_or_text, row_values
 
 STREAMS = {0: "stderr", 1: "stdout"}  # wandb_internal.proto, OutputRawRecord.OutputType
 
@@ -92,7 +92,7 @@ def _by_time(streams: Sequence[Iterator[Sized[Row]]]) -> Iterator[Sized[Row]]:
 
 def _system_row(number: int, stats: Any) -> SystemRow:
     time_s = epoch_s(stats.timestamp) if stats.HasField("timestamp") else None
-    values = {item.key.removeprefix("system."): parse_json(item.value_json) for item in stats.item}
+    values = {item.key.removeprefix("system."): json_or_text(item.value_json) for item in stats.item}
     return SystemRow(number, time_s, values)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from migrator.errors import ErrorClass, Rejected
+from migrator.listed import UNKNOWN_ENTITY, RunRef
 from migrator.records import (
-    UNKNOWN_ENTITY,
     Artifact,
     ConsoleLine,
     Document,
@@ -21,7 +21,6 @@ from migrator.records import (
     Kind,
     LocalFile,
     RunAttributes,
-    RunRef,
     Scalar,
     SourceFile,
     Sweep,

@@ -23,7 +23,7 @@ from migrator.sources.wandb_local.values import (
     epoch_s,
     item_json,
     item_path,
-    parse_json,
+    json_or_text,
     put,
     row_step,
     row_time_s,
@@ -252,4 +252,4 @@ class _Scanner:
 
 def _surveyed(text: str) -> Any:
     """Parse a value just enough to find its series: a list of numbers (such as histogram bins) becomes empty."""
-    return [] if text[:1] == "[" and text[1:2] in NUMBER_STARTS else parse_json(text)
+    return [] if text[:1] == "[" and text[1:2] in NUMBER_STARTS else json_or_text(text)

@@ -18,7 +18,7 @@ YEAR_10000_S = 253_402_300_800
 PATH_MAX = 100  # levels of nested dicts from paths; deeper levels become one, joined like the keys of metrics
 
 
-def parse_json(text: str) -> Any:
+def json_or_text(text: str) -> Any:
     """Parse JSON text. Text that is not valid JSON is returned unchanged, so that nothing is lost."""
     try:
         return json_text.parse_json(text)
@@ -65,9 +65,9 @@ def row_values(history: Any) -> dict[str, Any]:
         values = dict(zip(keys, _parsed_together(texts), strict=True))
     except ValueError:
         singles = (item for item in history.item if len(item.nested_key) < 2)
-        values = {item_path(item)[0]: parse_json(item_json(item)) for item in singles}
+        values = {item_path(item)[0]: json_or_text(item_json(item)) for item in singles}
     for item in nested:
-        put(values, item_path(item), parse_json(item_json(item)))
+        put(values, item_path(item), json_or_text(item_json(item)))
     return values
 
 
@@ -100,7 +100,7 @@ def row_step(history: Any, before: int) -> int:
         return int(history.step.num)
     for item in history.item:
         if tuple(item_path(item)) == ("_step",):
-            step = parse_json(item_json(item))
+            step = json_or_text(item_json(item))
             return step if isinstance(step, int) else before + 1
     return before + 1
 
@@ -109,7 +109,7 @@ def row_time_s(history: Any) -> float | None:
     """The `_timestamp` of a history record, seconds since the epoch."""
     for item in history.item:
         if tuple(item_path(item)) == ("_timestamp",):
-            return as_time_s(parse_json(item_json(item)))
+            return as_time_s(json_or_text(item_json(item)))
     return None
 
 
@@ -210,14 +210,14 @@ def _is_object(value: dict[str, Any] | str | None) -> bool:
 
 def _opened(text: str | None) -> dict[str, Any]:
     """Convert a JSON object to a node of a tree. Any other value is replaced by an empty node."""
-    value = parse_json(text) if text else None
+    value = json_or_text(text) if text else None
     return {k: json.dumps(v) for k, v in value.items()} if isinstance(value, dict) else {}
 
 
 def _parsed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _parsed(inner) for key, inner in value.items()}
-    return parse_json(value or _EMPTY_JSON)
+    return json_or_text(value or _EMPTY_JSON)
 
 
 def _text(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import stamina
 
-from migrator.records import RunRef
+from migrator.listed import RunRef
 from migrator.sources.wandb.listing import WandbApiSource
 from migrator.sources.wandb.run import WandbRun
 from tests.contract.api_source import Make

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from migrator.errors import ErrorClass, Rejected, Retryable, UserError
-from migrator.records import SourceProject
+from migrator.listed import SourceProject
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb.listing import WandbApiSource
 from tests.contract.api_source import Make, Opened, P, error_of, rows_of, same

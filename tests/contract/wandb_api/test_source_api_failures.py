@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, RunError, Throttled, UserError
-from migrator.records import RunRef
+from migrator.listed import RunRef
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb.downloads import Transport
 from migrator.sources.wandb.errors import clean, of_message

@@ -239,7 +239,7 @@ def test_the_key_does_not_follow_a_redirect_to_storage(
 FETCH = """
 import sys
 from pathlib import Path
-from migrator.records import RunRef
+from migrator.listed import RunRef
 from migrator.sources.wandb.listing import WandbApiSource
 source = WandbApiSource(None, None, Path(sys.argv[1]) / "wandb")
 with source.open_run(RunRef("team", "p", "r"), Path(sys.argv[1]) / "r") as run:

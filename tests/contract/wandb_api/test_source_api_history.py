@@ -18,7 +18,7 @@ import pytest
 from migrator.errors import ErrorClass, Retryable
 from migrator.records import HistoryRow
 from migrator.sources.wandb import exports as wandb_parquet
-from migrator.sources.wandb import live as wandb_live
+from migrator.sources.wandb import page_sizes
 from migrator.sources.wandb.listing import WandbApiSource
 from migrator.values import SeriesKind, leaves
 from tests.contract.api_source import MODES, Make, Opened, as_logged, assert_same_rows, error_of, parquet, rows_of
@@ -117,7 +117,7 @@ def test_long_rows_of_a_live_history_come_few_at_a_time(announced: bool, make: M
     assert_same_rows(rows_of(opened(source, "r")), as_logged(run))
     first, *others = run.weights
     assert first < 101 * 80_100  # nothing was known of them
-    assert max(others) < 1.2 * wandb_live.PAGE_BYTES
+    assert max(others) < 1.2 * page_sizes.PAGE_BYTES
     assert len(others) < 12
 
 
@@ -125,7 +125,7 @@ def test_the_summary_tells_how_long_rows_are_before_any_is_read(make: Make, open
     run = Weighed("r", history=logged([{"text": f"{n}".ljust(200_000)} for n in range(90)]), mode="live")
     _, source = make(run)
     assert_same_rows(rows_of(opened(source, "r")), as_logged(run))
-    assert max(run.weights) < 1.2 * wandb_live.PAGE_BYTES
+    assert max(run.weights) < 1.2 * page_sizes.PAGE_BYTES
 
 
 @pytest.mark.parametrize("announced", [True, False])
@@ -148,7 +148,7 @@ def test_live_steps_that_lie_far_apart_and_then_close_come_in_pages_of_rows(make
     run = Weighed("r", history=logged([{"_step": step, "text": "x" * 500} for step in steps]), mode="live")
     _, source = make(run)
     assert [row.step for row in rows_of(opened(source, "r"))] == steps
-    assert max(run.weights) < 1.2 * wandb_live.PAGE_BYTES
+    assert max(run.weights) < 1.2 * page_sizes.PAGE_BYTES
 
 
 def test_batches_of_an_export_are_small_whatever_it_holds(make: Make, opened: Opened) -> None:
