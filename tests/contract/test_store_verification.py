@@ -10,7 +10,8 @@ from migrations_db import LeaseLost, Phase, RunStatus, Store
 from migrations_db.listings import Compared, ListedProject
 from migrations_db.report_types import FindingRow, VerdictCounts
 from migrations_db.states import Verdict
-from migrations_db.types import Claim, DigestRow, LedgerEntry, PartUpdate, ProjectRow, RunRow
+from migrations_db.types import Claim, DigestRow, PartUpdate, ProjectRow, RunRow
+from migrator.records import Entry, Kind
 from tests.contract.store_fixtures import register
 
 LOSS = DigestRow("numbers", '{"count":3}')
@@ -28,7 +29,7 @@ def copied(store: Store, *run_ids: str, project: str = "demo", written: int = 0)
     register(store, "copier")
     while claim := store.claim("copier", Phase.COPY, 60):
         store.begin_digests(claim)
-        skipped = [LedgerEntry("skipped", "x", "too_large")] if claim.run_id == "explained" else []
+        skipped = [Entry(Kind.SKIPPED, "x", "too_large")] if claim.run_id == "explained" else []
         read = written + len(skipped)
         done = PartUpdate("config", {}, True, read, written, skipped=len(skipped), ledger=skipped)
         store.checkpoint(claim, [done], None, {"loss": LOSS})
