@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -78,10 +79,15 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 def exit_code_of(arguments: Sequence[str]) -> int:
     """Run a command in this process. Errors become messages on stderr."""
+    import typer
+
     from migrator.cli import app
 
     try:
-        app(global_options_first(arguments), prog_name="migrate", standalone_mode=True)
+        ended = app(global_options_first(arguments), prog_name="migrate", standalone_mode=False)
+        return ended if isinstance(ended, int) else ExitCode.OK
+    except typer.Abort:  # the end of the input, at a question
+        return _say("there was no answer", ExitCode.UNEXPECTED)
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # how click handles `| head`
             return ExitCode.OK
@@ -98,8 +104,23 @@ def exit_code_of(arguments: Sequence[str]) -> int:
         sys.stderr.close()  # the reader is gone; Python would report that again at exit
         return ExitCode.OK
     except Exception as error:  # noqa: BLE001 - a bug: the user gets a message, the log gets the traceback
-        return _unexpected(error)
-    return ExitCode.OK
+        usage = _usage(error)
+        return _say(usage, ExitCode.USAGE) if usage else _unexpected(error)
+
+
+def _usage(error: Exception) -> str | None:
+    """In one line, what click says about options and commands in three. None: it is another error."""
+    if not hasattr(error, "format_message"):  # typer exports no base class of click's errors
+        return None
+    message = " ".join(str(error.format_message()).split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "migrate"
+    # the variable matters only if it is set: then the value may come from there
+    message = re.sub(
+        r" \(env var: '(\w+)'\)", lambda named: f" ({named[1]} is set)" if named[1] in os.environ else "", message
+    )
+    end = "" if message.endswith("?") else "."
+    return f"{message.replace('Value error, ', '')}{end} See `{command} --help`"
 
 
 def _unexpected(error: Exception) -> int:

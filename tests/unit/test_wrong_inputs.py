@@ -43,7 +43,8 @@ NO_DATABASE: list[tuple[str, list[str]]] = [
     ("statsu", ["statsu", "status"]),
     ("run --frobnicate", ["--frobnicate"]),
     ("run --wrokers 2", ["--wrokers", "--workers"]),
-    ("status --db", ["--db", "argument"]),
+    ("status --db", ["--db", "argument", "See `migrate --help`"]),
+    ("status --limit 3", ["--limit", "See `migrate status --help`"]),
     ("run --workers 0", ["--workers", "1"]),
     ("run --workers many", ["--workers", "integer"]),
     ("run --mode sideways", ["--mode", "online or offline", "sideways"]),
@@ -125,10 +126,17 @@ def test_what_does_not_exist_is_told_with_what_there_is(
     assert_complains(command, words, capsys)
 
 
+def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MIGRATE_WORKERS", "many")
+    assert_complains("run", ["--workers", "(MIGRATE_WORKERS is set)"], capsys)
+
+
 def assert_complains(command: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """It ended with 2, and said all of the words on stderr (whose lines may be wrapped), and no traceback."""
     exit_code = exit_code_of(shlex.split(command))
     said = " ".join(capsys.readouterr().err.split())
     assert exit_code == 2, f"{exit_code}: {said}"
     assert [word for word in words if word not in said] == [], said
+    assert said.startswith("Error: ")
+    assert said.count("Error") == 1
     assert "Traceback" not in said
