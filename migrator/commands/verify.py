@@ -28,7 +28,7 @@ from migrator.copying.verify import Files, How, Level
 from migrator.errors import ExitCode, UserError
 from migrator.job.address import COPIES, UPLOADS, bound_address
 from migrator.job.log import log_path, start_log
-from migrator.job.verifier import Compared, Scope, Verifier
+from migrator.job.verifier import Compared, Verifier, VerifyScope
 from migrator.settings import OFFLINE_WORKSPACE, Globals, tool_version
 from migrator.visible import tell
 
@@ -83,7 +83,7 @@ def _verified(store: Store, only: Selection, settings: VerifySettings, common: G
         store.verification.begin_again(only)
     start_log(log_path("verify"), common.verbose)
     invocation_id = store.begin_invocation("verify", socket.gethostname(), os.getpid(), tool_version())
-    scope = Scope(
+    scope = VerifyScope(
         only=only,
         workspace=bound.workspace or OFFLINE_WORKSPACE,
         offline_dir=copies.directory if copies else None,

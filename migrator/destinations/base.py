@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from migrator.records import Entry, Fork, Histogram, Kind, Record, Scalar, SeriesKind
+from migrator.records import Entry, Fork, Histogram, Kind, PointKind, Record, Scalar
 
 Confirm = Callable[[], None]
 
@@ -153,7 +153,7 @@ class ReadFile:
 class ReadSeries:
     """What is known of a series without its points: the last step in millionths (None: not known), the extremes."""
 
-    kind: SeriesKind
+    kind: PointKind
     last_step: int | None = None
     low: float | None = None
     high: float | None = None
