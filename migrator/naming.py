@@ -135,7 +135,7 @@ class Paths:
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
-    def claim(self, key: str, wanted: str) -> Renamed:
+    def take(self, key: str, wanted: str) -> Renamed:
         """A free path for source key `key`: `wanted`, or a similar path with the reason why it differs."""
         path, reason = legal_path(wanted)
         if path in self._taken:

@@ -272,7 +272,7 @@ def _fill(rows: Sequence[dict[str, Any]], values: Mapping[str, Any], present: Ma
 Record = Assign | AddTags | AssignFile | Points | Columns
 
 
-class SeriesKind(StrEnum):
+class PointKind(StrEnum):
     """The type of the points of a series."""
 
     FLOATS = "numbers"

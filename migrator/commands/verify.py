@@ -37,7 +37,7 @@ from migrator.job.address import COPIES, UPLOADS, bound_address
 from migrator.job.log import log_path, start_log
 from migrator.job.rereading import Sources
 from migrator.job.scratch import scratch_directory
-from migrator.job.verifier import Compared, Scope, Verifier
+from migrator.job.verifier import Compared, Verifier, VerifyScope
 from migrator.parts.base import MappingOptions
 from migrator.redaction import own_keys
 from migrator.settings import OFFLINE_WORKSPACE, Globals, tool_version, work_directory
@@ -121,7 +121,7 @@ def _verified(store: Store, only: Selection, settings: VerifySettings, common: G
             sources = None
             if settings.how.level is Level.VALUES:
                 sources = _sources(settings, bound.workspace, stack.enter_context(scratch_directory(settings.work_dir)))
-            scope = Scope(
+            scope = VerifyScope(
                 only=only,
                 workspace=bound.workspace or OFFLINE_WORKSPACE,
                 offline_dir=copies.directory if copies else None,

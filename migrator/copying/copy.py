@@ -17,7 +17,7 @@ from pathlib import Path
 
 from migrations_db.states import PartStatus
 from migrations_db.types import Claim, PartProgress
-from migrator.copying.pipeline import Claims, Pipeline, RunControl
+from migrator.copying.pipeline import ClaimStore, Pipeline, RunControl
 from migrator.copying.run_digests import Digests
 from migrator.destinations.base import Destination, RunTarget
 from migrator.errors import RunError
@@ -48,7 +48,7 @@ def copy_run(
     claim: Claim,
     source: Source,
     destination: Destination,
-    claims: Claims,
+    claims: ClaimStore,
     plan: CopyPlan,
     tools: RunTools,
 ) -> None:
@@ -89,7 +89,7 @@ def copy_run(
     claims.complete(claim, plan.parts)
 
 
-def _digests(claim: Claim, claims: Claims, target: RunTarget, *, anew: bool) -> Digests | None:
+def _digests(claim: Claim, claims: ClaimStore, target: RunTarget, *, anew: bool) -> Digests | None:
     """The digests of the run so far. None: its copy began with a version that kept none."""
     if anew:
         claims.begin_digests(claim)

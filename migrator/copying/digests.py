@@ -19,14 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from migrations_db.types import DigestRow
-from migrator.records import Scalar, SeriesKind
+from migrator.records import PointKind, Scalar
 
 Longs = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 Doubles = npt.NDArray[np.float64]
 
 VALUE, FILE = "value", "file"  # kinds of digests besides the kinds of series
-FLOATS, TEXTS, HISTOGRAMS, FILES = SeriesKind
+FLOATS, TEXTS, HISTOGRAMS, FILES = PointKind
 
 
 _MASK = 2**64 - 1

@@ -63,7 +63,7 @@ class RunControl(Protocol):
         ...
 
 
-class Claims(Protocol):
+class ClaimStore(Protocol):
     """The part of the state store that a copy needs. Every call is fenced by the claim's attempt number."""
 
     def parts(self, claim: Claim) -> dict[str, PartProgress]: ...
@@ -128,7 +128,7 @@ class Pipeline:
     def __init__(
         self,
         claim: Claim,
-        claims: Claims,
+        claims: ClaimStore,
         run: SourceRun,
         out: DestinationRun,
         control: RunControl,

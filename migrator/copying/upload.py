@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from migrations_db.types import Claim, DigestRow, PartProgress, PartUpdate
 from migrator.copying.copy import EPOCH, RunTools
-from migrator.copying.pipeline import Claims, RunControl, Tally
+from migrator.copying.pipeline import ClaimStore, RunControl, Tally
 from migrator.copying.run_digests import Digests
 from migrator.destinations.base import UPLOADED, Destination, Refused
 from migrator.destinations.neptune.answers import CREATED, EXISTED, Past
@@ -39,7 +39,7 @@ FILES_AT_A_TIME = 64  # files stored between two checkpoints
 
 
 def upload_run(
-    claim: Claim, destination: Destination, claims: Claims, workspace: str, offline_dir: Path, tools: RunTools
+    claim: Claim, destination: Destination, claims: ClaimStore, workspace: str, offline_dir: Path, tools: RunTools
 ) -> None:
     """Send all files and operations after the cursor to `workspace`, then remove the offline file."""
     assert isinstance(destination, NeptuneDestination)
@@ -110,7 +110,7 @@ class _Upload:
     def __init__(
         self,
         claim: Claim,
-        claims: Claims,
+        claims: ClaimStore,
         saved: PartProgress,
         log: OfflineLog,
         lost_files: Mapping[str, str],

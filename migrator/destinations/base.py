@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
-from migrator.records import Entry, Fork, Histogram, Kind, Record, Scalar, SeriesKind
+from migrator.records import Entry, Fork, Histogram, Kind, PointKind, Record, Scalar
 
 if TYPE_CHECKING:  # commands that only supervise need no numpy
     import numpy as np
@@ -154,7 +154,7 @@ class ReadFile:
 class ReadSeries:
     """What is known of a series without its points: the last step in millionths (None: not known), the extremes."""
 
-    kind: SeriesKind
+    kind: PointKind
     last_step: int | None = None
     low: float | None = None
     high: float | None = None

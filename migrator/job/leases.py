@@ -23,7 +23,7 @@ FULL_POINTS = 500_000  # a worker with this many expected points in hand takes n
 
 
 @dataclass(slots=True)
-class Held:
+class RunInHand:
     """One run in hand. Its lane writes this, but for `lost`, which the heartbeat sets; both read it."""
 
     claim: Claim
@@ -56,7 +56,7 @@ class Leases:
 
     def __init__(self, store: Store, worker_id: str, job: Job, stop: threading.Event) -> None:
         self._store, self._worker_id, self._job, self._stop = store, worker_id, job, stop
-        self._held: dict[int, Held] = {}
+        self._held: dict[int, RunInHand] = {}
         self._given_up: deque[Claim] = deque()
         self._beating = threading.Lock()
         self._beat_at = _seconds()
@@ -70,7 +70,7 @@ class Leases:
         claims = [held.claim for held in list(self._held.values())]
         return any(claim.suspect for claim in claims) or sum(claim.size_hint for claim in claims) >= FULL_POINTS
 
-    def claim(self) -> Held | None:
+    def claim(self) -> RunInHand | None:
         """The next run; None: there is nothing to claim now."""
         self._renew()  # after a long sleep, our own runs' leases would look like those of others
         claim = self._store.claim(
@@ -87,10 +87,10 @@ class Leases:
             before.lost = True
             self._store.release(claim, delay_s=HEARTBEAT_S)
             return None
-        held = self._held[claim.run] = Held(claim, self._stop, self._renew)
+        held = self._held[claim.run] = RunInHand(claim, self._stop, self._renew)
         return held
 
-    def end(self, held: Held) -> None:
+    def end(self, held: RunInHand) -> None:
         """The lane is done with the run, whatever became of it."""
         self._held.pop(held.claim.run, None)
 

@@ -91,7 +91,7 @@ class Outcomes:
 
 
 class _Attempt:
-    """The `Facts` of one attempt."""
+    """The `AttemptFacts` of one attempt."""
 
     def __init__(self, outcomes: Outcomes, claim: Claim) -> None:
         self._outcomes, self._claim = outcomes, claim

@@ -83,7 +83,7 @@ class StopJob:
 Verdict = Release | Pause | Again | StopJob
 
 
-class Facts(Protocol):
+class AttemptFacts(Protocol):
     """What a verdict depends on, beside the error."""
 
     @property
@@ -115,7 +115,7 @@ class Facts(Protocol):
         ...
 
 
-def verdict(error: BaseException, facts: Facts) -> Verdict:
+def verdict(error: BaseException, facts: AttemptFacts) -> Verdict:
     """What an attempt that ended with `error` comes to."""
     match error:
         case Stopped():
@@ -135,7 +135,7 @@ def verdict(error: BaseException, facts: Facts) -> Verdict:
     return Again(ErrorClass.UNKNOWN, f"{type(error).__name__}: {error}", UNKNOWN_FAILURES)  # a bug
 
 
-def _of_refused_key(error: TurnedAway, facts: Facts) -> Verdict:
+def _of_refused_key(error: TurnedAway, facts: AttemptFacts) -> Verdict:
     """The job stops if the service has refused the key for a while; the first refusal makes all wait."""
     if facts.stopping:
         return Release()
@@ -143,7 +143,7 @@ def _of_refused_key(error: TurnedAway, facts: Facts) -> Verdict:
     return Pause(error.service, ErrorClass.AUTH, str(error), left_s) if left_s > 0 else StopJob(error)
 
 
-def _of_run(error: RunError, facts: Facts) -> Verdict:
+def _of_run(error: RunError, facts: AttemptFacts) -> Verdict:
     if facts.stopping:
         return Release()
     if isinstance(error, Vanished):
@@ -164,7 +164,7 @@ def _of_run(error: RunError, facts: Facts) -> Verdict:
     return Again(error.error_class, str(error), facts.max_failures)
 
 
-def _of_system(error: OSError, facts: Facts) -> Verdict:
+def _of_system(error: OSError, facts: AttemptFacts) -> Verdict:
     if not facts.scratch.exists():
         return StopJob(UserError(f"{facts.scratch} is gone. {OTHER_PLACE}", ExitCode.UNEXPECTED))
     if error.errno in (errno.EMFILE, errno.ENFILE):

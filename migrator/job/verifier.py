@@ -45,7 +45,7 @@ LEASE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class VerifyScope:
     """Which runs, and where they are. `offline_dir` None: all are in Neptune. `workspace` is Neptune's.
 
     `sources` None: they are not read.
@@ -79,7 +79,7 @@ class Compared:
 class Verifier:
     """One verification. `downloads` reads several files at a time."""
 
-    def __init__(self, scope: Scope, store: Store, downloads: Executor) -> None:
+    def __init__(self, scope: VerifyScope, store: Store, downloads: Executor) -> None:
         self.compared = Compared()
         self._scope, self._store, self._downloads = scope, store, downloads
         self._stop = threading.Event()

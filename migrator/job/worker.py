@@ -36,7 +36,7 @@ from migrator.copying.copy import CopyPlan, RunTools, copy_run
 from migrator.errors import ExitCode, Retryable, UserError
 from migrator.job.adapters import Adapters
 from migrator.job.job import Ended, Job
-from migrator.job.leases import HEARTBEAT_S, Held, Leases
+from migrator.job.leases import HEARTBEAT_S, Leases, RunInHand
 from migrator.job.log import start_log
 from migrator.job.outcomes import Outcomes
 from migrator.job.patience import Patience
@@ -221,7 +221,7 @@ class Worker:
 
     # ------------------------------------------------------------ one run
 
-    def _copy(self, held: Held) -> None:
+    def _copy(self, held: RunInHand) -> None:
         claim, began = held.claim, time.monotonic()
         log.info("run %s: attempt %d begins", claim.ref, claim.attempt)
         try:

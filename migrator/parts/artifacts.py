@@ -29,11 +29,11 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     sets: dict[str, Scalar | frozenset[str]] = {}  # values that count once however often they are written
     for artifact in run.artifacts():
         key = f"{artifact.name}:{artifact.version}"
-        base, paths = bases.claim(key, f"artifacts/{artifact.name}/{artifact.version}"), Paths()
+        base, paths = bases.take(key, f"artifacts/{artifact.name}/{artifact.version}"), Paths()
         info = _info(artifact, ledger if key not in copied and key != unfinished else Ledger())
-        info_paths = {name: paths.claim(f"info/{name}", f"{base.name}/info/{name}").name for name in INFO}
+        info_paths = {name: paths.take(f"info/{name}", f"{base.name}/info/{name}").name for name in INFO}
         aliases = sorted(map(clean_text, artifact.aliases))
-        targets = {file.name: paths.claim(file.name, f"{base.name}/{file.name}") for file in artifact.files}
+        targets = {file.name: paths.take(file.name, f"{base.name}/{file.name}") for file in artifact.files}
         if key in copied:
             if copied[key] != aliases:
                 sets[info_paths["aliases"]] = frozenset(aliases)

@@ -29,7 +29,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
             ledger.add(Kind.SKIPPED, name, "contains_key")
             withheld += 1
             return
-        place, single = paths.claim(name, wanted), single_value(value)
+        place, single = paths.take(name, wanted), single_value(value)
         ledger.renamed(name, place)
         ledger.note(place.name, single.note)
         values[place.name] = single.value

@@ -64,9 +64,9 @@ def _batch(
             continue
         single = convert(non_finite(value))
         kind = type(single.value).__name__
-        place = paths.claim(source_key(keys), name)
+        place = paths.take(source_key(keys), name)
         if types.setdefault(place.name, kind) != kind:
-            beside = paths.claim(source_key(keys), f"{place.name}/{kind}")
+            beside = paths.take(source_key(keys), f"{place.name}/{kind}")
             place = Renamed(beside.name, "an earlier copy has another type there")
             types[place.name] = kind
         ledger.renamed(name, place)

@@ -83,7 +83,7 @@ def _targets(files: Iterable[SourceFile], known: Iterable[str]) -> dict[str, Ren
     """The path of each file. Known files come first and in order, so they keep their paths whatever is listed later."""
     paths = Paths()
     names = dict.fromkeys([*known, *(file.name for file in files)])
-    return {name: paths.claim(name, file_path(name)) for name in names}
+    return {name: paths.take(name, file_path(name)) for name in names}
 
 
 def _copy(

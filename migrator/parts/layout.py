@@ -63,7 +63,7 @@ class Layout:
             self._primary.add(series.key)
         if reason:
             self._told.add(series.key)
-        path, changed = self._paths.claim(source_key, wanted)
+        path, changed = self._paths.take(source_key, wanted)
         if changed or reason:
             ledger.add(Kind.RENAMED, f"{name} → {path}", changed or reason or "")
         return path

@@ -44,7 +44,7 @@ class _Converter:
     def __init__(self, run: SourceRun, cursor: Cursor, context: Context) -> None:
         self._run = run
         self._ledger, self._paths = Ledger(), Paths()
-        self._names = {name: self._paths.claim(name, f"system/{name}").name for name in cursor.get("names", ())}
+        self._names = {name: self._paths.take(name, f"system/{name}").name for name in cursor.get("names", ())}
         self._times = Times(cursor, context.created_at)
         self._next_row: int = cursor.get("row", 0)
         self._first_number = context.first_number
@@ -101,7 +101,7 @@ class _Converter:
     def _path(self, name: str) -> str:
         path = self._names.get(name)
         if path is None:
-            place = self._paths.claim(name, f"system/{name}")
+            place = self._paths.take(name, f"system/{name}")
             self._ledger.renamed(f"system.{name}", place)
             path = self._names[name] = place.name
         return path

@@ -148,13 +148,13 @@ def test_open_requests_of_many_runs_are_asked_about_together_and_not_too_often()
 
 
 class Clerk:
-    """A connection of which only `check` is used. Answers once `open_` is set."""
+    """A connection of which only `statuses` is used. Answers once `open_` is set."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []
         self.open = threading.Event()
 
-    def check(self, project: str, request_ids: Sequence[str]) -> list[Answer]:
+    def statuses(self, project: str, request_ids: Sequence[str]) -> list[Answer]:
         self.asked.append((project, len(request_ids)))
         if project == "team/broken":
             raise ZeroDivisionError

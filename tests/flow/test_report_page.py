@@ -26,7 +26,7 @@ from migrator.commands.text import SKIPS_MEAN
 from migrator.copying.findings import How
 from migrator.destinations.neptune.offline import OfflineDestination
 from migrator.errors import ADVICE, ErrorClass
-from migrator.job.verifier import Scope, Verifier
+from migrator.job.verifier import Verifier, VerifyScope
 from migrator.listed import Cause
 from migrator.records import Entry, HistoryRow
 from migrator.sources.memory import MemoryData
@@ -249,7 +249,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, Pa
         store = migration.store
         store.claim_setting("destination", f"offline:{directory / 'offline'}")
         with ThreadPoolExecutor(1) as downloads:
-            scope = Scope(Selection(), "workspace", directory / "offline", How(), 1, 1)
+            scope = VerifyScope(Selection(), "workspace", directory / "offline", How(), 1, 1)
             Verifier(scope, store, downloads).run(lambda _: None)
         yield store, directory
         store.close()

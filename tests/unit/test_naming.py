@@ -42,7 +42,7 @@ def digest(text: str, digits: int) -> str:
 
 def claim_all(keys: list[str]) -> dict[str, str]:
     paths = Paths()
-    return {key: paths.claim(key, key).name for key in keys}
+    return {key: paths.take(key, key).name for key in keys}
 
 
 class TestPaths:
@@ -74,7 +74,7 @@ class TestPaths:
     def test_a_path_differs_from_its_key_only_with_a_reason(self, keys: list[str]) -> None:
         paths = Paths()
         for key in keys:
-            path, reason = paths.claim(key, key)
+            path, reason = paths.take(key, key)
             assert (path == key) == (reason is None)
 
     @deadline_free
@@ -82,7 +82,7 @@ class TestPaths:
     def test_a_legal_path_stays_as_it_is(self, wanted: str) -> None:
         legal = legal_path(wanted).name
         assert legal_path(legal) == (legal, None)
-        assert Paths().claim(legal, legal) == (legal, None)
+        assert Paths().take(legal, legal) == (legal, None)
 
     def test_each_empty_level_becomes_an_underscore(self) -> None:
         assert legal_path("a//b") == ("a/_/b", "empty level")
@@ -104,8 +104,8 @@ class TestPaths:
 
     def test_the_first_key_keeps_the_path_and_each_other_gets_the_digest_of_its_key(self) -> None:
         paths = Paths()
-        assert paths.claim("a//b", "a//b").name == "a/_/b"
-        assert paths.claim("a/_/b", "a/_/b") == (f"a/_/b~{digest('a/_/b', 8)}", "another key has this path")
+        assert paths.take("a//b", "a//b").name == "a/_/b"
+        assert paths.take("a/_/b", "a/_/b") == (f"a/_/b~{digest('a/_/b', 8)}", "another key has this path")
 
     def test_nested_keys_and_keys_with_slashes_are_different_source_keys(self) -> None:
         assert source_key(["a", "b"]) == '["a","b"]'
@@ -136,7 +136,7 @@ class TestMetrics:
     @deadline_free
     @given(NAMES)
     def test_no_metric_lands_at_a_reserved_level(self, key: str) -> None:
-        path = Paths().claim(key, metric_base(key, None).name).name
+        path = Paths().take(key, metric_base(key, None).name).name
         assert path.split("/")[0] not in RESERVED_LEVELS
 
 

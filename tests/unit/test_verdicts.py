@@ -43,7 +43,7 @@ MAX_FAILURES = 5
 
 @dataclass(frozen=True)
 class Given:
-    """Facts that a test makes up."""
+    """AttemptFacts that a test makes up."""
 
     stopping: bool = False
     refused_s: float = 0.0

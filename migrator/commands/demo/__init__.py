@@ -24,7 +24,7 @@ from migrations_db import open_store
 from migrations_db.report_types import Progress
 from migrations_db.states import Phase, RunStatus
 from migrations_db.store import Store
-from migrator.commands.demo.processes import started
+from migrator.commands.demo.processes import running
 from migrator.errors import ExitCode, UserError
 from migrator.settings import DEFAULT_DB, LOG_DIR, OFFLINE_DIR, REPORT
 
@@ -148,7 +148,7 @@ When you have seen enough, delete the directory; there is nothing of the demo el
         started_at = time.monotonic()
         with (sdk / "output.txt").open("wb") as output, ExitStack() as stack:
             commands = [[sys.executable, "-P", "-m", "migrator.commands.demo.runs", name] for name in self.processes]
-            places = [started(command, self.directory, environment, output) for command in commands]
+            places = [running(command, self.directory, environment, output) for command in commands]
             makers = [stack.enter_context(place) for place in places]
             if any(maker.wait() for maker in makers):
                 raise _StepFailed(f"making runs (see {SDK_DIR}/output.txt)", ExitCode.UNEXPECTED)
@@ -212,7 +212,7 @@ When you have seen enough, delete the directory; there is nothing of the demo el
     @contextmanager
     def _migrate_started(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         self.echo(f"$ migrate {' '.join(arguments)}")
-        with started([*self.command, *arguments], self.directory, self._environment()) as process:
+        with running([*self.command, *arguments], self.directory, self._environment()) as process:
             yield process
 
 

@@ -14,7 +14,7 @@ END_WAIT_S = 12.0  # for a command that was asked to end; a clean stop takes 10 
 
 
 @contextmanager
-def started(
+def running(
     command: Sequence[str], directory: Path, environment: Mapping[str, str], output: BinaryIO | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process in `directory` that ends with the block. `output` None: it prints to our output."""

@@ -30,7 +30,7 @@ CRASHED_AGE_S = 3_600  # W&B's own rule: an unfinished log that is no longer wri
 
 
 @contextmanager
-def started(project: str, run_id: str, **options: Any) -> Iterator[Any]:
+def new_run(project: str, run_id: str, **options: Any) -> Iterator[Any]:
     """A run that ends with the block."""
     settings = wandb.Settings(x_stats_sampling_interval=1.0)
     run = wandb.init(entity=ENTITY, project=project, id=run_id, settings=settings, **options)
@@ -60,19 +60,19 @@ def sweep() -> None:
             "data": {"name": "cifar10", "augment": True, "crop": None},
         }
         options = {"group": "learning-rate", "tags": ["sweep", "resnet"], "notes": f"Learning rate {learning_rate}"}
-        with started(VISION, f"sweep-{number}", name=f"lr {learning_rate}", config=config, **options) as run:
+        with new_run(VISION, f"sweep-{number}", name=f"lr {learning_rate}", config=config, **options) as run:
             train(run, SHORT_ROWS, learning_rate)
             run.summary["best"] = {"accuracy": 0.97, "epoch": 1}
 
 
 def long(project: str, run_id: str) -> None:
-    with started(project, run_id, name=f"{LONG_ROWS:,} steps", tags=["long"]) as run:
+    with new_run(project, run_id, name=f"{LONG_ROWS:,} steps", tags=["long"]) as run:
         train(run, LONG_ROWS, 0.001, layers=LAYERS)
 
 
 def media() -> None:
     """Histograms, tables, HTML pages and sounds."""
-    with started(VISION, "media", name="pictures of a training", job_type="eval") as run:
+    with new_run(VISION, "media", name="pictures of a training", job_type="eval") as run:
         for i in range(5):
             sound = _tone(Path(run.dir).parent / "tmp" / f"tone-{i}.wav", 220 * (i + 1))
             bars = [(10 + i * j) % 7 for j in range(8)]
@@ -97,13 +97,13 @@ def _tone(path: Path, hertz: int) -> Path:
 
 def resumed(first_row: int) -> None:
     """One of the two starts of a run: the second continues where the first ended, in its own directory."""
-    with started(VISION, "resumed", name="resumed after a break", resume="allow") as run:
+    with new_run(VISION, "resumed", name="resumed after a break", resume="allow") as run:
         train(run, SHORT_ROWS, 0.02, first_row)
 
 
 def crashed() -> None:
     """A run whose machine loses power: its log has no end."""
-    with started(VISION, "crashed", name="power cut") as run:
+    with new_run(VISION, "crashed", name="power cut") as run:
         train(run, CRASHED_AFTER_ROWS, 0.02)
         log = next(Path(run.dir).parent.glob("*.wandb"))
         while log.stat().st_size < 100_000:  # the writer has not written it yet
@@ -118,7 +118,7 @@ def crashed() -> None:
 
 def diverged() -> None:
     """A run that logs numbers that are not finite, and fails."""
-    with started(TEXT, "diverged", name="diverged", config={"seed": 2**70, "lr": 10.0}) as run:
+    with new_run(TEXT, "diverged", name="diverged", config={"seed": 2**70, "lr": 10.0}) as run:
         for i in range(SHORT_ROWS):
             run.log({"loss": 2.0**i if i < 100 else math.nan, "grad": math.inf if i > 90 else 1.5**i})
         run.finish(exit_code=1)
@@ -126,7 +126,7 @@ def diverged() -> None:
 
 def words() -> None:
     """Text series, alone and mixed with numbers, and nested rows."""
-    with started(TEXT, "words", name="Wörter und 数字", notes="Two lines,\nand “quotes”.") as run:
+    with new_run(TEXT, "words", name="Wörter und 数字", notes="Two lines,\nand “quotes”.") as run:
         for i in range(50):
             row = {"sample": f"Once upon a time {i}", "score": i / 7 if i % 5 else "not computed"}
             run.log({**row, "tokens": {"in": i * 100, "out": i * 90}})
@@ -134,7 +134,7 @@ def words() -> None:
 
 def talkative() -> None:
     """Console output on both streams."""
-    with started(TEXT, "talkative", name="console output") as run:
+    with new_run(TEXT, "talkative", name="console output") as run:
         for i in range(100):
             print(f"epoch {i}: loss {1 / (i + 1):.4f}")
             if i % 25 == 0:
@@ -144,7 +144,7 @@ def talkative() -> None:
 
 def names() -> None:
     """Metrics whose names have another meaning in Neptune, and a picture that somebody has deleted."""
-    with started(TEXT, "names", name="[red] names / levels") as run:
+    with new_run(TEXT, "names", name="[red] names / levels") as run:
         for i in range(20):
             run.log({"config/lr": 0.1 / (i + 1), "system/load": i % 3, "a//b": i, "plots": wandb.Html(f"<p>{i}</p>")})
         lost = sorted(Path(run.dir).glob("media/html/plots_7_*"))

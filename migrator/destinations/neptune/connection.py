@@ -30,7 +30,7 @@ from neptune_api.types import File as Payload
 from neptune_scale.net.api_client import ApiClient, FileSignRequest, _generate_user_agent
 from neptune_scale.net.projects import PROJECTS_PATH_BASE
 
-from migrator.destinations.neptune.errors import SERVICE, check, patiently, translated
+from migrator.destinations.neptune.errors import SERVICE, check_answer, patiently, translated
 from migrator.destinations.neptune.login import client_for, verifies_ssl
 from migrator.destinations.neptune.provenance import Provenance, read_provenance
 from migrator.destinations.neptune.refusals import check_case, is_refusal_of_all, not_created
@@ -128,7 +128,7 @@ class Connection:
                 if project in self._seen():
                     return None  # people who can write to a project cannot always create one
                 raise not_created(project, words, visibility)
-        return check(response, what)
+        return check_answer(response, what)
 
     def _seen(self) -> Collection[str]:
         """The projects that this account sees; none, if it may not ask."""
@@ -147,7 +147,7 @@ class Connection:
         with translated(what):
             asked_at = time.time()
             response = self._api.backend.get_httpx_client().get(PROJECTS_PATH_BASE, params=PROJECTS_SEEN)
-            check(response, what)
+            check_answer(response, what)
             projects = {f"{one['organizationName']}/{one['name']}" for one in response.json()["entries"]}
         return Look(projects, ahead_s(response.headers.get("Date"), asked_at, time.time()))
 
@@ -166,18 +166,18 @@ class Connection:
         what = f"send data of {operation.project}:{operation.run_id}"
         with translated(what):
             response = self._api.submit(operation=operation, family=operation.run_id)
-            check(response, what)
+            check_answer(response, what)
             ids = SubmitResponse.FromString(response.content).request_ids
         if not ids:
             raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: Neptune gave no request id")
         return str(ids[-1])
 
-    def check(self, project: str, request_ids: Sequence[str]) -> list[Answer]:
+    def statuses(self, project: str, request_ids: Sequence[str]) -> list[Answer]:
         """The answers to some requests, in the order of the ids (at most limits.STATUS_BATCH)."""
         what = f"ask Neptune whether data of {project} was processed"
         with translated(what):
             response = self._api.check_batch(request_ids=list(request_ids), project=project)
-            check(response, what)
+            check_answer(response, what)
             statuses = BulkRequestStatus.FromString(response.content).statuses
         if len(statuses) != len(request_ids):
             raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: {len(statuses)} answers to {len(request_ids)} questions")
@@ -195,7 +195,7 @@ class Connection:
                     project_identifier=project,
                     body=Payload(payload=question.SerializeToString()),
                 )
-                check(response, what)
+                check_answer(response, what)
                 page = BulkIngestResultDetail.FromString(response.content)
             for detail in page.details:
                 yield Detail(detail.path, _code_name(detail.ingest_code))
@@ -209,7 +209,7 @@ class Connection:
         requests = [FileSignRequest(upload.destination, upload.file.size_bytes, "write") for upload in uploads]
         with translated(what):
             response = self._api.fetch_file_storage_urls(file_sign_requests=requests, project=project)
-            check(response, what)
+            check_answer(response, what)
         signed = {file.path: file for file in response.parsed.files or ()} if response.parsed else {}
         missing = [request.path for request in requests if request.path not in signed]
         if missing:
@@ -220,7 +220,7 @@ class Connection:
         """Call an endpoint that reads, a module of `neptune_api.api`. Returns the body of the answer."""
         with translated(what):
             response = endpoint.sync_detailed(client=self._api.backend, **arguments)
-            check(response, what)
+            check_answer(response, what)
             return bytes(response.content)
 
     def addresses(self, project: str, paths: Sequence[str]) -> list[str | None]:
@@ -229,7 +229,7 @@ class Connection:
         requests = [FileSignRequest(path, 0, "read") for path in paths]
         with translated(what):
             response = self._api.fetch_file_storage_urls(file_sign_requests=requests, project=project)
-            check(response, what)
+            check_answer(response, what)
         signed = {file.path: file.url for file in response.parsed.files or ()} if response.parsed else {}
         return [signed.get(path) for path in paths]
 
@@ -266,7 +266,7 @@ class Connection:
         response = self._api.complete_multipart_upload(
             upload_id=multipart.upload_id, project=project, path=upload.destination, etags=etags
         )
-        check(response, what)
+        check_answer(response, what)
 
 
 class _LogIn(httpx.Auth):

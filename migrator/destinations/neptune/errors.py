@@ -72,7 +72,7 @@ def _has_expired(error: Exception) -> bool:
     return isinstance(error, Retryable) and error.error_class is ErrorClass.PERMISSION
 
 
-def check(response: Any, what: str) -> None:
+def check_answer(response: Any, what: str) -> None:
     """Raise for every status except success. We retry ourselves, because the client's retries ignore Retry-After."""
     status = int(response.status_code)
     message = f"{what}: HTTP {status}"
@@ -102,11 +102,11 @@ def _asked_s(response: Any) -> float | None:
 
 
 def check_storage(response: Any, what: str) -> None:
-    """Like `check`, but for a storage, which answers 400 or 403 if the address has expired: a new one may work."""
+    """Like `check_answer`, for a storage: it answers 400 or 403 if the address has expired, and a new one may work."""
     status = int(response.status_code)
     if refuses_address(status):
         raise Retryable(ErrorClass.PERMISSION, f"{what}: the storage refused it (HTTP {status})")
-    check(response, what)
+    check_answer(response, what)
 
 
 @contextmanager

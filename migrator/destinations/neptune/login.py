@@ -11,7 +11,7 @@ from neptune_api.api.backend import get_client_config
 from neptune_api.auth_helpers import exchange_api_key
 from neptune_api.credentials import Credentials
 
-from migrator.destinations.neptune.errors import check, translated
+from migrator.destinations.neptune.errors import check_answer, translated
 from migrator.destinations.neptune.limited import HEADERS, limit_answer
 from migrator.errors import ErrorClass, Rejected, Retryable, UserError
 
@@ -58,8 +58,8 @@ def verifies_ssl() -> bool:
 
 
 def _check_public(response: Any, what: str) -> None:
-    """Like `check`, for what anybody may ask: a refusal is not about the token, so it may pass."""
+    """Like `check_answer`, for what anybody may ask: a refusal is not about the token, so it may pass."""
     try:
-        check(response, what)
+        check_answer(response, what)
     except (Rejected, UserError) as error:
         raise Retryable(ErrorClass.UNAVAILABLE, f"{what}: HTTP {int(response.status_code)}") from error

@@ -25,16 +25,16 @@ from migrator.destinations.base import (
 )
 from migrator.destinations.neptune.offline_log import OfflineLog, disk_errors
 from migrator.destinations.neptune.offline_places import run_directory
-from migrator.records import Fork, Histogram, SeriesKind
+from migrator.records import Fork, Histogram, PointKind
 
 POINTS_AT_A_TIME = 100_000  # of all series of a run together, before they are yielded
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICRO = 1_000_000
 KINDS = {
-    "float64": SeriesKind.FLOATS,
-    "string": SeriesKind.TEXTS,
-    "histogram": SeriesKind.HISTOGRAMS,
-    "file_ref": SeriesKind.FILES,
+    "float64": PointKind.FLOATS,
+    "string": PointKind.TEXTS,
+    "histogram": PointKind.HISTOGRAMS,
+    "file_ref": PointKind.FILES,
 }
 
 
@@ -105,7 +105,7 @@ def _create(run: ReadRun, change: CreateRun) -> None:
         run.fork = Fork(change.fork_point.parent_run_id, step.whole + step.micro / MICRO)
 
 
-def _series(before: ReadValue | None, kind: SeriesKind, step: int) -> ReadSeries:
+def _series(before: ReadValue | None, kind: PointKind, step: int) -> ReadSeries:
     last = before.last_step if isinstance(before, ReadSeries) and before.last_step is not None else step
     return ReadSeries(kind, max(last, step))
 

@@ -201,9 +201,9 @@ class NeptuneRun:
             group = uploads[start : start + UPLOADS_AT_A_TIME]
             signed = patiently(partial(self._connection.sign, self._project, group))
             for upload, address in zip(group, signed, strict=True):
-                self._sent.uploads.append(self._uploads.submit(self._store, upload, address))
+                self._sent.uploads.append(self._uploads.submit(self._upload, upload, address))
 
-    def _store(self, upload: Upload, address: Any) -> None:
+    def _upload(self, upload: Upload, address: Any) -> None:
         unused = [address]
 
         def store() -> None:
@@ -333,7 +333,7 @@ class StatusPoller:
 
     def _ask(self, project: str, ids: Sequence[str]) -> None:
         try:
-            answers = patiently(lambda: self._connection.check(project, ids))
+            answers = patiently(lambda: self._connection.statuses(project, ids))
         except Exception as error:  # noqa: BLE001 - raised again in the waiting threads, which would hang otherwise
             for request_id in ids:
                 self._settle((project, request_id), error)

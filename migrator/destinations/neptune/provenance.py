@@ -14,7 +14,7 @@ from neptune_api.api.retrieval import search_leaderboard_entries_proto
 from neptune_api.models import SearchLeaderboardEntriesParamsDTO
 from neptune_api.proto.neptune_pb.api.v1.model.leaderboard_entries_pb2 import ProtoLeaderboardEntriesSearchResultDTO
 
-from migrator.destinations.neptune.errors import check, translated
+from migrator.destinations.neptune.errors import check_answer, translated
 from migrator.errors import ErrorClass, Rejected
 
 SOURCE_URL, CREATED_AT = "migration/source_url", "sys/creation_time"
@@ -67,7 +67,7 @@ def read_provenance(client: Any, project: str, run_id: str) -> Provenance | None
             type=["run"],
             body=SearchLeaderboardEntriesParamsDTO.from_dict(question),
         )
-        check(response, what)
+        check_answer(response, what)
         found = ProtoLeaderboardEntriesSearchResultDTO.FromString(response.content).entries
     if not found:
         return None

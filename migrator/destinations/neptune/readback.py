@@ -50,7 +50,7 @@ from migrator.destinations.neptune.connection import Connection
 from migrator.destinations.neptune.errors import patiently
 from migrator.destinations.neptune.float_points import float_points
 from migrator.errors import RunError, TooLong
-from migrator.records import Histogram, SeriesKind
+from migrator.records import Histogram, PointKind
 
 RUNS_AT_A_TIME = 100  # ids per search
 VALUES_AT_A_TIME = 10_000  # Neptune: values per page of attributes
@@ -60,10 +60,10 @@ SHRINK = 8  # factor by which a page shrinks if the answer is too long
 FILES_AT_A_TIME = 100  # addresses signed per request
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 KINDS = {
-    "floatSeries": SeriesKind.FLOATS,
-    "stringSeries": SeriesKind.TEXTS,
-    "histogramSeries": SeriesKind.HISTOGRAMS,
-    "fileRefSeries": SeriesKind.FILES,
+    "floatSeries": PointKind.FLOATS,
+    "stringSeries": PointKind.TEXTS,
+    "histogramSeries": PointKind.HISTOGRAMS,
+    "fileRefSeries": PointKind.FILES,
 }
 #: the field of a ProtoAttributeDTO that holds the value, by type
 FIELDS = {
@@ -165,8 +165,8 @@ class NeptuneReadBack:
 
     def pages(self, project: str, series: Sequence[SeriesRef], span: Span = WHOLE) -> Iterator[SeriesPage]:
         """`span`: the first and last step wanted, both included."""
-        floats = [one for one in series if _kind(one) is SeriesKind.FLOATS]
-        others = [one for one in series if _kind(one) is not SeriesKind.FLOATS]
+        floats = [one for one in series if _kind(one) is PointKind.FLOATS]
+        others = [one for one in series if _kind(one) is not PointKind.FLOATS]
         for some in _batched(floats, SERIES_AT_A_TIME):
             yield from self._float_pages(project, some, span)
         for some in _batched(others, SERIES_AT_A_TIME):
@@ -290,7 +290,7 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
-def _kind(one: SeriesRef) -> SeriesKind:
+def _kind(one: SeriesRef) -> PointKind:
     value = one.run.values[one.path]
     assert isinstance(value, ReadSeries)
     return value.kind
@@ -307,7 +307,7 @@ def _questions(project: str, series: Sequence[SeriesRef]) -> list[dict[str, Any]
                 "lineage": "NONE",
                 "lineageEntityType": "RUN",
             }
-            | ({"includePreview": False} if _kind(one) is SeriesKind.FLOATS else {}),
+            | ({"includePreview": False} if _kind(one) is PointKind.FLOATS else {}),
         }
         for number, one in enumerate(series)
     ]

@@ -23,7 +23,7 @@ from migrator.sources.wandb.answers import (
 )
 from migrator.sources.wandb.client import WandbClient
 from migrator.sources.wandb.connections import pages, sizes
-from migrator.sources.wandb.downloads import Downloads, Expected
+from migrator.sources.wandb.downloads import Downloads, Recorded
 from migrator.sources.wandb.errors import NotKnown
 from migrator.sources.wandb.files import ScratchNames
 from migrator.sources.wandb_facts import EVENTS_TYPE, OWN_TYPES, iso_time, sum_hex
@@ -193,7 +193,7 @@ class RunArtifacts:
             url = self._urls(one, again).get(name)
             return [url] if url else []
 
-        expected = Expected(file.size_bytes, file.md5, file.xxh128) if file else None
+        expected = Recorded(file.size_bytes, file.md5, file.xxh128) if file else None
         saved = self._downloads.save(addresses, self._places.new(), f"{one}/{name}", expected)
         if saved is None:
             raise Rejected(ErrorClass.NOT_FOUND, f"{one}/{name} is not (or no longer) at W&B")

@@ -33,8 +33,8 @@ from migrator.sources.wandb.errors import (
     UNANSWERED,
     CoreEnded,
     Passing,
-    clean,
     of_message,
+    one_line,
     refused_key,
     retries,
 )
@@ -269,7 +269,7 @@ class WandbClient:
         except self._wandb.errors.AuthenticationError as error:
             raise _login_error(error, self._url) from error
         except (self._wandb.errors.UsageError, ValueError) as error:  # pydantic raises ValueError for wrong settings
-            raise UserError(f"W&B settings: {clean(str(error))}. Check WANDB_BASE_URL ({self._url}).") from error
+            raise UserError(f"W&B settings: {one_line(str(error))}. Check WANDB_BASE_URL ({self._url}).") from error
 
     def _check_key(self) -> None:
         """Raise if there is no key. (`Api` would prompt for it on the terminal, which a worker does not have.)"""
@@ -353,7 +353,7 @@ def _login_error(error: Exception, url: str) -> MigratorError:
     """The error for a failed login. wandb 0.31 raises `AuthenticationError` for all of them, even if W&B is down."""
     cause = error.__cause__
     if cause is None:  # the key has the wrong form: too short, wrong characters
-        return refused_key(clean(str(error)))
+        return refused_key(one_line(str(error)))
     response = getattr(cause, "response", None)
     if CORE_ENDED.search(str(cause)):
         return Throttled(ErrorClass.UNAVAILABLE, f"login at {url}: the wandb-core process ended", SERVICE)
@@ -363,4 +363,4 @@ def _login_error(error: Exception, url: str) -> MigratorError:
     if isinstance(told, Passing) or (isinstance(told, Retryable) and told.error_class is ErrorClass.TIMEOUT):
         return Throttled(told.error_class, str(told), SERVICE)
     passing = "giving up after" in str(cause) or not hasattr(cause, "response")
-    return Throttled(ErrorClass.UNAVAILABLE, str(told), SERVICE) if passing else refused_key(clean(str(cause)))
+    return Throttled(ErrorClass.UNAVAILABLE, str(told), SERVICE) if passing else refused_key(one_line(str(cause)))

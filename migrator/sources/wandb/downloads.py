@@ -72,7 +72,7 @@ class Transport:
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class Recorded:
     """What W&B has recorded about a file. None: not recorded. Checksums are hex."""
 
     size_bytes: int | None = None
@@ -105,7 +105,7 @@ class Downloads:
         addresses: Addresses,
         path: Path,
         name: str,
-        expected: Expected | None = None,
+        expected: Recorded | None = None,
         at_most: float = math.inf,
     ) -> LocalFile | None:
         """Download to `path` and check. None: every address says that there is no such file (404, 410).

@@ -75,29 +75,29 @@ def of_message(message: str, what: str, status: int = 0) -> MigratorError:
     if not status and (found := STATUS.search(message)):
         status = int(found[1])
     if status in (0, 200, 400, 403, 503) and LIMITED.search(message) and not ABSENT.search(message):
-        return Throttled(ErrorClass.RATE_LIMITED, f"{what}: W&B limits requests: {clean(message)}", SERVICE)
+        return Throttled(ErrorClass.RATE_LIMITED, f"{what}: W&B limits requests: {one_line(message)}", SERVICE)
     if status in (0, 200, 400, 422) and NOT_KNOWN.search(message):
-        return NotKnown(f"{what}: this W&B server does not know the request: {clean(message)}")
+        return NotKnown(f"{what}: this W&B server does not know the request: {one_line(message)}")
     if status >= 400:
         return of_status(status, what, message)
     if "invalid character '<'" in message:
         return Passing(ErrorClass.UNAVAILABLE, f"{what}: {WEB_PAGE}")
     if CUT.search(message):
-        return Passing(ErrorClass.UNAVAILABLE, f"{what}: W&B's answer was cut: {clean(message)}")
+        return Passing(ErrorClass.UNAVAILABLE, f"{what}: W&B's answer was cut: {one_line(message)}")
     if DOWN.search(message):
-        return Throttled(ErrorClass.UNAVAILABLE, f"{what}: W&B cannot be reached: {clean(message)}", SERVICE)
+        return Throttled(ErrorClass.UNAVAILABLE, f"{what}: W&B cannot be reached: {one_line(message)}", SERVICE)
     if SLOW.search(message):
-        return Retryable(ErrorClass.TIMEOUT, f"{what}: W&B was too slow: {clean(message)}")
+        return Retryable(ErrorClass.TIMEOUT, f"{what}: W&B was too slow: {one_line(message)}")
     if REFUSED.search(message):
-        return Rejected(ErrorClass.PERMISSION, f"{what}: W&B does not allow it: {clean(message)}")
+        return Rejected(ErrorClass.PERMISSION, f"{what}: W&B does not allow it: {one_line(message)}")
     if ABSENT.search(message):
-        return Rejected(ErrorClass.NOT_FOUND, f"{what}: not found: {clean(message)}")
-    return Retryable(ErrorClass.UNAVAILABLE, f"{what}: {clean(message)}")
+        return Rejected(ErrorClass.NOT_FOUND, f"{what}: not found: {one_line(message)}")
+    return Retryable(ErrorClass.UNAVAILABLE, f"{what}: {one_line(message)}")
 
 
 def of_status(status: int, what: str, message: str = "", retry_after_s: float | None = None) -> MigratorError:
     """The error for an answer with HTTP status `status`, after all retries of the layers below."""
-    text = f"{what}: HTTP {status}" + (f": {clean(message)}" if message else "")
+    text = f"{what}: HTTP {status}" + (f": {one_line(message)}" if message else "")
     return refused_key(text) if status == 401 else errors.of_status(status, text, SERVICE, retry_after_s)
 
 
@@ -116,6 +116,6 @@ def of_disk(error: OSError, what: str, scratch: Path) -> MigratorError:
     )
 
 
-def clean(message: str) -> str:
+def one_line(message: str) -> str:
     """The beginning of `message` on one line, without possible secrets."""
     return without_long_words(without_secrets(" ".join(message.split())))[:300]

@@ -40,7 +40,7 @@ class TooLarge(Exception):
     """A Parquet file that cannot be read in little memory, although it is valid."""
 
 
-class Table:
+class ParquetTable:
     """A Parquet file from W&B.
 
     Opening it reads the footer: a truncated or foreign file raises `Passing(BAD_DATA)`, one with a page over
@@ -112,12 +112,12 @@ def _computable(batch: pa.RecordBatch) -> pa.RecordBatch:
 class HistoryExport:
     """One export file of a run's history; `first` and `last` are its lowest and highest step (rows > 0).
 
-    `bad_rows` have no step: they do not count as `rows` and are not read. Raises as `Table` does, also `TooLarge` for
-    rows that must be sorted and are too many for that.
+    `bad_rows` have no step: they do not count as `rows` and are not read. Raises as `ParquetTable` does, also
+    `TooLarge` for rows that must be sorted and are too many for that.
     """
 
     def __init__(self, path: Path, what: str) -> None:
-        self._table, self._what = Table(path, what), what
+        self._table, self._what = ParquetTable(path, what), what
         self.rows, self.bad_rows = 0, self._table.rows
         self.first, self.last, self._ascending = 0.0, 0.0, True
         self.strict = True  # whether each row has a higher step than the previous one

@@ -15,7 +15,7 @@ from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import nodes, number, run_of
 from migrator.sources.wandb.client import WandbClient
 from migrator.sources.wandb.connections import pages, sizes
-from migrator.sources.wandb.downloads import Downloads, Expected
+from migrator.sources.wandb.downloads import Downloads, Recorded
 from migrator.sources.wandb_facts import sum_hex
 
 PAGE_FILES = 500  # per answer: about 300 kB
@@ -59,7 +59,7 @@ class RunFiles:
             found = self._ask([name])[0] if again else {name: file}
             return found[name].urls if name in found else ()
 
-        return self._downloads.save(addresses, self._places.new(), name, Expected(file.size_bytes, file.md5))
+        return self._downloads.save(addresses, self._places.new(), name, Recorded(file.size_bytes, file.md5))
 
     def release(self, file: LocalFile) -> None:
         """Delete the scratch file. Files elsewhere are left alone."""

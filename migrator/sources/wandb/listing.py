@@ -4,7 +4,7 @@
     RunLists         (run_lists)          connections  pages of lists
     WandbRun         reads (run)          errors  failures                     downloads  plain GETs
       |- RunHistory    (history, exports for Parquet files, live for rows not exported yet)
-      |- SystemMetrics, Console (streams)
+      |- SystemMetrics, ConsoleLog (streams)
       `- RunFiles (files), RunArtifacts (artifacts)
 
 Requests for a small run: Run, RunParquetHistory, one GET of its export or one HistoryPage, RunOutputArtifacts, then

@@ -17,7 +17,7 @@ LEVELS_MAX = 20  # of structs in a header; it has 3
 UNCOMPRESSED, COMPRESSED = 2, 3  # fields of PageHeader: sizes in bytes, without the header
 
 
-class Kind(IntEnum):
+class ThriftType(IntEnum):
     """Types of values in the compact protocol."""
 
     STOP = 0
@@ -74,7 +74,7 @@ class _Header:
         self._file, self._bytes, self._next = file, file.read(HEADER_BYTES), 0
         self._numbers: dict[int, int] = {}
         for field, kind in self._fields():
-            if kind == Kind.I32:
+            if kind == ThriftType.I32:
                 self._numbers[field] = self._integer()
             else:
                 self._skip(kind, 0)
@@ -92,7 +92,7 @@ class _Header:
     def _fields(self) -> Iterator[tuple[int, int]]:
         """The number and type of each field of a struct. The caller reads or skips its value."""
         field = 0
-        while (head := self._take(1)[0]) != Kind.STOP:
+        while (head := self._take(1)[0]) != ThriftType.STOP:
             field = field + (head >> 4) if head >> 4 else self._integer()
             yield field, head & 15
 
@@ -100,21 +100,23 @@ class _Header:
         if level > LEVELS_MAX:
             raise ValueError("not a page header")
         match kind:
-            case Kind.TRUE | Kind.FALSE:  # the type is the value
+            case ThriftType.TRUE | ThriftType.FALSE:  # the type is the value
                 pass
-            case Kind.BYTE:
+            case ThriftType.BYTE:
                 self._take(1)
-            case Kind.I16 | Kind.I32 | Kind.I64:
+            case ThriftType.I16 | ThriftType.I32 | ThriftType.I64:
                 self._varint()
-            case Kind.DOUBLE:
+            case ThriftType.DOUBLE:
                 self._take(8)
-            case Kind.BINARY:
+            case ThriftType.BINARY:
                 self._take(self._varint())
-            case Kind.LIST | Kind.SET:
+            case ThriftType.LIST | ThriftType.SET:
                 head = self._take(1)[0]
                 for _ in range(self._varint() if head >> 4 == 15 else head >> 4):
-                    self._skip(Kind.BYTE if head & 15 in (Kind.TRUE, Kind.FALSE) else head & 15, level + 1)
-            case Kind.STRUCT:
+                    self._skip(
+                        ThriftType.BYTE if head & 15 in (ThriftType.TRUE, ThriftType.FALSE) else head & 15, level + 1
+                    )
+            case ThriftType.STRUCT:
                 for _, inner in self._fields():
                     self._skip(inner, level + 1)
             case _:  # page headers have no maps

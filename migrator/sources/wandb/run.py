@@ -35,7 +35,7 @@ from migrator.sources.wandb.downloads import Downloads
 from migrator.sources.wandb.files import RunFiles
 from migrator.sources.wandb.history import RunHistory
 from migrator.sources.wandb.live import HistoryFacts
-from migrator.sources.wandb.streams import Console, SystemMetrics
+from migrator.sources.wandb.streams import ConsoleLog, SystemMetrics
 from migrator.sources.wandb.sweeps import SweepCache
 from migrator.sources.wandb_facts import iso_time
 
@@ -56,7 +56,7 @@ class WandbRun:
         self._artifacts = RunArtifacts(client, downloads, ref, scratch)
         self._history = RunHistory(client, downloads, ref, self._facts(), scratch)
         self._system = SystemMetrics(client, ref, self._artifacts, self._ended)
-        self._console = Console(client, ref, self._files, self._ended)
+        self._console = ConsoleLog(client, ref, self._files, self._ended)
 
     # ------------------------------------------------------------ single values
 

@@ -16,7 +16,7 @@ from migrator.sources.wandb.answers import Json, fewer, nodes, number, parsed, r
 from migrator.sources.wandb.artifacts import RunArtifacts
 from migrator.sources.wandb.client import WandbClient
 from migrator.sources.wandb.errors import retries
-from migrator.sources.wandb.exports import Table, TooLarge, as_time, plain_rows
+from migrator.sources.wandb.exports import ParquetTable, TooLarge, as_time, plain_rows
 from migrator.sources.wandb.files import RunFiles
 from migrator.sources.wandb_facts import iso_time
 
@@ -36,7 +36,7 @@ class SystemMetrics:
         """`ended`: the run has ended. Until then, an export is incomplete (a resumed run has one of its first part)."""
         self._client, self._ref, self._artifacts, self._ended = client, ref, artifacts, ended
         self.partial: str | None = None
-        self._export: list[Table] | None = None
+        self._export: list[ParquetTable] | None = None
 
     def pages(self, first_row: int) -> Iterator[list[SystemRow]]:
         """Rows from number `first_row` on."""
@@ -65,7 +65,7 @@ class SystemMetrics:
                 row = parsed(text)
                 yield row.get("_timestamp"), row
 
-    def _exported(self) -> list[Table] | None:
+    def _exported(self) -> list[ParquetTable] | None:
         if self._export is None and self._ended:
             try:
                 for attempt in retries():
@@ -73,7 +73,7 @@ class SystemMetrics:
                         paths = self._artifacts.events_export()
                         if paths is None:
                             return None
-                        self._export = [Table(path, f"system metrics of {self._ref}") for path in paths]
+                        self._export = [ParquetTable(path, f"system metrics of {self._ref}") for path in paths]
             except (Rejected, TooLarge) as error:  # a server that has no artifacts or does not show them: use samples
                 log.warning("%s: no export of system metrics: %s", self._ref, error)
         return self._export
@@ -100,7 +100,7 @@ class SystemMetrics:
             table.close()
 
 
-class Console:
+class ConsoleLog:
     """One run's output: W&B's console log or, if there is none, `output.log`."""
 
     def __init__(self, client: WandbClient, ref: RunRef, files: RunFiles, ended: bool) -> None:

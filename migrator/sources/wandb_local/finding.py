@@ -27,7 +27,7 @@ LINE_ENDS_MIN = 3  # fewer may look converted by chance
 
 
 @dataclass(slots=True)
-class Found:
+class FoundLogs:
     """What was found below the directories: `logs` by their resolved paths, each once.
 
     `bare` are directories with the files of a run that has no log: `files/` of its run directory or, from SDKs before
@@ -39,9 +39,9 @@ class Found:
     left_out: list[LeftOut] = field(default_factory=list)
 
 
-def find(paths: Sequence[Path]) -> Found:
+def find(paths: Sequence[Path]) -> FoundLogs:
     """Walk the directories (or take logs directly). Links to directories are not followed."""
-    found = Found()
+    found = FoundLogs()
     roots = []
     for path in paths:
         if not path.exists():
@@ -60,7 +60,7 @@ def find(paths: Sequence[Path]) -> Found:
 class _Walk:
     """Finds everything below one directory."""
 
-    def __init__(self, found: Found, root: Path, roots: Sequence[Path]) -> None:
+    def __init__(self, found: FoundLogs, root: Path, roots: Sequence[Path]) -> None:
         self._found, self._root = found, root
         self._roots = [one.resolve() for one in roots]
         self._without_log: list[Path] = []  # with names like run directories
@@ -110,7 +110,7 @@ def _is_called_like_runs(name: str) -> bool:
     return name == "wandb" or name.endswith(".wandb") or DATED.fullmatch(name) is not None
 
 
-def _add_log(found: Found, log: Path) -> None:
+def _add_log(found: FoundLogs, log: Path) -> None:
     try:
         place = log.resolve(strict=True)
     except (OSError, RuntimeError):  # a dangling link, as git-annex and DVC leave it without the data

@@ -16,7 +16,7 @@ from migrator.records import ConsoleLine, HistoryRow, SystemRow
 from migrator.sources.paging import Row, Sized, output_lines, sized
 from migrator.sources.wandb_local.log import WandbLog, opened
 from migrator.sources.wandb_local.scan import LogScan, RunScan
-from migrator.sources.wandb_local.terminal import Console
+from migrator.sources.wandb_local.terminal import Terminal
 from migrator.sources.wandb_local.values import as_time_s, epoch_s, json_or_text, row_values
 
 STREAMS = {0: "stderr", 1: "stdout"}  # wandb_internal.proto, OutputRawRecord.OutputType
@@ -106,7 +106,7 @@ def console_lines(scan: RunScan) -> Iterator[Sized[ConsoleLine]]:
 
 def _log_lines(log: LogScan) -> Iterator[Sized[ConsoleLine]]:
     """The lines of one process, numbered from 0."""
-    console = Console()
+    console = Terminal()
     for record, _ in _records(log):
         kind = record.WhichOneof("record_type")
         if kind in ("output_raw", "output"):

@@ -52,7 +52,7 @@ class _Line:
         return line
 
 
-class Console:
+class Terminal:
     """Both streams of one process. `write` and `finish` yield the lines that can no longer change, in order."""
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class Console:
 class _Terminal:
     """One stream."""
 
-    def __init__(self, console: Console, stream: str) -> None:
+    def __init__(self, console: Terminal, stream: str) -> None:
         self._console, self._stream = console, stream
         self._view: list[_Line] = []
         self._row = self._column = 0

@@ -19,7 +19,7 @@ from migrator.errors import ErrorClass, ExitCode, Rejected, Retryable, RunError,
 from migrator.listed import RunRef
 from migrator.sources.base import RunFilter
 from migrator.sources.wandb.downloads import Transport
-from migrator.sources.wandb.errors import clean, of_message
+from migrator.sources.wandb.errors import of_message, one_line
 from migrator.sources.wandb.glance import obstacle
 from migrator.sources.wandb.listing import WandbApiSource
 from tests.contract.api_source import Make, Opened, P, error_of, rows_of, run_python
@@ -79,7 +79,7 @@ def test_what_wandb_core_says_is_understood(message: str, kind: type[RunError], 
 
 
 def test_messages_keep_no_secrets() -> None:
-    text = clean(f"Get https://storage/a/b?X-Signature=abc&k=1: key {API_KEY}\n  refused")
+    text = one_line(f"Get https://storage/a/b?X-Signature=abc&k=1: key {API_KEY}\n  refused")
     assert text == "Get https://storage/a/b?*** key *** refused"
 
 
