@@ -27,7 +27,7 @@ from migrator.records import Fork, HistoryRow
 from migrator.sources.base import Withheld
 from migrator.sources.paging import PAGE_BYTES, pages
 from migrator.sources.wandb_local.listing import LocalSource
-from migrator.sources.wandb_local.terminal import LINE_MAX, Console
+from migrator.sources.wandb_local.terminal import LINE_MAX, Terminal
 from migrator.values import SeriesKey, SeriesKind
 from tests.contract.local_source import (
     EXIT,
@@ -305,7 +305,7 @@ def test_wide_samples_come_in_short_pages(directories: Directories) -> None:
 
 def shown(*pieces: tuple[str, str]) -> list[tuple[str, str]]:
     """The lines of ("out" or "err", text) pieces; their numbers and times must count up."""
-    console = Console()
+    console = Terminal()
     lines = [line for at, (stream, text) in enumerate(pieces) for line in console.write(f"std{stream}", at, text)]
     lines += console.finish()
     assert [line.number for line in lines] == list(range(len(lines)))
