@@ -134,8 +134,8 @@ class Verification:
     def by_project(self, only: Selection = EVERYTHING) -> list[ProjectVerdicts]:
         """What is proved of the runs of each project, sorted by entity and name."""
         explained = exists().where(Ledger.run == Run.id).label("explained")
-        keys = (Run.project_id, Run.status, Run.verdict, explained)
-        counted = select(*keys, func.count().label("runs")).where(*in_selection(Run, only)).group_by(*keys)
+        each = select(Run.project_id, Run.status, Run.verdict, explained).where(*in_selection(Run, only)).subquery()
+        counted = select(*each.c, func.count().label("runs")).group_by(*each.c)
         ordered = select(Project.__table__).order_by(Project.entity, Project.name, Project.id)
         sums: dict[int, dict[str, int]] = {}
         with self._database.read() as connection:

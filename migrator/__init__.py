@@ -7,7 +7,8 @@ sources/        where runs come from: base (the contract), the W&B API, local W&
 destinations/   where runs go: base (the contract), Neptune online, Neptune's offline files, memory
 parts/          one module per kind of metadata: reads batches after a cursor and converts them (pure)
 copying/        copy: one run, part by part;  pipeline: write, flush, checkpoint, with requests in flight;
-                upload: one run from its offline file to Neptune;  verify: what was written, read back
+                upload: one run from its offline file to Neptune;  verify: what was written, read back;
+                reread: the source, read again to compare with it
 job/            supervisor: one command, keeps workers alive, shows progress, ends when nothing is left;
                 worker: one process, copies several runs at a time;  leases: the runs it has claimed;
                 outcomes: how errors are handled

@@ -18,7 +18,7 @@ LEDGER_LINES = 3  # of each run
 def verifying(scale: float) -> Iterator[Figure]:
     """Two long runs by their digests and point by point, without latency; many small runs with it."""
     steps = int(100_000 * scale)
-    with services(f"big:runs=2,steps={steps},metrics=10") as at, directory() as cwd:
+    with services(f"big:runs=2,steps={steps},metrics=10", apply="eager") as at, directory() as cwd:
         copied(at, cwd, workers=2)
         for level in ("digests", "values"):
             measured = run(migrate("verify", "--again", "--level", level), cwd, at.environment)
@@ -27,7 +27,7 @@ def verifying(scale: float) -> Iterator[Figure]:
             yield Figure(name, 2 * steps * 10 / measured.wall_s, "points/s", note, measured)
     runs = int(200 * scale)
     spec = f"sample:{runs},steps=50,metrics=5,files=6,events=60,console=5"
-    with services(spec, latency_s=0.03) as at, directory() as cwd:
+    with services(spec, latency_s=0.03, apply="eager") as at, directory() as cwd:
         copied(at, cwd, workers=4)
         for level in ("counts", "digests", "values"):
             measured = run(migrate("verify", "--again", "--level", level), cwd, at.environment)

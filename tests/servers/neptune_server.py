@@ -403,15 +403,23 @@ class NeptuneServer(Server):
 
     def _float_series(self, request: Request) -> Response:
         body, answer = request.json(), series_values_pb2.ProtoFloatSeriesValuesResponseDTO()
-        for asked, points in self._series_asked(body, {"floatSeries"}):
-            rising = body["order"] == "ascending"
-            if (after := asked.get("afterStep")) is not None:
-                end = round(after * MICRO)
-                points = [point for point in points if (point[0] > end if rising else point[0] < end)]
+        rising, limit = body["order"] == "ascending", body["perSeriesPointsLimit"]
+        for asked, run, (low, high) in self._runs_of_series(body, {"floatSeries"}):
+            after = asked.get("afterStep")
+            if after is not None and rising:
+                low = max(round(after * MICRO) + 1, low or 0)
+            elif after is not None:
+                end = round(after * MICRO) - 1
+                high = end if high is None else min(end, high)
+            path, lineage = asked["series"]["attribute"], asked["series"]["lineage"] == "FULL"
+            if lineage and run.parent:
+                points = _between(run.points(path, lineage=True), low, high)
+                count, points = len(points), (points if rising else points[::-1])[:limit]
+            else:
+                count, points = run.some_points(path, low, high, limit, rising=rising)
             series = answer.series.add(requestId=asked["requestId"]).series
-            series.total_item_count = len(points)
-            ordered = points if rising else reversed(points)
-            for step, time_us, value in itertools.islice(ordered, body["perSeriesPointsLimit"]):
+            series.total_item_count = count
+            for step, time_us, value in points:
                 millis, whole = time_us // 1000, step / MICRO
                 series.values.add(timestamp_millis=millis, step=whole, value=value, completion_ratio=1.0)
         return _protobuf(answer)
@@ -434,18 +442,30 @@ class NeptuneServer(Server):
     def _series_asked(
         self, body: dict[str, Any], types: set[str]
     ) -> Iterable[tuple[dict[str, Any], list[tuple[int, int, Any]]]]:
-        """(request, points by rising step) for those that exist; `stepRange` is inclusive at both ends."""
+        """(request, points by rising step) for those that exist."""
+        for asked, run, (low, high) in self._runs_of_series(body, types):
+            series = asked["series"]
+            points = run.points(series["attribute"], lineage=series["lineage"] == "FULL")
+            yield asked, _between(points, low, high)
+
+    def _runs_of_series(
+        self, body: dict[str, Any], types: set[str]
+    ) -> Iterable[tuple[dict[str, Any], Run, tuple[int | None, int | None]]]:
+        """(request, run, `stepRange`) for those that exist. The range is inclusive at both ends."""
         runs = {name: run for run in self.store.runs() for name in _identifiers(run)}
         span = body.get("stepRange") or {}
         low, high = (None if (end := span.get(side)) is None else round(end * MICRO) for side in ("from", "to"))
         for asked in body["requests"]:
             series = asked["series"]
-            run, path = runs.get(series["holder"]["identifier"]), series["attribute"]
-            if run and _types(run).get(path) in types:
-                points = run.points(path, lineage=series["lineage"] == "FULL")
-                if low is not None or high is not None:
-                    points = [p for p in points if (low is None or p[0] >= low) and (high is None or p[0] <= high)]
-                yield asked, points
+            run = runs.get(series["holder"]["identifier"])
+            if run and _types(run).get(series["attribute"]) in types:
+                yield asked, run, (low, high)
+
+
+def _between(points: list[tuple[int, int, Any]], low: int | None, high: int | None) -> list[tuple[int, int, Any]]:
+    if low is None and high is None:
+        return points
+    return [p for p in points if (low is None or p[0] >= low) and (high is None or p[0] <= high)]
 
 
 def dump(run: Run) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import re
 import threading
 import time
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -183,6 +183,17 @@ class Run:
         series = self.series[path]
         contents = (self.blobs.get((self.project, ref.path)) for ref in series.values)
         return dict(zip(series.steps, contents, strict=True))
+
+    def some_points(
+        self, path: str, low: int | None, high: int | None, limit: int, *, rising: bool
+    ) -> tuple[int, list[tuple[int, int, Any]]]:
+        """(how many own points lie between these steps, both included, and the first of them in this order)."""
+        own = self.series.get(path) or Series("floatSeries")
+        first = 0 if low is None else bisect_left(own.steps, low)
+        end = len(own) if high is None else bisect_right(own.steps, high)
+        part = slice(first, min(end, first + limit)) if rising else slice(max(first, end - limit), end)
+        some = list(zip(own.steps[part], own.timestamps[part], own.values[part], strict=True))
+        return max(0, end - first), some if rising else some[::-1]
 
     def points(self, path: str, *, lineage: bool = False) -> list[tuple[int, int, Any]]:
         """(step, time, value) by rising step; with `lineage` the parent's up to the fork step come first."""
