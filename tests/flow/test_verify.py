@@ -334,25 +334,47 @@ def test_offline_files_are_verified_before_and_after_their_upload(set_scene: Set
     assert findings(scene, "--again") == {"value": {"val/loss"}}
 
 
+@pytest.mark.slow
+def test_a_run_that_was_copied_in_two_steps_is_compared_value_by_value(set_scene: SetScene) -> None:
+    scene = set_scene(runs_of_all_kinds(["grows", "stays"]))
+    path = f"{PROJECT}/grows"
+    run = scene.wandb.run(path)
+    scene.wandb.set_run(path, state="running")
+    scene.migrate.succeed("inventory")
+    scene.migrate.succeed("run")
+    *console, last = run.console
+    rows = [
+        row | {"_step": row["_step"] + STEPS, "_timestamp": row["_timestamp"] + 100} for row in as_rows(run.history)
+    ]
+    scene.wandb.append_rows(path, rows)
+    config = {key: value for key, value in run.config.items() if key != "layers"} | {"lr": "another type", "new": 3}
+    scene.wandb.set_run(path, state="finished", tags=["new"], config=config, console=[*console, (*last[:2], "redrawn")])
+    scene.migrate.succeed("inventory")
+    scene.migrate.succeed("run")
+    assert findings(scene, "--level", "values", "--files", "md5", exit_code=0) == {}  # what was kept is in the ledger
+    _change_value(scene.neptune.store.run(PROJECT, "grows"))
+    assert findings(scene, "--again", "--level", "values") == {"grows": {"val/loss"}}
+
+
 def test_local_directories_are_compared_value_by_value(set_scene: SetScene) -> None:
     scene = set_scene()
     place = Directories(scene.migrate.directory / "local")
     rows = [row(step, loss=step / 7, note=f"text {step}") for step in range(6)]
     logs = {name: place.add(start(run_id=name), *rows, record(**EXIT), run_id=name) for name in ("a", "b", "gone")}
     scene.migrate.succeed("inventory", "--local", "local")
-    scene.migrate.succeed("run", "--mode", "offline")
-    assert findings(scene, "--level", "values", exit_code=0) == {}
+    scene.migrate.succeed("run", "--mode", "offline", "--metrics-namespace", "m")
+    assert findings(scene, "--level", "values", exit_code=0) == {}  # with the options of the copy
     _rewrite(
         scene.migrate.directory / "neptune-offline" / "p-wandb" / "a",
-        lambda s: _keep(s, "loss", lambda v: setattr(v, "float64", v.float64 + 1)),
+        lambda s: _keep(s, "m/loss", lambda v: setattr(v, "float64", v.float64 + 1)),
     )
     write_log(logs["b"] / "run-b.wandb", [start(run_id="b"), *rows[:5], row(5, loss=0.5, note="new"), record(**EXIT)])
     shutil.rmtree(logs["gone"])
     of_a, of_b, of_gone = found = verified(scene, "--again", "--level", "values")
-    assert paths_of(found) == {"a": {"loss"}, "b": {"?"}, "gone": {"?"}}
+    assert paths_of(found) == {"a": {"m/loss"}, "b": {"?"}, "gone": {"?"}}
     want = "step 0: 0.0; step 1: 0.14285714285714285; step 2: 0.2857142857142857"
     assert (of_a["want"], of_a["got"][:12], of_a["got"][-17:]) == (want, "step 0: 1.0;", "(6 points differ)")
-    assert "the source has changed: loss, note" in of_b["got"]
+    assert "the source has changed: m/loss, m/note" in of_b["got"]
     assert of_gone["got"].endswith("-gone is gone")
 
 
