@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 import pytest
 
-from migrator.destinations.base import Refused
+from migrator.destinations.base import Refused, SeriesRef
 from migrator.destinations.neptune.answers import CREATED
 from migrator.destinations.neptune.connection import Connection
+from migrator.destinations.neptune.readback import NeptuneReadBack
 from migrator.errors import ErrorClass, Rejected, Retryable, RunError, TooLong, Vanished
 from migrator.records import Assign, AssignFile, Points
 from tests.contract.neptune_places import (
@@ -156,3 +157,17 @@ def test_an_answer_of_gigabytes_is_not_read_and_named(
     assert place.server.log.count(f"^{call}") <= 2  # Neptune's own authenticator asks twice
     place.server.faults.set([])
     act()
+
+
+@pytest.mark.parametrize("call", ["query_attributes", "other_series"])
+def test_what_is_too_long_to_be_read_back_is_asked_for_in_smaller_pages(online_place: OnlinePlace, call: str) -> None:
+    texts = [Points(step, START_US + step, {f"text{n}": f"{n} {step}" for n in range(5)}) for step in range(3)]
+    copied(online_place, Assign({"lr": 0.5}), *texts)
+    online_place.server.faults.set([Fault(f"^{call}$", "flood", 2, status=200, size_bytes=200 << 20)])
+    back = NeptuneReadBack(online_place.connection, online_place.pool)
+    run = back.runs(PROJECT, ["r1"])["r1"]
+    assert run.values["lr"] == 0.5
+    found: dict[str, list[Any]] = {}
+    for page in back.pages(PROJECT, [SeriesRef(run, f"text{n}") for n in range(5)]):
+        found.setdefault(page.series.path, []).extend(page.values)
+    assert found == {f"text{n}": [f"{n} {step}" for step in (2, 1, 0)] for n in range(5)}

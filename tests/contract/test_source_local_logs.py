@@ -43,6 +43,7 @@ from tests.contract.local_source import (
     start,
     stats,
 )
+from tests.memory import measured
 from tests.servers.offline_runs import write_log
 
 
@@ -387,6 +388,21 @@ def test_long_lines_come_in_short_pages_and_endless_ones_cut(directories: Direct
     assert lines == [*texts, endless[:LINE_MAX], exact, exact + "v", "end"]
     assert [line.number for page in found for line in page] == list(range(len(lines)))
     assert max(len(page) for page in found) <= 3
+
+
+@pytest.mark.slow
+def test_a_record_of_300_mb_is_skipped_in_little_memory(directories: Directories) -> None:
+    long = row(1, text="")
+    long.history.item[0].value_json = f'"{"x" * 300_000_000}"'
+    directories.add(start(), row(0, loss=0.5), long, row(2, loss=0.25), record(**EXIT))
+    del long
+    with measured() as growth:
+        run = directories.run()
+        assert [(one.step, dict(one.values)) for one in rows_of(run)] == [(0, {"loss": 0.5}), (2, {"loss": 0.25})]
+        [found] = [one for one in run.findings() if one.kind == "skipped"]
+    assert found.reason == "unreadable"
+    assert "1 of these records over 64 MiB" in found.path
+    assert growth.mb < 150
 
 
 def test_a_run_without_output_records_has_the_lines_of_output_log(directories: Directories) -> None:

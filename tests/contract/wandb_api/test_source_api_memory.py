@@ -100,22 +100,18 @@ def test_an_export_with_a_huge_page_is_replaced_by_the_live_history(make: Make, 
     _, source = make(run)
     with measured() as growth:
         assert_same_rows(rows_of(opened(source, run.id)), as_logged(run))
-    assert growth.mb < 300
+    assert growth.mb < 100
 
 
 @pytest.mark.slow
 def test_many_rows_in_one_group_are_read_in_little_memory(tmp_path: Path) -> None:
-    rows, some = 50_000_000, 1_000_000
-    schema = pa.schema({"_step": pa.int64(), "_timestamp": pa.float64(), "x": pa.float64()})
-    encodings = {"_step": "DELTA_BINARY_PACKED"}
-    options: dict[str, Any] = {"use_dictionary": ["_timestamp", "x"], "column_encoding": encodings}
+    rows = 50_000_000
     path = tmp_path / "0.parquet"
-    same = pa.array(np.full(some, 0.5))
-    with pq.ParquetWriter(path, schema, data_page_size=1 << 30, **options) as out:
-        for start in range(0, rows, some):
-            out.write_batch(
-                pa.record_batch([pa.array(np.arange(start, start + some)), same, same], schema=schema), rows
-            )
+    table = pa.table({"_step": np.arange(rows, dtype=np.int32), "x": np.zeros(rows, dtype=np.int8)})
+    options: dict[str, Any] = {"use_dictionary": ["x"], "column_encoding": {"_step": "DELTA_BINARY_PACKED"}}
+    pq.write_table(table, path, row_group_size=rows, data_page_size=1 << 30, **options)
+    assert pq.ParquetFile(path).num_row_groups == 1
+    del table
     with measured() as growth:
         export = HistoryExport(path, "history")
         assert (export.rows, export.first, export.last) == (rows, 0, rows - 1)
