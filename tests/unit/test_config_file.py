@@ -257,4 +257,4 @@ def test_the_file_in_the_readme_is_right(here: Here, capsys: pytest.CaptureFixtu
     here(example)
     found = shown(capsys)
     assert found["run --workers"] == (4, "file")
-    assert found["inventory --projects"] == ("vision,nlp-*", "file")
+    assert found["inventory --filter"] == ('{"config.lr": {"$gt": 0.1}}', "file")
