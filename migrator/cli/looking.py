@@ -95,7 +95,7 @@ def retry_failed(
 
 
 def forget(context: typer.Context, runs: o.Runs = None, projects: o.Projects = "", yes: o.Yes = False) -> None:
-    """Put runs back to "never copied", to copy them from their start."""
+    """Put runs back to "never copied"."""
     from migrator.commands.forget import forget_command
 
     raise typer.Exit(forget_command(tuple(runs or ()), s.comma_separated(projects), yes=yes, common=context.obj))
@@ -159,7 +159,7 @@ def report(
     force: o.Force = False,
     open: o.OpenReport = False,
 ) -> None:
-    """Write one HTML file that shows what arrived, what did not, and why."""
+    """Write an HTML report of what arrived and what did not."""
     from migrator.commands.report import ReportQuery, report_command
 
     wanted = chosen_runs(projects, exclude_projects, run_id, None, None, None)
