@@ -89,8 +89,9 @@ def _is_in_use(directory: Path) -> bool:
     """Whether a worker still uses the directory: it may outlive a killed command by some seconds."""
     for worker in directory.glob("worker-*-*"):
         try:
-            began_at = psutil.Process(int(worker.name.rpartition("-")[2])).create_time()
-            if began_at <= worker.stat().st_mtime:  # otherwise another process now has the pid
+            process = psutil.Process(int(worker.name.rpartition("-")[2]))
+            is_it = process.create_time() <= worker.stat().st_mtime  # otherwise another process now has the pid
+            if is_it and process.status() != psutil.STATUS_ZOMBIE:
                 return True
         except (psutil.NoSuchProcess, OSError, ValueError):
             pass  # it has just ended, or is not ours
