@@ -14,8 +14,8 @@ import pytest
 
 from migrator.settings import KEYS, keys
 
-#: fixtures of tests that start processes, each of which costs seconds: the command, or the safe client's
-STARTING = {"set_scene", "safe_place"}
+#: fixtures of tests that start processes, each of which costs seconds: the command (`migrate`), or the safe client's
+STARTING = {"migrate", "set_scene", "safe_place"}
 
 _ours = pytest.StashKey[str]()
 

@@ -54,6 +54,7 @@ def _private_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name in ("WANDB_BASE_URL", "WANDB_API_KEY", "WANDB_ENTITY", "WANDB_PROJECT"):
             patch.delenv(name, raising=False)
         yield
+        wandb.teardown()  # otherwise clients of later tests in this process would share these settings, and its service
 
 
 @pytest.fixture
