@@ -229,7 +229,7 @@ def test_what_a_terminal_sends_to_all_processes_stops_a_job_cleanly(
 
 
 def test_a_refused_key_ends_the_job_although_a_run_waits_for_an_answer(set_scene: SetScene) -> None:
-    scene = set_scene(sample_runs(3))
+    scene = set_scene(sample_runs(40))  # more than can be done before the key is refused
     scene.migrate.succeed("inventory")
     scene.wandb.faults.set([Fault("GET /files/", "slow", times=1, delay_s=HANGS)])
     running = scene.migrate.start("run")
