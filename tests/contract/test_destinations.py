@@ -36,7 +36,7 @@ __all__ = ["connected", "memory_place", "offline_place", "online_place", "safe_p
 MIB = 1024 * 1024
 
 
-@pytest.fixture(params=["memory", "offline", "online", pytest.param("safe", marks=pytest.mark.slow)])
+@pytest.fixture(params=["memory", "offline", "online", pytest.param("safe", marks=pytest.mark.heavy)])
 def place(request: pytest.FixtureRequest) -> Place:
     place: Place = request.getfixturevalue(f"{request.param}_place")
     return place

@@ -208,6 +208,7 @@ def test_a_directory_that_may_only_be_read_is_told(migrate: Migrate) -> None:
             assert_complains(ended, 1, "migration-logs", "cannot be written", "Read-only", "another directory")
 
 
+@pytest.mark.heavy
 def test_a_state_database_that_somebody_locks_for_long_ends_the_job_with_7_and_loses_nothing(
     set_scene: SetScene,
 ) -> None:

@@ -204,7 +204,11 @@ def test_an_inventory_lists_what_its_filters_let_in(set_scene: SetScene) -> None
 # ---------------------------------------------------------------- what changes at W&B
 
 
-@pytest.mark.parametrize("commands", [["run"], ["run --mode offline", "sync"]], ids=["online", "offline"])
+@pytest.mark.parametrize(
+    "commands",
+    [["run"], pytest.param(["run --mode offline", "sync"], marks=pytest.mark.heavy)],
+    ids=["online", "offline"],
+)
 def test_a_run_copied_while_it_ran_and_again_at_its_end_is_as_if_copied_once(
     set_scene: SetScene, commands: list[str]
 ) -> None:

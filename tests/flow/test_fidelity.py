@@ -27,7 +27,10 @@ def skips_told(status: dict[str, Any]) -> dict[tuple[str, str], int]:
     return {(group["part"], group["reason"]): group["count"] for group in status["skips"]}
 
 
-@pytest.mark.parametrize("mode", ["parquet", pytest.param("live", marks=pytest.mark.heavy), "mixed"])
+MODES = ["parquet", *(pytest.param(mode, marks=pytest.mark.heavy) for mode in ("live", "mixed"))]
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_hostile_runs_arrive_as_the_mapping_says_and_every_skip_is_counted(set_scene: SetScene, mode: Mode) -> None:
     scene = set_scene(Project("hostile_runs", hostile_runs(mode), hostile_sweeps()))
     options = Options(artifacts=True)
@@ -130,7 +133,7 @@ ODD: dict[str, dict[str, tuple[str, Any] | None]] = {
 }
 
 
-@pytest.mark.parametrize("mode", ["parquet", pytest.param("live", marks=pytest.mark.heavy), "mixed"])
+@pytest.mark.parametrize("mode", MODES)
 def test_odd_values_arrive_in_their_closest_form_or_are_skipped(set_scene: SetScene, mode: Mode) -> None:
     runs = odd_runs()
     for run in runs:

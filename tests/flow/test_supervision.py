@@ -287,6 +287,7 @@ def test_a_lane_that_wakes_after_its_lease_asks_before_it_goes_on(tmp_path: Path
                 task.check()
 
 
+@pytest.mark.heavy
 def test_a_worker_that_cannot_connect_tries_again_and_at_last_says_to_come_back(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(2, steps=2))
     scene.migrate.succeed("inventory")

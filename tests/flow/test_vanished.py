@@ -59,6 +59,7 @@ def test_a_run_that_is_gone_from_neptune_is_copied_from_its_start(scene: Scene, 
     assert is_whole(scene)
 
 
+@pytest.mark.heavy
 def test_a_stop_while_neptune_is_asked_hides_nothing(scene: Scene) -> None:
     killed_half_way(scene, "run")
     lose_the_run(scene)
@@ -77,6 +78,7 @@ def stop(started: Started) -> None:
     assert started.wait().exit_code == 143
 
 
+@pytest.mark.heavy
 def test_a_passing_answer_of_the_server_is_no_loss(scene: Scene) -> None:
     killed_half_way(scene, "run")
     scene.neptune.store.refuse("^migration/mapping_version$", "INTERNAL")
