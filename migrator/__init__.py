@@ -15,7 +15,7 @@ job/            supervisor: one command, keeps workers alive, shows progress, en
 commands/       what each command does and prints
 cli, __main__   the command line; errors become messages and exit codes
 redaction       takes secrets out of texts that are stored, logged or shown
-settings, limits, errors, services, visible, life    used by all others
+settings, limits, errors, services, visible, disk, life    used by all others
 
 The state database is a package of its own: migrations_db.
 

@@ -25,6 +25,8 @@ from enum import IntEnum, StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
+from migrator.disk import existing
+
 RETRY_AFTER_MAX_S = 3600.0  # we never wait longer than this, whatever a server asks
 FULL_BELOW_BYTES = 1 << 30  # a disk with less free space than this is full for every run, not only for a large one
 
@@ -152,8 +154,7 @@ class DiskFull(Retryable):
 
     def concerns_all(self) -> bool:
         """Whether other runs would fail too. Call it after the run's own scratch files are removed."""
-        there = next(path for path in (self.directory, *self.directory.parents) if path.exists())
-        return self.quota or shutil.disk_usage(there).free < FULL_BELOW_BYTES
+        return self.quota or shutil.disk_usage(existing(self.directory)).free < FULL_BELOW_BYTES
 
 
 class Rejected(RunError):

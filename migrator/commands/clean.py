@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 from rich.console import Console
 from rich.filesize import decimal
 
@@ -19,10 +18,11 @@ from migrations_db import StateMissing, open_store
 from migrations_db.store import Store
 from migrator.commands.text import add_row, counted, new_table, print_table
 from migrator.destinations.base import UPLOADED
+from migrator.disk import size_bytes
 from migrator.errors import ExitCode, UserError
 from migrator.job.address import bound_address
 from migrator.job.job import offline_file, offline_files
-from migrator.job.processes import host_id, is_alive
+from migrator.job.processes import host_id, is_alive, runs_since
 from migrator.job.scratch import abandoned, stale
 from migrator.settings import LOG_DIR, OFFLINE_DIR, Globals
 
@@ -53,7 +53,7 @@ class Remains:
     size_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size_bytes", sum(map(_size_bytes, self.paths)))
+        object.__setattr__(self, "size_bytes", sum(map(size_bytes, self.paths)))
 
 
 def clean_command(settings: CleanSettings, common: Globals) -> ExitCode:
@@ -84,16 +84,9 @@ def _check_idle(store: Store) -> None:
     if workers := store.workers.alive():
         raise UserError(f"a command is running ({counted(len(workers), 'worker')} on {workers[0].host}): stop it first")
     for started in store.accounts.unended():
-        if started.host == socket.gethostname() and _is_running(started.pid, started.started_at.timestamp()):
+        is_here = started.host == socket.gethostname() and started.pid != os.getpid()
+        if is_here and runs_since(started.pid, started.started_at.timestamp() + CLOCK_S):
             raise UserError(f"`migrate {started.command}` is running (process {started.pid}): stop it first")
-
-
-def _is_running(pid: int, since_s: float) -> bool:
-    """Whether the process that began something at `since_s` (epoch) still runs, and not another one with its pid."""
-    try:
-        return pid != os.getpid() and psutil.Process(pid).create_time() <= since_s + CLOCK_S
-    except psutil.NoSuchProcess:
-        return False
 
 
 # ---------------------------------------------------------------- what there is
@@ -121,19 +114,6 @@ def _offline(settings: CleanSettings, store: Store | None) -> Iterator[Remains]:
     yield Remains(OFFLINE, directory, sorted(path for path in uploaded if path.is_dir() and not path.is_symlink()))
     kept = "" if settings.not_uploaded else "not uploaded: `migrate sync` does it; --not-uploaded removes them, too"
     yield Remains(OFFLINE, directory, waiting, kept)
-
-
-def _size_bytes(path: Path) -> int:
-    """Of a file, or of all files in a directory. Links are not followed."""
-    if not path.is_dir():
-        return _file_bytes(path)
-    return sum(_file_bytes(Path(folder, name)) for folder, _, names in os.walk(path) for name in names)
-
-
-def _file_bytes(path: Path) -> int:
-    with suppress(FileNotFoundError):
-        return path.lstat().st_size
-    return 0
 
 
 # ---------------------------------------------------------------- removing and printing

@@ -40,6 +40,15 @@ def worker_id_of(pid: int) -> str:
     return f"{socket.gethostname()}:{pid}:{host_id()}{int(started_s(pid) * 1000):x}"
 
 
+def runs_since(pid: int, at_s: float) -> bool:
+    """Whether the process that had this pid at `at_s` (s since 1970) still runs. Zombies do not count."""
+    try:
+        process = psutil.Process(pid)
+        return bool(process.create_time() <= at_s) and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def is_alive(pid: int, started: float) -> bool:
     """Whether this process still runs. The start time identifies it, because pids are reused. Zombies do not count."""
     try:

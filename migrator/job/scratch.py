@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from migrator.errors import ExitCode, UserError
-from migrator.job.processes import host_id, is_alive, started_s
+from migrator.job.processes import host_id, is_alive, runs_since, started_s
 
 PREFIX = "wandb-to-neptune"
 ABANDONED_S = 86_400.0  # a running command writes every few minutes
@@ -89,12 +89,10 @@ def _is_in_use(directory: Path) -> bool:
     """Whether a worker still uses the directory: it may outlive a killed command by some seconds."""
     for worker in directory.glob("worker-*-*"):
         try:
-            process = psutil.Process(int(worker.name.rpartition("-")[2]))
-            is_it = process.create_time() <= worker.stat().st_mtime  # otherwise another process now has the pid
-            if is_it and process.status() != psutil.STATUS_ZOMBIE:
+            if runs_since(int(worker.name.rpartition("-")[2]), worker.stat().st_mtime):
                 return True
-        except (psutil.NoSuchProcess, OSError, ValueError):
-            pass  # it has just ended, or is not ours
+        except (OSError, ValueError):
+            pass  # it has just been removed, or is not ours
     return False
 
 

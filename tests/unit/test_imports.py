@@ -20,7 +20,20 @@ ROOT = Path(__file__).parents[2]
 
 #: pure data and pure rules, and what everybody may say
 WORDS = frozenset(
-    {"records", "listed", "values", "json_text", "naming", "limits", "errors", "visible", "figures", "life", "services"}
+    {
+        "disk",
+        "records",
+        "listed",
+        "values",
+        "json_text",
+        "naming",
+        "limits",
+        "errors",
+        "visible",
+        "figures",
+        "life",
+        "services",
+    }
 )
 #: from the top down: each folder may import the ones behind it, and itself
 LAYERS: list[frozenset[str]] = [

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from rich.filesize import decimal
 
 from migrator.commands.doctor.checks import Check, bad, ok, warn
+from migrator.disk import existing
 from migrator.errors import FULL_BELOW_BYTES, ExitCode
 from migrator.settings import tool_version
 
@@ -94,7 +95,7 @@ def _host(address: str) -> str:
 
 def disk(name: str, directory: Path, what: str) -> Iterator[Check]:
     """Whether files can be made in the directory, which need not exist, and how much space there is."""
-    there = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    there = existing(directory)
     with tempfile.TemporaryFile(dir=there):
         pass
     free = shutil.disk_usage(there).free

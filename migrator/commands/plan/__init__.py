@@ -11,7 +11,6 @@ no service is asked.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from migrator.commands.plan.estimate import Estimator, OfflineSize, Sizes, offli
 from migrator.commands.plan.trouble import Trouble
 from migrator.commands.run import RunSettings, check_mapping, selected_parts, selection, to_do
 from migrator.commands.text import add_row, counted, heading, new_table, print_table, say, shortened
+from migrator.disk import existing, size_bytes
 from migrator.errors import ExitCode
 from migrator.figures import age_text, amount
 from migrator.job.address import bound_address, is_same_directory
@@ -85,12 +85,8 @@ def make_plan(settings: RunSettings, store: Store) -> Plan:
     plan.trouble.of_circles(store.reports.fork_circles(Phase.COPY, only))
     if settings.mode == "offline" and plan.projects:
         plan.offline = offline_size(plan.total, plan.measured, _on_disk(store, settings.offline_dir, plan.measured))
-        plan.free_bytes = shutil.disk_usage(_existing(settings.offline_dir)).free
+        plan.free_bytes = shutil.disk_usage(existing(settings.offline_dir)).free
     return plan
-
-
-def _existing(directory: Path) -> Path:
-    return next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
 
 
 def _on_disk(store: Store, directory: Path, measured: Measured) -> int | None:
@@ -99,14 +95,7 @@ def _on_disk(store: Store, directory: Path, measured: Measured) -> int | None:
     copied_to = bound.directory if bound else None
     if measured.uploads or copied_to is None or not is_same_directory(copied_to, directory):
         return None
-    total = 0
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_size
-            except OSError:  # a copy that goes on moves its files
-                pass
-    return total
+    return size_bytes(directory)
 
 
 def plan_command(settings: RunSettings, common: Globals) -> ExitCode:
