@@ -14,7 +14,7 @@ from migrations_db.store import Store
 from migrations_db.types import Claim
 from migrator.destinations.base import Destination
 from migrator.errors import RunError
-from migrator.job.job import Job, build_api_source, build_destination, build_local_source, load_shared
+from migrator.job.job import Job, build_destination, build_source, load_shared
 from migrator.job.outcomes import Pings
 from migrator.sources.base import Source
 
@@ -82,6 +82,4 @@ class Adapters:
             return source
 
     def _build(self, service: str) -> Source:
-        if service == "local":
-            return build_local_source((), follow_links=self._job.follow_links)
-        return build_api_source(self._scratch / "wandb")
+        return build_source(service, self._scratch / service, follow_links=self._job.follow_links)

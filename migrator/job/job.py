@@ -116,6 +116,11 @@ def build_api_source(scratch: Path) -> Source:
     return WandbApiSource(os.environ.get("WANDB_BASE_URL") or None, wandb_api_key(), scratch)
 
 
+def build_source(service: str, scratch: Path, *, follow_links: bool = True) -> Source:
+    """The source of runs that are in the state database already: local runs are opened by their stored locations."""
+    return build_local_source((), follow_links=follow_links) if service == "local" else build_api_source(scratch)
+
+
 def introduce_wandb(entity: str | None, scratch: Path, timeout_s: int) -> Introduction:
     """Log in at W&B and look at an entity (None: the account's own). `timeout_s`: of one request with all its tries.
 

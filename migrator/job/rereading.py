@@ -16,7 +16,7 @@ from migrator.copying.copy import CopyPlan, RunTools
 from migrator.copying.pipeline import Stopped
 from migrator.copying.reread import Copied, Mapped, read_again
 from migrator.errors import DiskFull, ErrorClass, Rejected, Retryable, RunError, Throttled
-from migrator.job.job import build_api_source, build_local_source, load_shared
+from migrator.job.job import build_source, load_shared
 from migrator.parts.base import MappingOptions
 from migrator.records import Kind
 from migrator.sources.base import Source
@@ -124,11 +124,8 @@ class Rereader:
             if not self._sources:
                 load_shared({project.source_service for project in self._store.inventory.projects()})
             if service not in self._sources:
-                self._sources[service] = (
-                    build_local_source((), follow_links=self._how.follow_links)
-                    if service == "local"
-                    else build_api_source(self._how.scratch / service)
-                )
+                where, links = self._how.scratch / service, self._how.follow_links
+                self._sources[service] = build_source(service, where, follow_links=links)
             return self._sources[service]
 
 

@@ -14,7 +14,7 @@ from migrations_db.store import Store
 from migrator.commands.report.buckets import Buckets
 from migrator.copying.digests import SeriesDigest, micro_steps
 from migrator.copying.run_digests import measure
-from migrator.job.job import build_api_source, build_local_source
+from migrator.job.job import build_source
 from migrator.listed import RunRef
 from migrator.parts import PARTS
 from migrator.parts.base import Context, MappingOptions
@@ -58,8 +58,7 @@ class SourceReader:
 
     def _source(self, service: str) -> Source:
         if service not in self._sources:
-            build = build_local_source(()) if service == "local" else build_api_source(self.scratch / "wandb")
-            self._sources[service] = build
+            self._sources[service] = build_source(service, self.scratch / service)
         return self._sources[service]
 
 
