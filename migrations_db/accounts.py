@@ -16,7 +16,7 @@ from migrations_db.database import Database
 from migrations_db.details import read_attempts
 from migrations_db.models import Attempt, Finding, Invocation, Ledger, Project, Run
 from migrations_db.report_types import AttemptRow, FindingRow
-from migrations_db.rows import AnyRow, ref, run_query, to_project
+from migrations_db.rows import AnyRow, AnySelect, ref, run_query, to_project
 from migrations_db.states import Outcome, Phase, RunStatus, Verdict
 from migrations_db.types import EVERYTHING, Selection
 from migrations_db.types import Project as ProjectData
@@ -122,15 +122,13 @@ class Accounts:
 
     def invocations(self, limit: int) -> list[InvocationRow]:
         """The last commands that wrote into this database, the newest first."""
-        columns = [getattr(Invocation, name) for name in InvocationRow._fields]
-        query = select(*columns).order_by(Invocation.id.desc()).limit(limit)
-        with self._database.read() as connection:
-            return [InvocationRow(*row) for row in connection.execute(query)]
+        return self._invocations(_invocation_query().limit(limit))
 
     def unended(self) -> list[InvocationRow]:
         """The commands whose end was not recorded, the newest first."""
-        columns = [getattr(Invocation, name) for name in InvocationRow._fields]
-        query = select(*columns).where(Invocation.ended_at.is_(None)).order_by(Invocation.id.desc())
+        return self._invocations(_invocation_query().where(Invocation.ended_at.is_(None)))
+
+    def _invocations(self, query: AnySelect) -> list[InvocationRow]:
         with self._database.read() as connection:
             return [InvocationRow(*row) for row in connection.execute(query)]
 
@@ -141,6 +139,11 @@ class Accounts:
         )
         with self._database.read() as connection:
             return connection.execute(query).scalar()
+
+
+def _invocation_query() -> AnySelect:
+    """The columns of `InvocationRow`, the newest first."""
+    return select(*(getattr(Invocation, name) for name in InvocationRow._fields)).order_by(Invocation.id.desc())
 
 
 def _accounts(connection: Connection, page: Sequence[AnyRow]) -> Iterator[RunAccount]:

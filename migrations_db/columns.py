@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, DateTime, Dialect, Double, Enum, Integer, Text, literal
+from sqlalchemy import BigInteger, ColumnElement, DateTime, Dialect, Double, Enum, Integer, Text, cast, func, literal
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import SQLCoreOperations
@@ -107,3 +107,8 @@ def _sqlite_seconds_until(element: seconds_until, compiler: SQLCompiler, **kw: A
 def _postgresql_seconds_until(element: seconds_until, compiler: SQLCompiler, **kw: Any) -> str:
     time = compiler.process(element.clauses, **kw)
     return f"extract(epoch from {time} - statement_timestamp())::double precision"
+
+
+def total(column: Any) -> ColumnElement[int]:
+    """The sum of a column; 0 if there are no rows."""
+    return cast(func.coalesce(func.sum(column), 0), BigInteger)

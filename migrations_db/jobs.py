@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Connection, cast, func, select
+from sqlalchemy import Connection, func, select
 
-from migrations_db.columns import seconds_until
+from migrations_db.columns import seconds_until, total
 from migrations_db.models import Invocation, Run, Worker
 from migrations_db.report_types import JobRow
 
@@ -23,8 +23,7 @@ def last_job(connection: Connection) -> JobRow | None:
     row = connection.execute(select(*columns, *ages).where(Invocation.id == number)).one_or_none()
     if row is None:
         return None
-    sums = [cast(func.coalesce(func.sum(column), 0), BigInteger) for column in (Run.points_read, Run.size_bytes)]
-    began_since = select(*sums).where(Run.started_at >= row.started_at)
+    began_since = select(total(Run.points_read), total(Run.size_bytes)).where(Run.started_at >= row.started_at)
     values_read, size_bytes = map(int, connection.execute(began_since).one())
     elapsed_s = max(0.0, (row.ended or 0.0) - row.began)
     return JobRow(row.command, row.started_at, row.ended_at, row.exit_code, elapsed_s, values_read, size_bytes)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import BigInteger, Connection, and_, cast, func, or_, select
+from sqlalchemy import Connection, and_, func, or_, select
 
+from migrations_db.columns import total
 from migrations_db.models import Attempt, Invocation, Part, Run
 from migrations_db.report_types import Measured, MeasuredPart, MeasuredSpeed
 from migrations_db.states import Outcome, Phase, RunStatus
@@ -19,11 +19,11 @@ COPIED = or_(and_(Run.phase == Phase.COPY, Run.status == RunStatus.DONE), Run.ph
 
 def read_measured(connection: Connection) -> Measured:
     """As `Measured` says, inside a transaction."""
-    sums = (_sum(Part.read), _sum(Part.size_bytes))
+    sums = (total(Part.read), total(Part.size_bytes))
     of_parts = select(Part.name, func.count(), *sums).join(Run, Run.id == Part.run).where(COPIED).group_by(Part.name)
-    of_rows = select(_sum(Run.history_rows), *sums).join(Part, Part.run == Run.id)
+    of_rows = select(total(Run.history_rows), *sums).join(Part, Part.run == Run.id)
     of_rows = of_rows.where(COPIED, Part.name == "history", Run.history_rows.is_not(None))
-    counts = select(func.count(), func.count().filter(Run.phase == Phase.UPLOAD), _sum(Run.points_written))
+    counts = select(func.count(), func.count().filter(Run.phase == Phase.UPLOAD), total(Run.points_written))
     runs, uploads, written = map(int, connection.execute(counts.where(COPIED)).one())
     rows, row_values, row_bytes = map(int, connection.execute(of_rows).one())
     return Measured(
@@ -58,10 +58,6 @@ def _done_between(connection: Connection, began: datetime, ended: datetime) -> t
         .where(Attempt.phase == Phase.COPY, Attempt.outcome == Outcome.DONE)
         .where(Attempt.started_at >= began, Attempt.ended_at <= ended)
     )
-    sums = select(func.count(), _sum(Run.points_read), _sum(Run.size_bytes))
+    sums = select(func.count(), total(Run.points_read), total(Run.size_bytes))
     found = connection.execute(sums.where(Run.id.in_(whole), Run.started_at >= began)).one()
     return int(found[0]), int(found[1]), int(found[2])
-
-
-def _sum(column: Any) -> Any:
-    return cast(func.coalesce(func.sum(column), 0), BigInteger)

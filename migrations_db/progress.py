@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import BigInteger, Connection, and_, cast, func, select
+from sqlalchemy import Connection, and_, func, select
 
 from migrations_db.claiming import in_selection
-from migrations_db.columns import seconds_until
+from migrations_db.columns import seconds_until, total
 from migrations_db.models import Attempt, Part, Run
 from migrations_db.report_types import Progress, RunningRun
 from migrations_db.rows import AnyRow, AnySelect, ref, run_query
@@ -20,10 +20,8 @@ MEASURED_RUNS = 3  # ours: once this many runs have ended, their sizes are used 
 def counters(only: Selection) -> AnySelect:
     """Sums by project, phase and status. Uses only the index `run_progress`."""
     keys = (Run.project_id, Run.phase, Run.status)
-    sums = [
-        cast(func.coalesce(func.sum(column), 0), BigInteger).label(column.key)
-        for column in (Run.size_hint, Run.points_read, Run.points_written, Run.size_bytes)
-    ]
+    columns = (Run.size_hint, Run.points_read, Run.points_written, Run.size_bytes)
+    sums = [total(column).label(column.key) for column in columns]
     return select(*keys, func.count().label("runs"), *sums).where(*in_selection(Run, only)).group_by(*keys)
 
 

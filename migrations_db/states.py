@@ -74,6 +74,28 @@ class Verdict(StrEnum):
     NOT_VERIFIED = "not_verified"  #: cannot be compared; the row says why
 
 
+class Proof(StrEnum):
+    """What is proved of a run."""
+
+    EQUAL = "equal"  #: verified, and nothing was skipped or changed
+    EXPLAINED = "explained"  #: verified; the ledger has the reason for what was skipped or changed
+    DIFFERS = "differs"
+    NOT_VERIFIED = "not_verified"  #: copied
+    NOT_COPIED = "not_copied"
+
+
+def proof_of(status: RunStatus, verdict: Verdict | None, *, explained: bool) -> Proof:
+    """`explained`: something was skipped or changed on the way."""
+    if status is not RunStatus.DONE:
+        return Proof.NOT_COPIED
+    match verdict:
+        case Verdict.VERIFIED:
+            return Proof.EXPLAINED if explained else Proof.EQUAL
+        case Verdict.DIFFERS:
+            return Proof.DIFFERS
+    return Proof.NOT_VERIFIED
+
+
 class Unseen(StrEnum):
     """What it means if an inventory did not list a run of the project."""
 

@@ -21,7 +21,7 @@ from migrations_db.database import Database
 from migrations_db.models import Digest, Finding, Ledger, Part, Project, Run, Worker
 from migrations_db.report_types import FindingRow, ProjectVerdicts, VerdictCounts
 from migrations_db.rows import read_digests, ref, run_query, to_claim, to_project
-from migrations_db.states import Phase, RunStatus, Verdict
+from migrations_db.states import Phase, RunStatus, Verdict, proof_of
 from migrations_db.types import EVERYTHING, Claim, DigestRow, Selection
 from migrations_db.workers import SILENT_S
 
@@ -141,7 +141,7 @@ class Verification:
         with self._database.read() as connection:
             for row in connection.execute(counted):
                 of_project = sums.setdefault(row.project_id, {})
-                name = _class_of(row.status, row.verdict, explained=row.explained)
+                name = proof_of(row.status, row.verdict, explained=row.explained)
                 of_project[name] = of_project.get(name, 0) + row.runs
             projects = [to_project(row) for row in connection.execute(ordered)]
         return [ProjectVerdicts(project, **sums[project.id]) for project in projects if project.id in sums]
@@ -182,18 +182,6 @@ class Verification:
                 connection.execute(delete(table).where(one_of(table.run, runs)))
             connection.execute(update(Run).where(one_of(Run.id, runs)).values(fresh))
         return len(runs)
-
-
-def _class_of(status: RunStatus, verdict: Verdict | None, *, explained: bool) -> str:
-    """The field of `ProjectVerdicts` in which a run counts."""
-    if status is not RunStatus.DONE:
-        return "not_copied"
-    match verdict:
-        case Verdict.VERIFIED:
-            return "explained" if explained else "equal"
-        case Verdict.DIFFERS:
-            return "differs"
-    return "not_verified"
 
 
 def count_verdicts(connection: Connection, only: Selection = EVERYTHING) -> VerdictCounts:

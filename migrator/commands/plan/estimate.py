@@ -10,12 +10,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from migrations_db.progress import MEASURED_RUNS
 from migrations_db.report_types import Measured
 from migrator.commands.plan.requests import Asked, neptune_requests, wandb_requests
 from migrator.job.pace import slower_s
 from migrator.parts import OPTIONAL_PARTS
 
-MEASURED_RUNS = 3  # from so many on, the runs that are done say something about the others
 VALUE_BYTES = 16  # as the state database counts a number: what is beyond are files and texts
 
 #: disk space that an offline file takes: for a value, by runs with five metrics in a step; and without any

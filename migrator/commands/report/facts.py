@@ -20,10 +20,9 @@ TOLD_RUNS = 1_000  # that are told one by one: about 2 kB each, and people do no
 
 
 @dataclass(slots=True)
-class ProjectFacts:
-    """Sums over the runs of one project."""
+class Sums:
+    """Sums over some runs."""
 
-    project: Project
     classes: Counter[RunClass] = field(default_factory=Counter)
     values_written: int = 0
     skipped: int = 0
@@ -31,9 +30,24 @@ class ProjectFacts:
     size_bytes: int = 0
     copy_s: float = 0.0
 
+    def count(self, run: RunAccount, of_run: RunClass) -> None:
+        self.classes[of_run] += 1
+        self.values_written += run.values_written
+        self.skipped += run.skipped
+        self.changed += run.changed
+        self.size_bytes += run.size_bytes
+        self.copy_s += run.copy_s
+
 
 @dataclass(slots=True)
-class Facts:
+class ProjectFacts(Sums):
+    """Sums over the runs of one project."""
+
+    project: Project = field(kw_only=True)
+
+
+@dataclass(slots=True)
+class Facts(Sums):
     """Sums over all runs.
 
     `ways`: how runs were verified, with their number. `told`: numbers of the runs that have something to tell, at most
@@ -42,18 +56,12 @@ class Facts:
     """
 
     projects: dict[int, ProjectFacts] = field(default_factory=dict)
-    classes: Counter[RunClass] = field(default_factory=Counter)
     ways: Counter[str] = field(default_factory=Counter)
     told: list[int] = field(default_factory=list)
     tellable: int = 0
     copied_at: array[float] = field(default_factory=lambda: array("d"))
     copied_values: array[float] = field(default_factory=lambda: array("d"))
     values_read: int = 0
-    values_written: int = 0
-    skipped: int = 0
-    changed: int = 0
-    size_bytes: int = 0
-    copy_s: float = 0.0
     differing: int = 0
     unverifiable: int = 0
     verified_at: tuple[datetime, datetime] | None = None
@@ -89,14 +97,8 @@ def has_something_to_tell(run: RunAccount) -> bool:
 
 
 def _add(facts: Facts, run: RunAccount, of_run: RunClass, project: Project) -> None:
-    sums = facts.projects.setdefault(project.id, ProjectFacts(project))
-    for one in (facts, sums):
-        one.classes[of_run] += 1
-        one.values_written += run.values_written
-        one.skipped += run.skipped
-        one.changed += run.changed
-        one.size_bytes += run.size_bytes
-        one.copy_s += run.copy_s
+    facts.count(run, of_run)
+    facts.projects.setdefault(project.id, ProjectFacts(project=project)).count(run, of_run)
     facts.values_read += run.values_read
     facts.differing += run.differing
     facts.unverifiable += run.unverifiable

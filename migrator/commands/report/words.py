@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 from migrations_db.accounts import RunAccount
-from migrations_db.states import RunStatus, Verdict
+from migrations_db.states import Proof, proof_of
 from migrator.commands.text import counted
 
 
@@ -31,14 +31,8 @@ CLASSES_MEAN = {
 
 
 def class_of(run: RunAccount) -> RunClass:
-    if run.status is not RunStatus.DONE:
-        return RunClass.NOT_COPIED
-    match run.verdict:
-        case Verdict.DIFFERS:
-            return RunClass.UNEXPLAINED
-        case Verdict.VERIFIED:
-            return RunClass.EXPLAINED if run.skipped or run.changed else RunClass.EQUAL
-    return RunClass.NOT_VERIFIED
+    proof = proof_of(run.status, run.verdict, explained=bool(run.skipped or run.changed))
+    return RunClass.UNEXPLAINED if proof is Proof.DIFFERS else RunClass[proof.name]
 
 
 def headline(runs: Mapping[RunClass, int]) -> tuple[RunClass, str]:
