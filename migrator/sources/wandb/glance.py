@@ -34,13 +34,18 @@ class _NoKey(AuthBase):
 
 def look(base_url: str, transport: Transport, look_s: float) -> requests.Response:
     """The head of the answer to a simple question without a key; the caller closes it."""
+    return _post(base_url, transport, {"query": VIEWER}, _NoKey(), look_s)
+
+
+def _post(base_url: str, transport: Transport, body: Any, auth: AuthBase, timeout_s: float) -> requests.Response:
+    """Send a GraphQL request as the SDK does. The answer is not read yet."""
     return requests.post(
         f"{base_url}/graphql",
-        json={"query": VIEWER},
+        json=body,
         headers=dict(transport.headers),
-        auth=_NoKey(),
+        auth=auth,
         stream=True,
-        timeout=look_s,
+        timeout=timeout_s,
         **transport.options(),
     )
 
@@ -62,15 +67,7 @@ def is_too_long(
     document, variables = request
     read_bytes = 0
     try:
-        with requests.post(
-            f"{base_url}/graphql",
-            json={"query": document, "variables": dict(variables)},
-            headers=dict(transport.headers),
-            auth=key,
-            stream=True,
-            timeout=LOOK_S,
-            **transport.options(),
-        ) as answer:
+        with _post(base_url, transport, {"query": document, "variables": dict(variables)}, key, LOOK_S) as answer:
             for piece in answer.iter_content(PIECE_BYTES):
                 read_bytes += len(piece)
                 life.sign()
