@@ -4,7 +4,7 @@
     python -m tests.benchmarks small long --repeat 3
     python -m tests.benchmarks --markdown            the table in README: medians of 3
 
-*public API*: one `neptune_scale.Run(mode="async")` a run and one `log_metrics` a step, the way a script would do it.
+*public API*: one `neptune_scale.Run(mode="async")` per run and one `log_metrics` per step, as a script would do it.
 *bare limit*: the same bytes read from the source and pushed to the destination, without converting or checking.
 """
 

@@ -1,4 +1,4 @@
-"""One function a promise. `scale` shrinks the sizes; two sizes each show that cost grows linearly."""
+"""One function per promise. `scale` shrinks the sizes; two sizes each show that cost grows linearly."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def inventory(scale: float) -> Iterator[Figure]:
 
 
 def claims(scale: float) -> Iterator[Figure]:
-    """Claims a second with 8 processes on SQLite, while the table is full and when it is nearly empty."""
+    """Claims per second with 8 processes on SQLite, while the table is full and when it is nearly empty."""
     rows = int(1_000_000 * scale)
     with directory() as cwd:
         path = cwd / "claims.db"

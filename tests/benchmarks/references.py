@@ -98,7 +98,7 @@ def bare_small(runs: int) -> float:
 
 
 def bare_long(points: int) -> float:
-    """Reads a run's exports and pushes 30 bytes a point in requests of 4 MB."""
+    """Reads a run's exports and pushes 30 bytes per point in requests of 4 MB."""
     base, push = os.environ["WANDB_BASE_URL"], _Push()
     session = _session(base)
     started = time.perf_counter()
