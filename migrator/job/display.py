@@ -22,7 +22,10 @@ NAME_CHARS = 24
 
 
 class Bars:
-    """A bar for runs and one for values, each with its figures, and a line for the runs that take longest."""
+    """A bar for runs and one for values, each with its figures, and a line for the runs that take longest.
+
+    They disappear at the end: tqdm would leave several bars one over the other, and the result has all figures.
+    """
 
     def __init__(self) -> None:
         self._bars: list[Any] = []
@@ -31,11 +34,11 @@ class Bars:
     def update(self, progress: Progress) -> None:
         if not self._bars:
             shape = "{desc} {percentage:3.0f}% |{bar:20}| {unit}"
+            lines = [("runs  ", 1, shape), ("values", 1, shape), ("", 0, "{desc}")]
             self._bars = [
-                tqdm(total=1, desc=desc, unit="", bar_format=shape, dynamic_ncols=True, position=position)
-                for position, desc in enumerate(("runs  ", "values"))
+                tqdm(total=total, desc=desc, unit="", bar_format=form, dynamic_ncols=True, position=n, leave=False)
+                for n, (desc, total, form) in enumerate(lines)
             ]
-            self._bars.append(tqdm(total=0, bar_format="{desc}", dynamic_ncols=True, position=len(self._bars)))
         runs, values, now = self._bars
         done, failed = progress.runs[RunStatus.DONE], progress.runs[RunStatus.FAILED]
         ended = f"{done:,} of {progress.runs_total:,}" + (f", {failed:,} failed" if failed else "")
