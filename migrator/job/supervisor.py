@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 TICK_S, TICK_MAX_S = 0.25, 2.0  # between two looks at the state database
 LOOK_SHARE = 10  # times as long as a look takes
 CLEAN_STOP_S = 8.0  # for workers to finish the batch in hand; the promise is 10 s for everything
-UNHEARD_S = 10.0  # from the first signal until the command ends itself
+UNHEARD_S = 10.0  # a command that was told to stop ends itself when nothing moves for so long
 CHECK_S = 5.0  # between two looks for runs without progress, and for claims of processes that are gone
 HOPELESS_DEATHS = 3  # of each worker, without progress and without a run to blame: workers cannot run here
 
@@ -80,25 +80,34 @@ class _Child:
 
 
 class _Signals:
-    """Counts Ctrl-C, SIGTERM and SIGHUP while the job runs. `unheard`: called if nobody looks at them for long.
+    """Counts Ctrl-C, SIGTERM and SIGHUP while the job runs. `unheard`: called if the command does not end by itself.
 
-    A state database that does not answer can hold up the main thread, which then cannot look.
+    A state database that does not answer holds up the main thread: before it looks at the signals, or when it has
+    stopped the workers and still writes down how the command ended.
     """
 
     def __init__(self, unheard: Callable[[], None]) -> None:
         self.first: int | None = None
         self.count = 0
-        self._alarm = threading.Timer(UNHEARD_S, unheard)
-        self._alarm.daemon = True
+        self._unheard = unheard
+        self._alarm: threading.Timer | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         if not self.count:
-            self._alarm.start()
+            self.expect_end()
         self.first = self.first or number
         self.count += 1
 
+    def expect_end(self) -> None:
+        """The command has `UNHEARD_S` from now on."""
+        self.heard()
+        self._alarm = threading.Timer(UNHEARD_S, self._unheard)
+        self._alarm.daemon = True
+        self._alarm.start()
+
     def heard(self) -> None:
-        self._alarm.cancel()
+        if self._alarm:
+            self._alarm.cancel()
 
     @property
     def exit_code(self) -> ExitCode:
@@ -110,7 +119,6 @@ class _Signals:
         try:
             yield
         finally:
-            self.heard()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -295,6 +303,7 @@ class Supervisor:
         self._signals.heard()
         self._display.say("Stopping: finishing what is in hand (Ctrl-C again stops at once)")
         self._terminate()
+        self._signals.expect_end()
         self._display.say("Stopped. Nothing is lost: the same command goes on from here")
         return self._signals.exit_code
 
