@@ -14,6 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from migrator.errors import ExitCode, MigratorError, Retryable, RunError, UserError, disk_full, too_few_files
+from migrator.garbage import collect_rarely
 from migrator.job.signals import ending
 
 #: options that may come before or after the command; True: a value follows
@@ -43,6 +44,7 @@ def global_options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def main() -> NoReturn:
+    collect_rarely()
     if sys.stderr is None:  # closed by the process that started us
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - stays open until the end
     for stream in (sys.stdout, sys.stderr):

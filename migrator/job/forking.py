@@ -3,7 +3,8 @@
 Imports are most of the cost of starting a worker (about 2 s of CPU time with both vendors' packages). The server begins
 to import while the command still reads its database. It has none of our threads, connections or keys.
 
-Private names of multiprocessing (3.11 to 3.14) used here: `ForkServer._stop`, the `tempdir` of `_config`.
+Private names of multiprocessing (3.11 to 3.14) used here: `_forkserver_pid` and `_stop` of `ForkServer`, the `tempdir`
+of `_config`.
 
 Only on Linux: on macOS, forked processes may crash in system libraries, so each worker is started from scratch.
 """
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from multiprocessing import forkserver, process, resource_tracker
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.context import BaseContext
+from typing import Any
 
 from migrator.job.job import Job
 from migrator.job.signals import GROUP
@@ -41,7 +43,7 @@ def server(modules: Sequence[str]) -> Iterator[None]:
     if METHOD != "forkserver":
         yield
         return
-    context().set_forkserver_preload([*modules])
+    context().set_forkserver_preload(["migrator.job.quick_imports", *modules])
     config = process.current_process()._config  # type: ignore[attr-defined]
     before, listens_in = config.get("tempdir"), os.open(tempfile.gettempdir(), os.O_RDONLY)
     try:
@@ -51,9 +53,16 @@ def server(modules: Sequence[str]) -> Iterator[None]:
             forkserver.ensure_running()
         yield
     finally:
-        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+        _end(forkserver._forkserver)  # type: ignore[attr-defined]
         config["tempdir"] = before
         os.close(listens_in)
+
+
+def _end(running: Any) -> None:
+    """Killed, it needs no half second to tidy up all those modules; it has nothing to lose."""
+    if running._forkserver_pid is not None:
+        os.kill(running._forkserver_pid, signal.SIGKILL)  # not waited for yet: the number is still its own
+    running._stop()
 
 
 def work(job: Job, number: int, pipe: Pipe, keys: Mapping[str, str]) -> None:

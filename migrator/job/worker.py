@@ -11,7 +11,6 @@ or when a `UserError` concerns the whole job.
 
 from __future__ import annotations
 
-import gc
 import logging
 import multiprocessing
 import os
@@ -34,6 +33,7 @@ from migrations_db.types import Claim, WorkerInfo
 from migrator import life
 from migrator.copying.copy import CopyPlan, RunTools, copy_run
 from migrator.errors import ExitCode, Retryable, UserError
+from migrator.garbage import collect_rarely
 from migrator.job.adapters import Adapters
 from migrator.job.job import Ended, Job
 from migrator.job.leases import HEARTBEAT_S, Leases, RunInHand
@@ -52,7 +52,6 @@ ORPHAN_STOP_S = 8.0  # for a worker without supervisor to stop cleanly
 STOP_S = 6.0  # for lanes to finish what is in hand: a call to W&B may block for many minutes
 JOIN_S = 0.2  # between two looks whether lanes are at their end
 IDLE_WAIT_S = 1.0  # between two looks for work while others still copy
-GC_THRESHOLD = 100_000  # objects: a page of rows makes as many, and none of them is in a cycle
 
 
 def run_worker(job: Job, number: int, pipe: Pipe, keys: Mapping[str, str]) -> None:
@@ -64,7 +63,7 @@ def run_worker(job: Job, number: int, pipe: Pipe, keys: Mapping[str, str]) -> No
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP)  # they were blocked while this process started
     start_log(job.log_file, job.verbose)
-    gc.set_threshold(GC_THRESHOLD)
+    collect_rarely()
     try:
         with Worker(job, number, stop) as worker:
             ended = Ended(ExitCode.OK, finished=worker.run())
