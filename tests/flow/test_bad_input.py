@@ -165,6 +165,7 @@ def test_a_full_disk_for_offline_files_stops_the_job_before_run_after_run_fails(
         assert_finishes(migrate, 6, *run)
 
 
+@pytest.mark.heavy
 def test_a_full_disk_for_scratch_files_stops_the_job_before_run_after_run_fails(set_scene: SetScene) -> None:
     runs = sample_runs(3, steps=2, files=1)
     for one in runs:
@@ -243,6 +244,7 @@ def test_a_torn_log_is_copied_as_far_as_it_is_whole_and_the_loss_is_told(migrate
     assert status["parts"]["history"]["written"] == 49
 
 
+@pytest.mark.heavy
 def test_a_fork_without_its_parent_is_copied_alone_and_goes_on_when_the_parent_comes(set_scene: SetScene) -> None:
     scene = set_scene(Project("none"))
     migrate, place = scene.migrate, Directories(scene.migrate.directory)
@@ -314,6 +316,7 @@ def test_a_wrong_neptune_token_workspace_or_permission_stops_a_job_before_it_beg
     assert_complains(migrate.run("sync"), 2, "nothing to upload", "workspace team")
 
 
+@pytest.mark.heavy
 def test_a_token_of_another_server_than_that_of_the_runs_is_refused_before_it_is_asked(set_scene: SetScene) -> None:
     scene, other = set_scene(sample_runs(2, steps=4, files=2)), set_scene(sample_runs(1))
     scene.migrate.succeed("inventory")

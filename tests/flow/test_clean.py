@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.flow.conftest import Scene, SetScene, wait_until
 from tests.servers.wandb_data import sample_runs
 
@@ -14,6 +16,7 @@ def found(scene: Scene, *arguments: str) -> dict[tuple[str, bool], tuple[int, bo
     return {(row["what"], row["kept"] is not None): (row["count"], row["removed"]) for row in rows}
 
 
+@pytest.mark.heavy
 def test_what_is_not_uploaded_stays_unless_it_is_named(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(2, steps=4, files=2))
     migrate = scene.migrate

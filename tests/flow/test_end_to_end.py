@@ -159,6 +159,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing_anywhere(set_scene: SetScen
     assert scene.neptune.log.counts == {}
 
 
+@pytest.mark.heavy
 def test_limit_projects_run_id_and_exclude_choose_what_is_copied(set_scene: SetScene) -> None:
     names = ["alpha", "beta", "bravo", "other"]
     scene = set_scene(*(Project(name, sample_runs(3, steps=3, seed=n)) for n, name in enumerate(names)))
@@ -276,6 +277,7 @@ def test_a_part_both_included_and_excluded_is_not_waited_for(set_scene: SetScene
     assert "artifacts" not in scene.migrate.status()["parts"]
 
 
+@pytest.mark.heavy
 def test_runs_of_a_project_that_is_deleted_are_no_failures_for_ever(set_scene: SetScene) -> None:
     scene = set_scene(Project("kept", sample_runs(1, steps=4)), Project("deleted", sample_runs(2, steps=4)))
     scene.migrate.succeed("inventory")

@@ -216,6 +216,7 @@ def utc(time_s: float | None) -> str | None:
     return datetime.fromtimestamp(time_s, UTC).isoformat() if time_s else None
 
 
+@pytest.mark.heavy
 def test_a_run_is_the_same_from_its_directory_and_from_wandb_but_for_what_one_of_them_cannot_know(
     set_scene: SetScene, tmp_path: Path
 ) -> None:
@@ -316,6 +317,7 @@ def add_used(log: Path, name: str) -> None:
     write_log(log, [*records[:2], used, *records[2:]])
 
 
+@pytest.mark.heavy
 def test_artifacts_sweeps_and_forks_are_the_same_from_directories_but_for_what_one_source_cannot_know(
     set_scene: SetScene, tmp_path: Path
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.flow.conftest import SetScene
 from tests.flow.expected import arrived
 from tests.servers.offline_runs import BEGAN_S, StartLog
@@ -16,6 +18,7 @@ def log(root: Path, run_id: str, after_s: float = 0, project: str = "vision", st
     return StartLog(root, run_id, BEGAN_S + after_s, project=project, entity="team").row(step, a=1)
 
 
+@pytest.mark.heavy
 def test_what_is_left_out_is_told_everywhere_until_it_is_mended(set_scene: SetScene, tmp_path: Path) -> None:
     scene = set_scene()
     migrate, one, other = scene.migrate, tmp_path / "one", tmp_path / "other"

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from migrator.sources.wandb_local.run import INHERITED
 from migrator.sources.wandb_local.starts import ASSUMED, COPY
 from migrator.sources.wandb_local.summaries import OF_ROWS
@@ -65,6 +67,7 @@ def seconds(scene: Scene, run_id: str, path: str = "a") -> list[float]:
     return [time_us / MICRO - BEGAN_S for _, time_us, _ in scene.neptune.store.run(PROJECT, run_id).points(path)]
 
 
+@pytest.mark.heavy
 def test_starts_become_the_right_runs_online_and_by_way_of_offline_files(set_scene: SetScene, tmp_path: Path) -> None:
     log_runs(tmp_path)
     online, offline = set_scene(), set_scene()

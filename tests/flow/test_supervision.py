@@ -133,6 +133,7 @@ def test_a_run_that_kills_its_workers_fails_alone(set_scene: SetScene) -> None:
     assert {line.split(":")[0] for line in scene.differences()} == {f"demo/{poison.id}"}
 
 
+@pytest.mark.heavy
 def test_what_a_stalled_worker_started_dies_with_it(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(3), processing_delay_s=(0.5, 0.5))
     scene.migrate.succeed("inventory")
@@ -159,6 +160,7 @@ def test_slow_is_not_dead(set_scene: SetScene) -> None:
     assert scene.differences() == []
 
 
+@pytest.mark.heavy
 def test_a_worker_told_to_stop_by_somebody_else_is_replaced(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(20, steps=3, files=1), processing_delay_s=(0.2, 0.3))
     scene.migrate.succeed("inventory")

@@ -98,6 +98,7 @@ def test_an_upload_that_neptune_has_lost_is_uploaded_anew_from_the_same_file(sce
     assert is_whole(scene)
 
 
+@pytest.mark.heavy
 def test_a_missing_offline_file_is_forgotten_only_by_a_person(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(2, steps=5))
     scene.migrate.succeed("inventory")

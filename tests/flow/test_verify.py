@@ -334,6 +334,7 @@ def test_offline_files_are_verified_before_and_after_their_upload(set_scene: Set
     assert findings(scene, "--again") == {"value": {"val/loss"}}
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_a_run_that_was_copied_in_two_steps_is_compared_value_by_value(set_scene: SetScene) -> None:
     scene = set_scene(runs_of_all_kinds(["grows", "stays"]))
@@ -381,6 +382,7 @@ def test_local_directories_are_compared_value_by_value(set_scene: SetScene) -> N
 # ---------------------------------------------------------------- the command
 
 
+@pytest.mark.heavy
 def test_a_verification_goes_on_where_it_was_and_takes_samples(set_scene: SetScene) -> None:
     scene = set_scene(sample_runs(10, steps=5))
     scene.migrate.succeed("inventory")
