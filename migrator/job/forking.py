@@ -53,7 +53,7 @@ def server(modules: Sequence[str]) -> Iterator[None]:
             forkserver.ensure_running()
         yield
     finally:
-        _end(forkserver._forkserver)  # type: ignore[attr-defined]
+        _end(forkserver._forkserver)
         config["tempdir"] = before
         os.close(listens_in)
 
