@@ -91,10 +91,12 @@ class _Signals:
         self.count = 0
         self._unheard = unheard
         self._alarm: threading.Timer | None = None
+        self.pipe, self._writing = multiprocessing.Pipe(duplex=False)  # readable once a signal has come
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         if not self.count:
             self.expect_end()
+            self._writing.close()
         self.first = self.first or number
         self.count += 1
 
@@ -202,9 +204,11 @@ class Supervisor:
         return None
 
     def _wait(self, look_s: float) -> None:
-        """Until a worker has something to say, or it is time to look again; looking takes longer with many runs."""
+        """Until a worker or a signal has something to say, or it is time to look again: looking takes longer with
+        many runs.
+        """
         pipes = [child.pipe for child in self._children if not child.ended]
-        connection.wait(pipes, min(max(TICK_S, LOOK_SHARE * look_s), TICK_MAX_S))
+        connection.wait([*pipes, self._signals.pipe], min(max(TICK_S, LOOK_SHARE * look_s), TICK_MAX_S))
 
     def _reap(self) -> None:
         """Hear the last words of workers that ended; replace those that died without any, or were told to stop."""

@@ -25,7 +25,7 @@ from migrator.commands.demo import run_demo
 from migrator.errors import ExitCode, UserError
 from tests.command import migrate_command
 
-LONG_ROWS = 6_000
+LONG_ROWS = 5_000
 SHORT_ROWS = 200
 
 

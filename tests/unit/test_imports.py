@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 WORDS = frozenset(
     {
         "disk",
+        "garbage",
         "records",
         "listed",
         "values",

@@ -22,8 +22,8 @@ import wandb
 
 ENTITY = "demo"
 VISION, TEXT = "vision", "text_models"  # Neptune allows no `_`: the second becomes text-models
-LONG_ROWS = 6_000  # with LAYERS, long enough to be stopped half-way
-LAYERS = 6
+LONG_ROWS = 5_000  # with LAYERS, long enough to be stopped half-way
+LAYERS = 20
 SHORT_ROWS = 200
 CRASHED_AFTER_ROWS = 2_000
 CRASHED_AGE_S = 3_600  # W&B's own rule: an unfinished log that is no longer written belongs to a crashed run
