@@ -19,7 +19,7 @@ OF_THE_TOOL = frozenset({"migration/tool_version", "migration/mapping_version"})
 EXAMPLES = 5  # paths named
 
 
-class Check:
+class RunComparison:
     """One run that is being compared."""
 
     def __init__(self, expected: Expected, run: ReadRun | None) -> None:

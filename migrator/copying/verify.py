@@ -1,6 +1,6 @@
 """Compares runs that are read back with what was sent or, point by point, with the source. Pure but for the reading.
 
-    runs and attributes  ->  single values, sizes and types, what was never sent              check
+    runs and attributes  ->  single values, sizes and types, what was never sent              comparison
     points               ->  only their number and ends, their digests, or each of them      verify_series
     files                ->  their size in the storage, or their md5                         verify_files
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from migrator.copying.check import Check
+from migrator.copying.comparison import RunComparison
 from migrator.copying.findings import Expected, How, Level, Result
 from migrator.copying.verify_files import compare_files
 from migrator.copying.verify_series import compare_series
@@ -24,11 +24,11 @@ def verify_runs(expected: Sequence[Expected], project: str, back: ReadBack, how:
     """Compare runs of one project. Results are in the order of `expected`. Raises `RunError` or `UserError`."""
     known = [one for one in expected if one.is_known]
     found = back.runs(project, [one.run_id for one in known]) if known else {}
-    checks = [Check(one, found.get(one.run_id)) for one in expected]
-    there = [check for check in checks if check.begin()]
+    comparisons = [RunComparison(one, found.get(one.run_id)) for one in expected]
+    there = [comparison for comparison in comparisons if comparison.begin()]
     compare_series(there, project, back, how)
     if how.level is not Level.COUNTS:
         compare_files(there, project, back, how)
-    for check in checks:
-        check.end()
-    return [check.result for check in checks]
+    for comparison in comparisons:
+        comparison.end()
+    return [comparison.result for comparison in comparisons]

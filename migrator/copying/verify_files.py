@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from migrator.copying.check import Check, is_same
+from migrator.copying.comparison import RunComparison, is_same
 from migrator.copying.digests import FileDigest, hash_of, series_digest
 from migrator.copying.findings import Files, How
 from migrator.copying.points import NAMED
@@ -14,31 +14,33 @@ from migrator.copying.verify_words import told
 from migrator.destinations.base import ReadBack, ReadFile, Stored
 
 
-def compare_files(checks: Sequence[Check], project: str, back: ReadBack, how: How) -> None:
+def compare_files(comparisons: Sequence[RunComparison], project: str, back: ReadBack, how: How) -> None:
     """Add findings about stored files to the results."""
     content = how.files is Files.MD5
-    asked: list[tuple[Check, str, int | None, ReadFile]] = []
-    for check in checks:
-        asked += [(check, path, None, file) for path, file, _ in check.files]
-        asked += [(check, path, step, file) for path, files in check.series_files.items() for step, file in files]
-    digests = {(id(check), path): want for check in checks for path, _, want in check.files}
+    asked: list[tuple[RunComparison, str, int | None, ReadFile]] = []
+    for comparison in comparisons:
+        asked += [(comparison, path, None, file) for path, file, _ in comparison.files]
+        asked += [
+            (comparison, path, step, file) for path, files in comparison.series_files.items() for step, file in files
+        ]
+    digests = {(id(comparison), path): want for comparison in comparisons for path, _, want in comparison.files}
     contents: dict[tuple[int, str], dict[int, str]] = {}
     bad: set[tuple[int, str]] = set()
     stored = back.stored(project, [file for *_, file in asked], content=content)
-    for (check, path, step, file), seen in zip(asked, stored, strict=True):
-        name = (id(check), path)
+    for (comparison, path, step, file), seen in zip(asked, stored, strict=True):
+        name = (id(comparison), path)
         if step is not None:
-            check.result.files += 1
+            comparison.result.files += 1
         if (wrong := _wrong(file, seen, digests.get(name), content=content)) is not None:
             bad.add(name)
             where = path if step is None else f"{path} at step {step / 1e6:g}"
             want = told(digests[name]) if name in digests else f"{file.size_bytes:,} bytes"
-            (check.result.cannot if seen.problem else check.result.differs)(where, want, wrong)
+            (comparison.result.cannot if seen.problem else comparison.result.differs)(where, want, wrong)
         elif step is not None and seen.md5 is not None:
             contents.setdefault(name, {})[step] = seen.md5
     if content:
-        for check in checks:
-            _compare_contents(check, contents, bad)
+        for comparison in comparisons:
+            _compare_contents(comparison, contents, bad)
 
 
 def _wrong(file: ReadFile, seen: Stored, want: FileDigest | None, *, content: bool) -> str | None:
@@ -55,12 +57,12 @@ def _wrong(file: ReadFile, seen: Stored, want: FileDigest | None, *, content: bo
 
 
 def _compare_contents(
-    check: Check, contents: Mapping[tuple[int, str], Mapping[int, str]], bad: set[tuple[int, str]]
+    comparison: RunComparison, contents: Mapping[tuple[int, str], Mapping[int, str]], bad: set[tuple[int, str]]
 ) -> None:
     """Compare the contents of file series. Without the source, only the sum of all md5s is known."""
-    for path, files in check.series_files.items():
-        found, want = contents.get((id(check), path), {}), check.series[path]
-        if (id(check), path) in bad or want.refused or len(found) != len(files) or len(files) != want.count:
+    for path, files in comparison.series_files.items():
+        found, want = contents.get((id(comparison), path), {}), comparison.series[path]
+        if (id(comparison), path) in bad or want.refused or len(found) != len(files) or len(files) != want.count:
             continue
         steps, hashes = (
             np.array([*found], np.int64),
@@ -69,11 +71,15 @@ def _compare_contents(
         if series_digest(steps, steps, hashes, hashes).content == want.content:
             continue
         words = f"{want.count:,} files", "one or more of the files have different content"
-        if check.source is not None and check.has_points(path) and is_same(check.source.digests[path][1], want):
-            sent = check.source.files[path]
+        if (
+            comparison.source is not None
+            and comparison.has_points(path)
+            and is_same(comparison.source.digests[path][1], want)
+        ):
+            sent = comparison.source.files[path]
             named = _named({step: (md5, found[step]) for step, md5 in sent.items() if found.get(step, md5) != md5})
             words = named or words
-        check.result.differs(path, *words)
+        comparison.result.differs(path, *words)
 
 
 def _named(differing: Mapping[int, tuple[str, str]]) -> tuple[str, str] | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from migrator.errors import ErrorClass, Rejected
 from migrator.naming import Paths, clean_text
-from migrator.parts.base import BATCH_FILE_BYTES, BATCH_FILES, Context, Cursor, Ledger, single_value
+from migrator.parts.base import BATCH_FILE_BYTES, BATCH_FILES, BatchLedger, Context, Cursor, single_value
 from migrator.records import Artifact, Assign, AssignFile, Batch, Kind, LocalFile, Scalar, SourceFile
 from migrator.sources.base import SourceRun, Withheld
 from migrator.values import compact_json
@@ -25,12 +25,12 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     copied: dict[str, list[str]] = dict(cursor.get("copied", {}))
     unfinished, files_done = cursor.get("unfinished", ("", 0))
     used_counted = bool(cursor.get("used"))
-    ledger, bases = Ledger(), Paths()
+    ledger, bases = BatchLedger(), Paths()
     sets: dict[str, Scalar | frozenset[str]] = {}  # values that count once however often they are written
     for artifact in run.artifacts():
         key = f"{artifact.name}:{artifact.version}"
         base, paths = bases.take(key, f"artifacts/{artifact.name}/{artifact.version}"), Paths()
-        info = _info(artifact, ledger if key not in copied and key != unfinished else Ledger())
+        info = _info(artifact, ledger if key not in copied and key != unfinished else BatchLedger())
         info_paths = {name: paths.take(f"info/{name}", f"{base.name}/info/{name}").name for name in INFO}
         aliases = sorted(map(clean_text, artifact.aliases))
         targets = {file.name: paths.take(file.name, f"{base.name}/{file.name}") for file in artifact.files}
@@ -87,7 +87,9 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     )
 
 
-def _fetch(run: SourceRun, artifact: Artifact, file: SourceFile, context: Context, ledger: Ledger) -> LocalFile | None:
+def _fetch(
+    run: SourceRun, artifact: Artifact, file: SourceFile, context: Context, ledger: BatchLedger
+) -> LocalFile | None:
     """Fetch a file. None: it is skipped, and an entry in the ledger says why."""
     name = f"{artifact.name}:{artifact.version}/{file.name}"
     limit = context.options.max_file_bytes
@@ -106,7 +108,7 @@ def _fetch(run: SourceRun, artifact: Artifact, file: SourceFile, context: Contex
         return None
 
 
-def _info(artifact: Artifact, ledger: Ledger) -> dict[str, Scalar | frozenset[str]]:
+def _info(artifact: Artifact, ledger: BatchLedger) -> dict[str, Scalar | frozenset[str]]:
     """The artifact's attributes in W&B, by the last part of their path."""
     told: dict[str, Scalar | None] = {
         "type": artifact.type,

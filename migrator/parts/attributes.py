@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from migrator.limits import STRING_MAX_BYTES
 from migrator.naming import MAPPING_VERSION, Paths, clean_text
-from migrator.parts.base import Context, Cursor, Ledger, single_value
+from migrator.parts.base import BatchLedger, Context, Cursor, single_value
 from migrator.records import AddTags, Assign, Batch, Kind, Scalar
 from migrator.sources.base import SourceRun
 
@@ -17,7 +17,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     The cursor holds the tags, so that tags removed from the source can be removed from the copy.
     """
     attributes = run.attributes()
-    ledger = Ledger()
+    ledger = BatchLedger()
     paths = Paths()
     values: dict[str, Scalar | frozenset[str]] = {}
 

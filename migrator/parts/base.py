@@ -165,7 +165,7 @@ class Times:
         self._newest_us = max(self._latest_us.values(), default=self._floor_us or _LONG_AGO_US)
         self._created_us = round(created_at.timestamp() * 1_000_000)
 
-    def of_row(self, time: float | None, ledger: Ledger, path: str = "_timestamp") -> int:
+    def of_row(self, time: float | None, ledger: BatchLedger, path: str = "_timestamp") -> int:
         """Convert `time` (seconds since the epoch). If missing: the previous row's time, or the run's creation time."""
         if time is not None and _MIN_S <= time < _MAX_S:
             self._row_us = round(time * 1_000_000)
@@ -174,7 +174,7 @@ class Times:
             ledger.add(Kind.ESTIMATED, path, "no time: set to the latest so far")
         return self._row_us
 
-    def by_series(self, time_us: int, values: dict[str, V], ledger: Ledger) -> list[tuple[int, dict[str, V]]]:
+    def by_series(self, time_us: int, values: dict[str, V], ledger: BatchLedger) -> list[tuple[int, dict[str, V]]]:
         """Group `values` (by path) by time: `time_us`, or the time of the series' latest point if that is later."""
         if time_us >= self._newest_us:
             self._newest_us = time_us
@@ -228,7 +228,7 @@ _MAX_S = datetime(DATETIME_MAX_YEAR + 1, 1, 1, tzinfo=UTC).timestamp()
 # ---------------------------------------------------------------- batches
 
 
-class Ledger:
+class BatchLedger:
     """Adds up the ledger entries of one batch."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from migrator.naming import hex_digest
-from migrator.parts.base import Context, Cursor, Fill, Ledger, Times, bounded_text, in_batches
+from migrator.parts.base import BatchLedger, Context, Cursor, Fill, Times, bounded_text, in_batches
 from migrator.records import Batch, ConsoleLine, Kind, Points
 from migrator.sources.base import SourceRun
 
@@ -31,7 +31,7 @@ class _Converter:
     def __init__(self, run: SourceRun, cursor: Cursor, context: Context) -> None:
         self._run = run
         self._context = context
-        self._ledger = Ledger()
+        self._ledger = BatchLedger()
         self._times = Times(cursor, context.created_at)
         self._next_line: int = cursor.get("line", 0)
         self._first_number = context.first_number

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from migrator.naming import Paths, Renamed, source_key
-from migrator.parts.base import Context, Cursor, Ledger, leaves_of, non_finite, scratch_file, single_value
+from migrator.parts.base import BatchLedger, Context, Cursor, leaves_of, non_finite, scratch_file, single_value
 from migrator.records import Assign, AssignFile, Batch, Document, Kind, Scalar
 from migrator.sources.base import SourceRun
 
@@ -48,7 +48,7 @@ def _batch(
     is_object: Callable[[Mapping[str, Any]], bool],
 ) -> Batch:
     convert = partial(single_value, stringify=context.options.stringify)
-    ledger, paths = Ledger(), Paths()
+    ledger, paths = BatchLedger(), Paths()
     values: dict[str, Scalar | frozenset[str]] = {}
     types: dict[str, str] = dict(cursor.get("types", {}))
     read = 0

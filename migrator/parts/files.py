@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from migrator.naming import Paths, Renamed
-from migrator.parts.base import BATCH_FILE_BYTES, BATCH_FILES, Context, Cursor, Ledger, MappingOptions
+from migrator.parts.base import BATCH_FILE_BYTES, BATCH_FILES, BatchLedger, Context, Cursor, MappingOptions
 from migrator.parts.shortage import SHORT, Shortage, insist, skip_lost
 from migrator.records import AssignFile, Batch, Kind, SourceFile
 from migrator.sources.base import SourceRun, Withheld
@@ -38,7 +38,7 @@ def batches(run: SourceRun, cursor: Cursor, context: Context) -> Iterator[Batch]
     yield from insist(short, "files", lambda: Batch({**cursor}))
     files = _without_media(listed, run, context.options) if context.has_history else listed
     targets = _targets(files, known)
-    ledger = Ledger()
+    ledger = BatchLedger()
 
     def reached() -> dict[str, Any]:
         return {"items": [*outcomes], "listed": context.fingerprint, SHORT: cursor.get(SHORT)}
@@ -87,7 +87,7 @@ def _targets(files: Iterable[SourceFile], known: Iterable[str]) -> dict[str, Ren
 
 
 def _copy(
-    group: Sequence[SourceFile], run: SourceRun, context: Context, targets: dict[str, Renamed], ledger: Ledger
+    group: Sequence[SourceFile], run: SourceRun, context: Context, targets: dict[str, Renamed], ledger: BatchLedger
 ) -> Batch:
     """Fetch the files of `group`. Returns a batch whose cursor is still empty."""
     batch = Batch(cursor={}, read=len(group))

@@ -13,10 +13,10 @@ from migrator.naming import legal_path
 from migrator.parts.base import (
     BATCH_FILES,
     BATCH_VALUES,
+    BatchLedger,
     Context,
     Cursor,
     Fill,
-    Ledger,
     Times,
     as_double,
     bounded_text,
@@ -129,7 +129,7 @@ class _Converter:
         self._run = run
         self._context = context
         self.layout = Layout(cursor.get("series", ()), context.options.metrics_namespace)
-        self.ledger = Ledger()
+        self.ledger = BatchLedger()
         self.step: int | float | None = cursor.get("step")  # of the last row, written or not: reading resumes after it
         self.rows: int = cursor.get("rows", 0)
         self.counted: int = cursor.get("counted", 0)  # rows, as the source counts them

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from migrator.naming import Paths, metric_base
-from migrator.parts.base import Ledger
+from migrator.parts.base import BatchLedger
 from migrator.records import Kind
 from migrator.values import SeriesKey, SeriesKind
 
@@ -27,28 +27,28 @@ class Layout:
         self._by_series: dict[SeriesKey, str] = {}
         self._primary: set[str] = set()
         self._told: set[str] = set()  # keys already noted as moved out of a reserved place
-        unheard = Ledger()
+        ignored = BatchLedger()
         for key, slot, kind in known:
-            self.path(SeriesKey(key, slot, SeriesKind(kind)), unheard)
+            self.path(SeriesKey(key, slot, SeriesKind(kind)), ignored)
 
     @property
     def series(self) -> list[SeriesKey]:
         """All known series, in the order in which they got their paths. Can be stored as JSON."""
         return list(self._by_series)
 
-    def learn(self, surveyed: Iterable[SeriesKey], ledger: Ledger) -> None:
+    def learn(self, surveyed: Iterable[SeriesKey], ledger: BatchLedger) -> None:
         """Assign paths to all surveyed series: for each key, its kinds in order of precedence."""
         for series in _by_precedence(surveyed):
             self.path(series, ledger)
 
-    def path(self, series: SeriesKey, ledger: Ledger) -> str:
+    def path(self, series: SeriesKey, ledger: BatchLedger) -> str:
         """The path of a series. A new series gets one now, and a note if the path is not simply its key."""
         path = self._by_series.get(series)
         if path is None:
             path = self._by_series[series] = self._claim(series, ledger)
         return path
 
-    def _claim(self, series: SeriesKey, ledger: Ledger) -> str:
+    def _claim(self, series: SeriesKey, ledger: BatchLedger) -> str:
         wanted, reason = metric_base(series.key, self._namespace)
         name = source_key = series.key
         if series.slot:

@@ -7,10 +7,10 @@ from typing import Any
 
 from migrator.naming import Paths
 from migrator.parts.base import (
+    BatchLedger,
     Context,
     Cursor,
     Fill,
-    Ledger,
     Times,
     as_double,
     in_batches,
@@ -43,7 +43,7 @@ class _Converter:
 
     def __init__(self, run: SourceRun, cursor: Cursor, context: Context) -> None:
         self._run = run
-        self._ledger, self._paths = Ledger(), Paths()
+        self._ledger, self._paths = BatchLedger(), Paths()
         self._names = {name: self._paths.take(name, f"system/{name}").name for name in cursor.get("names", ())}
         self._times = Times(cursor, context.created_at)
         self._next_row: int = cursor.get("row", 0)

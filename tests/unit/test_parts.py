@@ -23,7 +23,7 @@ from migrator.errors import Retryable
 from migrator.limits import PATH_MAX_BYTES, STEP_MAX, STRING_MAX_BYTES
 from migrator.naming import clean_text
 from migrator.parts import PARTS
-from migrator.parts.base import BATCH_BYTES, BATCH_FILES, BATCH_VALUES, Ledger, MappingOptions, Times
+from migrator.parts.base import BATCH_BYTES, BATCH_FILES, BATCH_VALUES, BatchLedger, MappingOptions, Times
 from migrator.parts.files import file_path
 from migrator.parts.histograms import WIDENED, histogram_of
 from migrator.parts.history import INHERITED
@@ -609,31 +609,31 @@ class TestLayout:
     def test_what_was_saved_gives_the_same_paths_again(
         self, surveyed: list[SeriesKey], later: list[SeriesKey], namespace: str | None
     ) -> None:
-        layout, ledger = Layout((), namespace), Ledger()
+        layout, ledger = Layout((), namespace), BatchLedger()
         layout.learn(surveyed, ledger)
         half = json.loads(json.dumps(layout.series))
         paths = {series: layout.path(series, ledger) for series in later}
         paths |= {series: layout.path(series, ledger) for series in surveyed}
         for saved in (half, json.loads(json.dumps(layout.series))):
             again = Layout(saved, namespace)
-            again.learn(surveyed, unheard := Ledger())
+            again.learn(surveyed, ignored := BatchLedger())
             assert {series: again.path(series, ledger) for series in paths} == paths
-            assert unheard.take() == []
+            assert ignored.take() == []
 
     @settings(deadline=None, max_examples=200)
     @given(st.lists(series, unique=True))
     def test_no_two_series_share_a_path(self, surveyed: list[SeriesKey]) -> None:
         layout = Layout((), None)
-        layout.learn(surveyed, Ledger())
-        paths = [layout.path(series, Ledger()) for series in surveyed]
+        layout.learn(surveyed, BatchLedger())
+        paths = [layout.path(series, BatchLedger()) for series in surveyed]
         assert len(set(paths)) == len(paths)
         assert not {path.split("/")[0] for path in paths} & {"sys", "config", "system"}
 
     @given(st.permutations([SeriesKey("a", "", kind) for kind in SeriesKind]))
     def test_numbers_keep_the_path_before_text_before_histograms_before_files(self, surveyed: list[SeriesKey]) -> None:
         layout = Layout((), None)
-        layout.learn(surveyed, Ledger())
-        paths = {series.kind: layout.path(series, Ledger()) for series in surveyed}
+        layout.learn(surveyed, BatchLedger())
+        paths = {series.kind: layout.path(series, BatchLedger()) for series in surveyed}
         assert paths == {NUMBER: "a", TEXT: "a/text", HISTOGRAM: "a/histogram", FILE: "a/file"}
 
 
@@ -645,7 +645,7 @@ class TestTimes:
     def test_no_series_goes_backwards_and_each_change_is_noted(
         self, rows: list[tuple[float | None, set[str]]], resumed: bool
     ) -> None:
-        clock, ledger = Times({}, self.created_at), Ledger()
+        clock, ledger = Times({}, self.created_at), BatchLedger()
         latest: dict[str, float] = {}
         for time, paths in rows:
             if resumed:
@@ -660,14 +660,14 @@ class TestTimes:
 
     def test_the_creation_time_stands_in_before_the_first(self) -> None:
         clock = Times({}, self.created_at)
-        assert clock.of_row(None, Ledger()) == self.created_at.timestamp() * 1_000_000
+        assert clock.of_row(None, BatchLedger()) == self.created_at.timestamp() * 1_000_000
 
     def test_microseconds_are_exact(self) -> None:
-        assert Times({}, self.created_at).of_row(1_700_000_000.123457, Ledger()) == 1_700_000_000_123_457
+        assert Times({}, self.created_at).of_row(1_700_000_000.123457, BatchLedger()) == 1_700_000_000_123_457
 
     def test_a_cursor_of_version_1_0_holds_back_every_series(self) -> None:
         clock = Times({"time_us": 9_000_000}, self.created_at)
-        assert clock.by_series(clock.of_row(5.0, Ledger()), {"a": 1.0}, Ledger()) == [(9_000_000, {"a": 1.0})]
+        assert clock.by_series(clock.of_row(5.0, BatchLedger()), {"a": 1.0}, BatchLedger()) == [(9_000_000, {"a": 1.0})]
 
 
 class TestFiles:

@@ -50,7 +50,7 @@ class Sizes:
         self.neptune_requests = _sum(self.neptune_requests, other.neptune_requests)
 
 
-class Part(NamedTuple):
+class PartSize(NamedTuple):
     """Values and bytes that a part of one run has, about."""
 
     values: float
@@ -75,15 +75,15 @@ class Estimator:
         """
         parts = {name: self._part(name, rows) for name in self._parts}
         if "files" in parts and files is not None:
-            parts["files"] = Part(len(files), sum(files))
+            parts["files"] = PartSize(len(files), sum(files))
         is_known = all(part or name in OPTIONAL_PARTS for name, part in parts.items())
         found = [part for part in parts.values() if part]
-        of_files = parts.get("files", Part(0, 0))
+        of_files = parts.get("files", PartSize(0, 0))
         values = max(0.0, sum(part.values for part in found) - read) if is_known else None
         size_bytes = max(0.0, sum(part.size_bytes for part in found) - copied_bytes) if is_known else None
         asked = None
         if values is not None and size_bytes is not None and of_files:
-            lines = parts.get("console") or Part(0, 0)
+            lines = parts.get("console") or PartSize(0, 0)
             value_bytes = max(0.0, size_bytes - of_files.size_bytes)
             asked = Asked(float(rows or 0), values, lines.values, of_files.values, value_bytes)
         return Sizes(
@@ -97,13 +97,13 @@ class Estimator:
             neptune_requests=asked and neptune_requests(asked),
         )
 
-    def _part(self, name: str, rows: int | None) -> Part | None:
+    def _part(self, name: str, rows: int | None) -> PartSize | None:
         if name in self.unknown:
             return None
         measured, found = self._measured, self._measured.parts[name]
         if name == "history" and rows is not None and measured.rows:
-            return Part(rows * measured.row_values / measured.rows, rows * measured.row_bytes / measured.rows)
-        return Part(found.values / found.runs, found.size_bytes / found.runs)
+            return PartSize(rows * measured.row_values / measured.rows, rows * measured.row_bytes / measured.rows)
+        return PartSize(found.values / found.runs, found.size_bytes / found.runs)
 
 
 def time_s(sizes: Sizes, measured: Measured) -> float | None:

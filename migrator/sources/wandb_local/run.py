@@ -35,7 +35,7 @@ from migrator.sources.wandb_local.glance import LogGlance, first_head, glance, l
 from migrator.sources.wandb_local.head import RunHead
 from migrator.sources.wandb_local.rows import console_lines, history_rows, output_file_lines, system_rows
 from migrator.sources.wandb_local.scan import LogScan, RunScan, Span, scan_run
-from migrator.sources.wandb_local.starts import Run, Start, first_floor, inherited_starts, run_of
+from migrator.sources.wandb_local.starts import RunStarts, Start, first_floor, inherited_starts, run_of
 from migrator.sources.wandb_local.values import json_object
 
 QUIET_AFTER = timedelta(minutes=10)  # an unfinished log that was not written for this long is of a crashed run
@@ -245,7 +245,7 @@ class LocalRun:
         return found
 
     @cached_property
-    def _run(self) -> Run | None:
+    def _run(self) -> RunStarts | None:
         """The combination of its logs. None: there is only one log, which needs no second pass."""
         return run_of(self._glances[self._ref.run_id]) if len(self._logs) > 1 else None
 

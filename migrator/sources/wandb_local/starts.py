@@ -71,7 +71,7 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunStarts:
     """The logs with one run id: the `starts` of the run in order, and those that they have `overwritten`."""
 
     starts: Sequence[Start]
@@ -126,7 +126,7 @@ def _left_out(log: LogGlance) -> Iterator[Entry]:
             yield Entry(Kind.SKIPPED, f"{log.title}: {what}", "overwritten", count)
 
 
-def run_of(logs: Sequence[LogGlance]) -> Run:
+def run_of(logs: Sequence[LogGlance]) -> RunStarts:
     """Combine logs, which all have the same run id, into a run."""
     starts: list[Start] = []
     overwritten: list[Start] = []
@@ -144,7 +144,7 @@ def run_of(logs: Sequence[LogGlance]) -> Run:
         start = replace(start, join=join, floor=_floor(join, last, start.glance))
         starts.append(start)
         last = max((step for step in (last, start.last_step) if step is not None), default=None)
-    return Run(starts, overwritten)
+    return RunStarts(starts, overwritten)
 
 
 def _starts(logs: Sequence[LogGlance]) -> Iterator[Start]:
@@ -225,13 +225,13 @@ def inherited_starts(
     return [replace(start, until=min(start.until, step)) for start in (*above, *parent.starts)]
 
 
-def _as_of(fork: RunHead, parent: Sequence[LogGlance]) -> Run:
+def _as_of(fork: RunHead, parent: Sequence[LogGlance]) -> RunStarts:
     """The parent as it was when `fork` was forked from it."""
     left_ns = fork.started_ns
     return run_of([log for log in parent if left_ns is None or (log.head.started_ns or 0) <= left_ns])
 
 
-def _rows_below(run: Run, step: float) -> list[tuple[int | None, int | None, float]]:
+def _rows_below(run: RunStarts, step: float) -> list[tuple[int | None, int | None, float]]:
     """Identify the rows of a run up to `step`: for each start, when it began, its floor, and the end of its rows."""
     return [
         (start.glance.head.started_ns, start.floor, min(start.until, step))
