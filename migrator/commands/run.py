@@ -33,6 +33,7 @@ from migrator.job.job import Job, neptune_api_token
 from migrator.job.log import log_path, start_log
 from migrator.job.notify import Notifying, notify
 from migrator.job.scratch import scratch_directory
+from migrator.job.stopping import Signals
 from migrator.job.supervisor import Display, Supervision, Supervisor
 from migrator.parts import OPTIONAL_PARTS, PARTS, STANDARD_PARTS
 from migrator.parts.base import MappingOptions
@@ -143,32 +144,34 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
             display = Notifying(display, partial(notify, settings.notify), store, job.awaited)
         exit_code = ExitCode.UNEXPECTED
         began_at, before = time.monotonic(), store.reports.progress(settings.phase, only)
-        try:
-            exit_code = _finish(job, settings, store, display)
-            progress = store.reports.progress(settings.phase, only)
-            skipped = store.reports.skipped(only)
-            problems = sum(group.count for group in store.reports.problems())
-            lossy = skipped or problems
-            if exit_code is ExitCode.OK and (progress.runs[RunStatus.FAILED] or (settings.strict and lossy)):
-                exit_code = ExitCode.SOME_FAILED
-        finally:
-            display.close()
-            store.end_invocation(invocation_id, exit_code)
-        uncopied = waiting(store, Phase.COPY, only) if settings.phase is Phase.UPLOAD else 0
-        return RunResult(
-            exit_code,
-            progress,
-            skipped,
-            store.reports.left_out(STANDARD_PARTS, only),
-            uncopied,
-            time.monotonic() - began_at,
-            max(0, progress.points_written - before.points_written),
-            max(0, progress.size_bytes - before.size_bytes),
-            problems,
-        )
+        signals = Signals()
+        with signals.caught():
+            try:
+                exit_code = _finish(job, settings, store, display, signals)
+                progress = store.reports.progress(settings.phase, only)
+                skipped = store.reports.skipped(only)
+                problems = sum(group.count for group in store.reports.problems())
+                lossy = skipped or problems
+                if exit_code is ExitCode.OK and (progress.runs[RunStatus.FAILED] or (settings.strict and lossy)):
+                    exit_code = ExitCode.SOME_FAILED
+            finally:
+                display.close()
+                store.end_invocation(invocation_id, exit_code)
+            uncopied = waiting(store, Phase.COPY, only) if settings.phase is Phase.UPLOAD else 0
+            return RunResult(
+                exit_code,
+                progress,
+                skipped,
+                store.reports.left_out(STANDARD_PARTS, only),
+                uncopied,
+                time.monotonic() - began_at,
+                max(0, progress.points_written - before.points_written),
+                max(0, progress.size_bytes - before.size_bytes),
+                problems,
+            )
 
 
-def _finish(job: Job, settings: RunSettings, store: Store, display: Display) -> ExitCode:
+def _finish(job: Job, settings: RunSettings, store: Store, display: Display, signals: Signals) -> ExitCode:
     """Let workers do the job. If another command has meanwhile finished runs without the requested parts, repeat."""
     while True:
         again = store.start_copy(settings.asked, job.only) if settings.asked else 0
@@ -180,7 +183,7 @@ def _finish(job: Job, settings: RunSettings, store: Store, display: Display) -> 
         if not left:
             return ExitCode.OK
         supervision = replace(settings.supervision, workers=min(settings.supervision.workers, left))
-        exit_code = Supervisor(job, supervision, store, display).run()
+        exit_code = Supervisor(job, supervision, store, display, signals).run()
         if exit_code is not ExitCode.OK or not settings.asked:
             return exit_code
 

@@ -11,18 +11,12 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.process import BaseProcess
-from types import FrameType
 from typing import Protocol
 
 import psutil
@@ -37,7 +31,7 @@ from migrator.job import forking
 from migrator.job.job import Ended, Job
 from migrator.job.patience import Patience
 from migrator.job.processes import host_id, is_alive, started_s, worker_id_of
-from migrator.job.signals import ending
+from migrator.job.stopping import Signals
 from migrator.settings import keys
 
 log = logging.getLogger(__name__)
@@ -45,7 +39,6 @@ log = logging.getLogger(__name__)
 TICK_S, TICK_MAX_S = 0.25, 2.0  # between two looks at the state database
 LOOK_SHARE = 10  # times as long as a look takes
 CLEAN_STOP_S = 8.0  # for workers to finish the batch in hand; the promise is 10 s for everything
-UNHEARD_S = 10.0  # a command that was told to stop ends itself when nothing moves for so long
 CHECK_S = 5.0  # between two looks for runs without progress, and for claims of processes that are gone
 HOPELESS_DEATHS = 3  # of each worker, without progress and without a run to blame: workers cannot run here
 
@@ -79,52 +72,6 @@ class _Child:
     ended: Ended | None = None
 
 
-class _Signals:
-    """Counts Ctrl-C, SIGTERM and SIGHUP while the job runs. `unheard`: called if the command does not end by itself.
-
-    A state database that does not answer holds up the main thread: before it looks at the signals, or when it has
-    stopped the workers and still writes down how the command ended.
-    """
-
-    def __init__(self, unheard: Callable[[], None]) -> None:
-        self.first: int | None = None
-        self.count = 0
-        self._unheard = unheard
-        self._alarm: threading.Timer | None = None
-        self.pipe, self._writing = multiprocessing.Pipe(duplex=False)  # readable once a signal has come
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        if not self.count:
-            self.expect_end()
-            self._writing.close()
-        self.first = self.first or number
-        self.count += 1
-
-    def expect_end(self) -> None:
-        """The command has `UNHEARD_S` from now on."""
-        self.heard()
-        self._alarm = threading.Timer(UNHEARD_S, self._unheard)
-        self._alarm.daemon = True
-        self._alarm.start()
-
-    def heard(self) -> None:
-        if self._alarm:
-            self._alarm.cancel()
-
-    @property
-    def exit_code(self) -> ExitCode:
-        return ExitCode.INTERRUPTED if self.first == signal.SIGINT else ExitCode.TERMINATED
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, *ending())}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 class Supervisor:
     """Runs one job to its end."""
 
@@ -134,11 +81,13 @@ class Supervisor:
         supervision: Supervision,
         store: Store,
         display: Display,
+        signals: Signals,
     ) -> None:
         self._job, self._supervision = job, supervision
         self._store, self._display = store, display
         self._children: list[_Child] = []
-        self._signals = _Signals(self._end_at_once)
+        self._signals = signals
+        signals.overdue = self._end_at_once
         self._futile_deaths = 0
         self._moved_at = time.monotonic()
         self._moved: object = None
@@ -146,7 +95,7 @@ class Supervisor:
 
     def run(self) -> ExitCode:
         """The exit code of the command, failed runs not counted: the caller asks the store for those."""
-        with forking.server(self._job.imports), self._signals.caught():
+        with forking.server(self._job.imports):
             try:
                 self._free_claims()
                 for number in range(self._supervision.workers):
@@ -296,18 +245,15 @@ class Supervisor:
         return self._spawn(dead.number)
 
     def _end_at_once(self) -> None:
-        """In a thread of its own, because the main thread waits for the state database and cannot be reached."""
+        """Called in a thread of its own: the main thread waits for the state database and cannot be reached."""
         for child in self._children:
             _kill_tree(child)
         shutil.rmtree(self._job.work_dir, ignore_errors=True)
         self._display.say("Stopped, although the state database does not answer. The same command goes on from here")
-        os._exit(self._signals.exit_code)
 
     def _stop_cleanly(self) -> ExitCode:
-        self._signals.heard()
         self._display.say("Stopping: finishing what is in hand (Ctrl-C again stops at once)")
         self._terminate()
-        self._signals.expect_end()
         self._display.say("Stopped. Nothing is lost: the same command goes on from here")
         return self._signals.exit_code
 
