@@ -1,7 +1,7 @@
 """How often Python looks for garbage in cycles.
 
 By default, it does so after each 700 new objects. Imports make hundreds of thousands, and a page of rows as many, and
-next to none of them are in cycles: a fifth of the time that commands took to start went into looking for some.
+next to none of them are in cycles: about a tenth of the time that commands took to start went into looking for some.
 """
 
 from __future__ import annotations

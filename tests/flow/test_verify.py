@@ -335,7 +335,6 @@ def test_offline_files_are_verified_before_and_after_their_upload(set_scene: Set
 
 
 @pytest.mark.heavy
-@pytest.mark.slow
 def test_a_run_that_was_copied_in_two_steps_is_compared_value_by_value(set_scene: SetScene) -> None:
     scene = set_scene(runs_of_all_kinds(["grows", "stays"]))
     path = f"{PROJECT}/grows"
