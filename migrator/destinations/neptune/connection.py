@@ -43,6 +43,7 @@ from migrator.services import ahead_s
 
 SUPPORTED_VERSION = "0.30."
 PROJECTS_SEEN = {"userRelation": "viewerOrHigher", "sortBy": "lastViewed"}  # the query that neptune-scale sends
+NEW_TOKENS_MAX = 3  # for one request
 
 
 def check_version() -> None:
@@ -273,7 +274,8 @@ class _LogIn(httpx.Auth):
     """Neptune's own authenticator, used by one thread at a time, and with a new token after a 401.
 
     On its own, it sends requests without a token while another thread renews it, lets every waiting thread renew it
-    again, and ignores a 401 (from a wrong clock, or a server that lost its sessions).
+    again, and ignores a 401 (from a wrong clock, or a server that lost its sessions). A new token may be refused too:
+    by a server that is starting again, or by one of several that has not heard of it yet.
     """
 
     def __init__(self, authenticator: Any) -> None:
@@ -284,14 +286,16 @@ class _LogIn(httpx.Auth):
         with self._lock:
             self._authorize(request)
         response = yield request
-        if response.status_code == 401:
+        for _ in range(NEW_TOKENS_MAX):
+            if response.status_code != 401:
+                break
             refused = request.headers["Authorization"]
             with self._lock:
                 self._authorize(request)
                 if request.headers["Authorization"] == refused:  # no other thread has renewed it yet
                     self._authenticator._token = None
                     self._authorize(request)
-            yield request
+            response = yield request
 
     def _authorize(self, request: httpx.Request) -> None:
         next(self._authenticator.sync_auth_flow(request))
