@@ -43,9 +43,11 @@ from neptune_api.proto.neptune_pb.api.v1.model import (
 from neptune_api.proto.neptune_pb.ingest.v1.pub import client_pb2
 from neptune_api.proto.neptune_pb.ingest.v1.pub.request_status_pb2 import RequestStatus
 
+from tests.servers.float_points import float_points
 from tests.servers.http import Request, Response, Server, serve_until_told
 from tests.servers.neptune_store import (
     MICRO,
+    Columns,
     FileRef,
     Histogram,
     NeptuneStore,
@@ -414,14 +416,13 @@ class NeptuneServer(Server):
             path, lineage = asked["series"]["attribute"], asked["series"]["lineage"] == "FULL"
             if lineage and run.parent:
                 points = _between(run.points(path, lineage=True), low, high)
-                count, points = len(points), (points if rising else points[::-1])[:limit]
+                count, some = len(points), (points if rising else points[::-1])[:limit]
+                columns: Columns = tuple(zip(*some, strict=True)) or ((), (), ())
             else:
-                count, points = run.some_points(path, low, high, limit, rising=rising)
+                count, columns = run.some_points(path, low, high, limit, rising=rising)
             series = answer.series.add(requestId=asked["requestId"]).series
             series.total_item_count = count
-            for step, time_us, value in points:
-                millis, whole = time_us // 1000, step / MICRO
-                series.values.add(timestamp_millis=millis, step=whole, value=value, completion_ratio=1.0)
+            series.MergeFromString(float_points(*columns))
         return _protobuf(answer)
 
     def _other_series(self, request: Request) -> Response:

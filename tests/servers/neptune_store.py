@@ -22,7 +22,7 @@ import time
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -51,6 +51,7 @@ ASSIGNED |= {"string_set": "stringSet", "file_ref": "fileRef"}
 
 OK = 0
 Fate = Literal["apply", "accept_but_lose", "never_processed"]
+Columns = tuple[Sequence[int], Sequence[int], Sequence[Any]]  # steps, times, values of the same points
 
 
 class FileRef(NamedTuple):
@@ -186,14 +187,14 @@ class Run:
 
     def some_points(
         self, path: str, low: int | None, high: int | None, limit: int, *, rising: bool
-    ) -> tuple[int, list[tuple[int, int, Any]]]:
+    ) -> tuple[int, Columns]:
         """(how many own points lie between these steps, both included, and the first of them in this order)."""
         own = self.series.get(path) or Series("floatSeries")
         first = 0 if low is None else bisect_left(own.steps, low)
         end = len(own) if high is None else bisect_right(own.steps, high)
         part = slice(first, min(end, first + limit)) if rising else slice(max(first, end - limit), end)
-        some = list(zip(own.steps[part], own.timestamps[part], own.values[part], strict=True))
-        return max(0, end - first), some if rising else some[::-1]
+        order = slice(None, None, 1 if rising else -1)
+        return max(0, end - first), (own.steps[part][order], own.timestamps[part][order], own.values[part][order])
 
     def points(self, path: str, *, lineage: bool = False) -> list[tuple[int, int, Any]]:
         """(step, time, value) by rising step; with `lineage` the parent's up to the fork step come first."""

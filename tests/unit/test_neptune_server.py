@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from neptune_api.api.ingestion import check_details
 from neptune_api.proto.google_rpc.code_pb2 import Code
+from neptune_api.proto.neptune_pb.api.v1.model.series_values_pb2 import ProtoFloatSeriesValuesDTO
 from neptune_api.proto.neptune_pb.ingest.v1 import common_pb2 as pb
 from neptune_api.proto.neptune_pb.ingest.v1.ingest_pb2 import IngestCode
 from neptune_api.proto.neptune_pb.ingest.v1.pub import client_pb2
@@ -34,6 +37,7 @@ from neptune_scale.sync.operations_repository import OperationsRepository
 from neptune_scale.sync.sync_process import FileUploaderThread, SenderThread, StatusTrackingThread
 from neptune_scale.types import Histogram as ClientHistogram
 
+from tests.servers.float_points import float_points
 from tests.servers.http import Fault, control, spawned
 from tests.servers.neptune_server import NeptuneServer, api_token
 from tests.servers.neptune_store import FileRef, Histogram, NeptuneStore
@@ -645,3 +649,14 @@ def test_neptune_query_reads_what_is_stored(server: NeptuneServer, tmp_path: Pat
     assert (series["h"].iloc[0].type, list(series["h"].iloc[0].values)) == ("DENSITY", [0.5])
     paths = runs.download_files(files=table["f"], destination=tmp_path / "downloads")
     assert Path(paths.iloc[0, 0]).read_bytes() == b"content"
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**18), st.integers(-(2**62), 2**62), st.floats())))
+def test_points_are_encoded_as_protobuf_does_it(points: list[tuple[int, int, float]]) -> None:
+    one_by_one = ProtoFloatSeriesValuesDTO()
+    for step, time_us, value in points:
+        one_by_one.values.add(
+            timestamp_millis=time_us // 1000, step=step / 1_000_000, value=value, completion_ratio=1.0
+        )
+    columns = zip(*points, strict=True) if points else ((), (), ())
+    assert float_points(*columns) == one_by_one.SerializeToString()
