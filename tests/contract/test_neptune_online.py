@@ -345,8 +345,8 @@ def test_a_session_that_the_server_forgot_is_renewed(place: OnlinePlace) -> None
     assert all(len(place.read(f"r{number}").series["loss"]) == 5 for number in range(8))
 
 
-def test_a_session_that_the_server_forgets_again_and_again_ends_the_try(place: OnlinePlace) -> None:
-    with place.destination.open_run(target(), None) as run:
+def test_a_session_that_the_server_forgets_again_and_again_ends_the_try() -> None:
+    with ready_place() as place, place.destination.open_run(target(), None) as run:
         write_and_wait(run, point(0))
         place.server.token_lifetime_s = -1  # it knows no token that it gives
         place.server._tokens.clear()
