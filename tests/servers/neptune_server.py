@@ -29,11 +29,13 @@ import itertools
 import json
 import re
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
+import numpy as np
 from neptune_api.proto.google_rpc.code_pb2 import Code
 from neptune_api.proto.neptune_pb.api.v1.model import (
     attributes_pb2,
@@ -47,7 +49,6 @@ from tests.servers.float_points import float_points
 from tests.servers.http import Request, Response, Server, serve_until_told
 from tests.servers.neptune_store import (
     MICRO,
-    Columns,
     FileRef,
     Histogram,
     NeptuneStore,
@@ -413,16 +414,14 @@ class NeptuneServer(Server):
             elif after is not None:
                 end = round(after * MICRO) - 1
                 high = end if high is None else min(end, high)
-            path, lineage = asked["series"]["attribute"], asked["series"]["lineage"] == "FULL"
-            if lineage and run.parent:
-                points = _between(run.points(path, lineage=True), low, high)
-                count, some = len(points), (points if rising else points[::-1])[:limit]
-                columns: Columns = tuple(zip(*some, strict=True)) or ((), (), ())
-            else:
-                count, columns = run.some_points(path, low, high, limit, rising=rising)
+            columns = run.columns(asked["series"]["attribute"], lineage=asked["series"]["lineage"] == "FULL")
+            first = 0 if low is None else bisect_left(columns[0], low)
+            end = max(first, len(columns[0]) if high is None else bisect_right(columns[0], high))
+            part = slice(first, min(end, first + limit)) if rising else slice(max(first, end - limit), end)
+            steps, times, values = (column[part][:: 1 if rising else -1] for column in columns)
             series = answer.series.add(requestId=asked["requestId"]).series
-            series.total_item_count = count
-            series.MergeFromString(float_points(*columns))
+            series.total_item_count = end - first
+            series.MergeFromString(float_points(steps, times, values))
         return _protobuf(answer)
 
     def _other_series(self, request: Request) -> Response:
@@ -589,17 +588,17 @@ def _attribute(run: Run, path: str, type_: str) -> Any:
     properties = getattr(attribute, f"{snake}_properties")
     properties.attribute_name, properties.attribute_type = path, type_
     if type_.endswith("Series"):
-        points = run.points(path, lineage=True)
-        if points:
-            properties.last_step = points[-1][0] / MICRO
-        if type_ == "floatSeries" and points:
-            values = [value for _, _, value in points]
-            properties.last, properties.min, properties.max = values[-1], min(values), max(values)
-            properties.average = mean = sum(values) / len(values)
-            squares = ((value - mean) * (value - mean) for value in values)  # ** would raise where this is infinite
-            properties.variance = sum(squares) / len(values)
-        elif points:
-            _fill(properties, points[-1][2], last=True)
+        steps, _, values = run.columns(path, lineage=True)
+        if steps:
+            properties.last_step = steps[-1] / MICRO
+        if type_ == "floatSeries" and steps:
+            numbers = np.asarray(values)
+            with np.errstate(all="ignore"):  # infinities, and what overflows
+                properties.min, properties.max = numbers.min(), numbers.max()
+                properties.average, properties.variance = numbers.mean(), numbers.var()
+            properties.last = values[-1]
+        elif steps:
+            _fill(properties, values[-1], last=True)
         return attribute
     value = run.value(path)
     if type_ == "stringSet":

@@ -185,25 +185,21 @@ class Run:
         contents = (self.blobs.get((self.project, ref.path)) for ref in series.values)
         return dict(zip(series.steps, contents, strict=True))
 
-    def some_points(
-        self, path: str, low: int | None, high: int | None, limit: int, *, rising: bool
-    ) -> tuple[int, Columns]:
-        """(how many own points lie between these steps, both included, and the first of them in this order)."""
-        own = self.series.get(path) or Series("floatSeries")
-        first = 0 if low is None else bisect_left(own.steps, low)
-        end = len(own) if high is None else bisect_right(own.steps, high)
-        part = slice(first, min(end, first + limit)) if rising else slice(max(first, end - limit), end)
-        order = slice(None, None, 1 if rising else -1)
-        return max(0, end - first), (own.steps[part][order], own.timestamps[part][order], own.values[part][order])
-
     def points(self, path: str, *, lineage: bool = False) -> list[tuple[int, int, Any]]:
-        """(step, time, value) by rising step; with `lineage` the parent's up to the fork step come first."""
+        """(step, time, value) by rising step; see `columns`."""
+        return list(zip(*self.columns(path, lineage=lineage), strict=True))
+
+    def columns(self, path: str, *, lineage: bool = False) -> Columns:
+        """The points of a series by rising step; with `lineage` the parent's up to the fork step come first."""
         own = self.series.get(path)
-        points = list(zip(own.steps, own.timestamps, own.values, strict=True)) if own else []
+        columns: Columns = (own.steps, own.timestamps, own.values) if own else ((), (), ())
         if not (lineage and self.parent):
-            return points
-        end = min(self.fork_step, points[0][0] - 1) if points else self.fork_step
-        return [point for point in self.parent.points(path, lineage=True) if point[0] <= end] + points
+            return columns
+        end = min(self.fork_step, columns[0][0] - 1) if own else self.fork_step
+        parents = self.parent.columns(path, lineage=True)
+        kept = bisect_right(parents[0], end)
+        steps, times, values = ([*theirs[:kept], *mine] for theirs, mine in zip(parents, columns, strict=True))
+        return steps, times, values
 
 
 @dataclass
