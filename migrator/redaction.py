@@ -63,8 +63,8 @@ def without_keys(text: str) -> str:
             at += 1
         start = at = at + PIECE
     text = "".join([*shown, text[start:]])
-    for name, key in _environment_keys():  # short ones, too; a netrc may hold any word as a password
-        text = text.replace(key, f"<{name}>") if key else text
+    for name, key in _environment_keys():  # short ones, too, as words; a netrc may hold any word as a password
+        text = re.sub(rf"(?<![^\W_]){re.escape(key)}(?![^\W_])", f"<{name}>", text) if key else text
     return ACCESS_TOKEN.sub("<token>", text)
 
 

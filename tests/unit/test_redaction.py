@@ -84,6 +84,13 @@ def test_keys_of_other_places_do_not_show_either(monkeypatch: pytest.MonkeyPatch
     assert b"access0123456789" in own_keys()
 
 
+def test_a_short_key_is_hidden_as_a_word_and_leaves_other_words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "K")
+    assert without_keys("key=K, WANDB_API_KEY, 'K'") == "key=<WANDB_API_KEY>, WANDB_API_KEY, '<WANDB_API_KEY>'"
+    monkeypatch.setenv("WANDB_API_KEY", "s3cr3t")
+    assert without_keys("Bearer_s3cr3t: s3cr3tly") == "Bearer_<WANDB_API_KEY>: s3cr3tly"
+
+
 def test_only_its_owner_can_read_a_log(tmp_path: Path) -> None:
     code = "import sys, pathlib, migrator.job.log as log; log.start_log(pathlib.Path(sys.argv[1]), False)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.jsonl")], check=True)
