@@ -363,4 +363,6 @@ def _summary(settings: RunSettings, result: RunResult) -> str:
         correct = result.exit_code in (ExitCode.USAGE, ExitCode.CREDENTIALS)
         what_next = "correct the setting above, then run the command again" if correct else "run the same command again"
         text.append(f"{runs[RunStatus.PENDING]} are pending: {what_next}.")
+    elif settings.mode == "online" and result.values and not result.uncopied:
+        text.append("Next: `migrate verify` reads them back and compares.")
     return "\n".join(text)

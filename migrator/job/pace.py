@@ -9,7 +9,8 @@ from migrations_db.report_types import Progress
 from migrations_db.states import RunStatus
 
 WINDOW_S = 60.0  # the speed is that of the last minute
-STEADY_S = 15.0  # a speed measured for less time says nothing about the time left
+STEADY_S = 15.0  # a speed measured for less time, or for a smaller share, says nothing about the time left
+STEADY_SHARE = 0.2  # of the values
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class Pace:
             max(0.0, (progress.size_bytes - size_bytes) / elapsed_s),
             None,
         )
-        left_s = time_left_s(progress, speed.values, speed.size_bytes) if elapsed_s >= STEADY_S else None
+        is_steady = elapsed_s >= STEADY_S or progress.points_read - values >= STEADY_SHARE * progress.points_expected
+        left_s = time_left_s(progress, speed.values, speed.size_bytes) if is_steady else None
         return Speed(speed.values, speed.size_bytes, left_s)
 
 

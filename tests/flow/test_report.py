@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from migrations_db import Phase, RunStatus, Store, Unseen, open_store
-from migrations_db.report_types import FindingRow, Overview
+from migrations_db.report_types import FindingRow, Overview, VerdictCounts
 from migrations_db.states import Verdict
 from migrations_db.types import (
     Claim,
@@ -529,7 +529,9 @@ def test_the_next_command_follows_from_the_states(store: Store) -> None:
     filled.done("r", PartUpdate("config", {}, done=True))
     left_out = next_step(store.reports.overview(wanted_parts=["config", "history"]), Bound())
     assert left_out == "1 run is done without history: `migrate run --include history` copies the rest."
-    assert next_command(offline=False).startswith("nothing left to do")
+    assert next_command(offline=False) == "`migrate verify` reads 1 run back and compares."
+    verified = replace(store.reports.overview(), verdicts=VerdictCounts(1, 0, 0))
+    assert next_step(verified, Bound()).startswith("nothing left to do")
     assert next_command(offline=True) == "`migrate sync` uploads 1 run to Neptune."
     store.start_upload()
     assert next_command(offline=True) == "`migrate sync` uploads 1 run."

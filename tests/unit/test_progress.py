@@ -50,6 +50,13 @@ def test_the_speed_is_that_of_the_last_minute() -> None:
     assert speed.left_s == pytest.approx((100_000 - 2_800) / 10)
 
 
+def test_a_short_job_tells_the_time_left_once_a_share_of_it_is_copied() -> None:
+    total, pace = {"done": 3, "pending": 1, "points_expected": 10_000}, Pace()
+    pace.note(progress(**total), 0.0)
+    assert pace.note(progress(**total, points_read=1_900), 2.0).left_s is None
+    assert pace.note(progress(**total, points_read=4_000), 4.0).left_s == pytest.approx(6.0)
+
+
 @pytest.mark.parametrize(
     ("number", "text"), [(0, "0"), (999, "999"), (999.6, "1.0k"), (12_345, "12.3k"), (123_456, "123k"), (4.5e6, "4.5M")]
 )

@@ -136,6 +136,8 @@ def next_step(overview: Overview, bound: Bound) -> str:
         return f"`migrate sync` uploads {counted(copy[RunStatus.DONE], 'run')} to Neptune."
     if told := left_out_text(overview.left_out):
         return f"{told}."
+    if not overview.verdicts.verified and copy[RunStatus.DONE]:
+        return f"`migrate verify` reads {counted(copy[RunStatus.DONE], 'run')} back and compares."
     return "nothing left to do. `migrate inventory` looks for new runs."
 
 
