@@ -136,9 +136,8 @@ class Listing:
         return mapping
 
     def mappings(self, only: Selection = EVERYTHING) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Runs whose copy has begun and will continue: (ref, the mapping options with which it began)."""
-        waits = Run.status.in_([RunStatus.PENDING, RunStatus.RUNNING])
-        conditions = [waits, Run.phase == Phase.COPY, Run.mapping.is_not(None), *in_selection(Run, only)]
+        """Runs whose copy has begun, and may have ended: (ref, the mapping options with which it began)."""
+        conditions = [Run.mapping.is_not(None), *in_selection(Run, only)]
         with self._database.browse() as connection:
             query = run_query().where(*conditions).order_by(Run.id)
             for row in connection.execution_options(yield_per=PAGE_ROWS).execute(query):

@@ -109,7 +109,6 @@ def run_job(settings: RunSettings, common: Globals) -> RunResult:
         binding.check(store)
         check_offline(store, settings)
         only = selection(store, settings)
-        check_mapping(store, only, settings.given_options)
         command = "run" if settings.phase is Phase.COPY else "sync"
         log_file = log_path(command)
         start_log(log_file, common.verbose)
@@ -239,9 +238,9 @@ def _holds_files(directory: Path) -> bool:
 
 
 def check_mapping(store: Store, only: Selection, given: Mapping[str, object]) -> None:
-    """`UserError` if the copy of a run began with other options than those given.
+    """`UserError` if the copy of a run, ended or not, began with other options than those given.
 
-    Options are bound to a run: otherwise a metric could continue at another path, for example.
+    Otherwise a metric could continue at another path, or runs of one job would not look alike, and nobody were told.
     """
     if not given:
         return
@@ -259,14 +258,15 @@ def check_mapping(store: Store, only: Selection, given: Mapping[str, object]) ->
     now = " ".join(mapping_text(name, wanted[name]) for name in names)
     raise UserError(
         f"the copy of {counted(len(differ), 'run')} began with {began}, such as {ref}. With {now} the rest would not "
-        f"fit what is copied already. Leave the option out, and they go on as they began; choose other runs; or start "
-        f"over with them: `migrate forget {shlex.quote(ref)}`"
+        "fit what is copied already. Leave the option out, and all go on as they began; choose other runs, with "
+        f"--projects or --run-id; or start over with these: `migrate forget {shlex.quote(ref)}`"
     )
 
 
 def selection(store: Store, settings: RunSettings) -> Selection:
     """The runs that this command concerns."""
     only = chosen(store, settings.wanted)
+    check_mapping(store, only, settings.given_options)
     if settings.phase is Phase.UPLOAD:
         store.start_upload(only)
     if settings.limit is not None:
