@@ -129,7 +129,8 @@ def _watch(store: Store, only: Selection, query: StatusQuery, bound: Bound) -> O
     pace = Pace()
     while True:
         overview = store.reports.overview(only, STANDARD_PARTS)
-        speed = pace.note(overview.progress, time.monotonic()) if overview.progress else None
+        last_minute = pace.note(overview.progress, time.monotonic()) if overview.progress else None
+        speed = last_minute if last_minute and last_minute.left_s is not None else None  # at first, the average will do
         if console.is_terminal:
             console.clear()
         if query.short or not console.is_terminal:
