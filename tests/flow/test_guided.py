@@ -1,22 +1,27 @@
-"""`migrate` alone on a terminal, with the answers that people type."""
+"""What commands do on a terminal: `migrate` alone, with the answers that people type; `status --watch`."""
 
 from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from tests.command import migrate_command
-from tests.flow.conftest import DEADLINE_S, Scene, SetScene
+from tests.flow.conftest import DEADLINE_S, Scene, SetScene, wait_until
+from tests.servers.http import Fault
 from tests.servers.wandb_data import sample_runs
 
 
-def typed(scene: Scene, *answers: str) -> tuple[int, str]:
+def typed(scene: Scene, *answers: str, arguments: Sequence[str] = ()) -> tuple[int, str]:
     """(exit code, all that the terminal showed)."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        migrate_command(),
+        [*migrate_command(), *arguments],
         cwd=scene.migrate.directory,
         env=scene.migrate.environment,
         stdin=theirs,
@@ -51,3 +56,26 @@ def test_who_says_no_at_the_plan_has_copied_nothing(set_scene: SetScene) -> None
     assert (exit_code, "Nothing was copied" in shown) == (0, True), shown
     assert scene.submissions() == 0
     assert Path(scene.migrate.directory, "migration.db").exists()
+
+
+@pytest.mark.slow
+def test_a_job_is_watched_to_its_end(set_scene: SetScene) -> None:
+    *runs, last = sample_runs(6, steps=4)
+    last.files = {"large.bin": b"x"}
+    scene = set_scene([*runs, last])
+    scene.wandb.faults.set([Fault("large.bin", "slow", times=None, delay_s=10.0)])
+    scene.migrate.succeed("inventory")
+    running = scene.migrate.start("run")
+    done = re.compile(r"(\d+) done")
+
+    def some_are_done() -> bool:
+        found = done.search(scene.migrate.run("status", "--short").stdout)
+        return found is not None and int(found[1]) > 0
+
+    wait_until(some_are_done, "a run to be done", running)
+    exit_code, shown = typed(scene, arguments=["status", "--watch", "--short"])
+    assert (exit_code, "6 done" in shown) == (0, True), shown
+    speeds = re.findall(r" ago: (\S+) values/s", shown)
+    assert speeds != []
+    assert "0" not in speeds
+    assert running.wait().exit_code == 0
