@@ -63,7 +63,7 @@ def test_a_job_is_watched_to_its_end(set_scene: SetScene) -> None:
     *runs, last = sample_runs(6, steps=4)
     last.files = {"large.bin": b"x"}
     scene = set_scene([*runs, last])
-    scene.wandb.faults.set([Fault("large.bin", "slow", times=None, delay_s=10.0)])
+    scene.wandb.faults.set([Fault("large.bin", "slow", times=None, delay_s=6.0)])
     scene.migrate.succeed("inventory")
     running = scene.migrate.start("run")
     done = re.compile(r"(\d+) done")
