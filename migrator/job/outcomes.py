@@ -1,4 +1,4 @@
-"""Records how attempts at runs end: `job.verdicts` decides, from facts that are gathered here."""
+"""Records how attempts at runs end: `job.decisions` decides, from facts that are gathered here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from migrations_db.states import RunStatus
 from migrations_db.store import Store
 from migrations_db.types import Claim, Failure, Retry
 from migrator.errors import ErrorClass, Rejected, Retryable, RunError, Throttled
-from migrator.job.verdicts import STUCK_RUNS, Again, Pause, Release, StopJob, Verdict, verdict
+from migrator.job.decisions import STUCK_RUNS, Again, Decision, PauseService, Release, StopJob, decide
 from migrator.redaction import without_keys
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Outcomes:
             try:
                 yield
             except Exception as error:  # noqa: BLE001 - whatever it is, it is accounted for
-                self._carry_out(claim, verdict(error, _Attempt(self, claim)), error)
+                self._carry_out(claim, decide(error, _Attempt(self, claim)), error)
             else:
                 self.stuck.clear()
                 self.rejected.clear()
@@ -62,7 +62,7 @@ class Outcomes:
         except LeaseLost:
             log.warning("run %s: another worker has it now", claim.ref)
 
-    def _carry_out(self, claim: Claim, decided: Verdict, error: Exception) -> None:
+    def _carry_out(self, claim: Claim, decided: Decision, error: Exception) -> None:
         match decided:
             case Release():
                 log.info("run %s: attempt %d ends: stopped, to be continued", claim.ref, claim.attempt)
@@ -74,7 +74,7 @@ class Outcomes:
                 if reason is error:
                     raise error
                 raise reason from error
-            case Pause(service, error_class, message, delay_s):
+            case PauseService(service, error_class, message, delay_s):
                 delay_s = min(delay_s, self._pause_max_s)
                 told = f"{error_class}: {message}; all workers wait {delay_s:.0f} s"
                 log.warning("run %s: attempt %d ends: %s", claim.ref, claim.attempt, told)

@@ -23,19 +23,19 @@ from migrator.errors import (
     UserError,
     Vanished,
 )
-from migrator.job.verdicts import (
+from migrator.job.decisions import (
     LOOK_AGAIN_S,
     PAUSE_S,
     REFUSED_AGAIN_S,
     STUCK_RUNS,
     UNKNOWN_FAILURES,
     Again,
-    Pause,
+    Decision,
+    PauseService,
     Release,
     StopJob,
-    Verdict,
+    decide,
     looks,
-    verdict,
 )
 
 MAX_FAILURES = 5
@@ -70,7 +70,7 @@ LIMITED = Throttled(ErrorClass.RATE_LIMITED, "slow down", "wandb", 3.0)
 AWAY = Throttled(ErrorClass.UNAVAILABLE, "away", "neptune")
 REFUSED = TurnedAway("the key is refused", "neptune")
 WRONG = UserError("no such workspace")
-KEY_PAUSE = Pause("neptune", ErrorClass.AUTH, str(REFUSED), REFUSED_AGAIN_S)
+KEY_PAUSE = PauseService("neptune", ErrorClass.AUTH, str(REFUSED), REFUSED_AGAIN_S)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ KEY_PAUSE = Pause("neptune", ErrorClass.AUTH, str(REFUSED), REFUSED_AGAIN_S)
         (REFUSED, Given(stopping=True), Release()),
         (OSError(errno.EIO, "broken"), Given(stopping=True), Release()),
         (TIMEOUT, Given(), Again(ErrorClass.TIMEOUT, "no answer", MAX_FAILURES)),
-        (TIMEOUT, Given(answer=AWAY), Pause("neptune", ErrorClass.UNAVAILABLE, "away", PAUSE_S)),
-        (LIMITED, Given(answer=LIMITED), Pause("wandb", ErrorClass.RATE_LIMITED, "slow down", 3.0)),
+        (TIMEOUT, Given(answer=AWAY), PauseService("neptune", ErrorClass.UNAVAILABLE, "away", PAUSE_S)),
+        (LIMITED, Given(answer=LIMITED), PauseService("wandb", ErrorClass.RATE_LIMITED, "slow down", 3.0)),
         (Vanished("r"), Given(), Again(ErrorClass.NOT_FOUND, str(Vanished("r")), MAX_FAILURES, anew=True)),
         (GONE, Given(), Again(ErrorClass.NOT_FOUND, "no such run", 2, LOOK_AGAIN_S)),
         (GONE, Given(runs_alike=STUCK_RUNS), Again(ErrorClass.NOT_FOUND, "no such run", MAX_FAILURES, LOOK_AGAIN_S)),
@@ -100,13 +100,13 @@ KEY_PAUSE = Pause("neptune", ErrorClass.AUTH, str(REFUSED), REFUSED_AGAIN_S)
         ),
     ],
 )
-def test_an_error_comes_to_its_verdict(error: Exception, given: Given, expected: Verdict) -> None:
-    assert verdict(error, given) == expected
+def test_an_error_comes_to_its_decision(error: Exception, given: Given, expected: Decision) -> None:
+    assert decide(error, given) == expected
 
 
 @pytest.mark.parametrize("error", [LeaseLost("another worker"), StateDiskFull("full")])
 def test_nothing_is_written_any_more_when_the_state_database_fails(error: Exception) -> None:
-    assert verdict(error, Given()) == StopJob(error, release=False)
+    assert decide(error, Given()) == StopJob(error, release=False)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_nothing_is_written_any_more_when_the_state_database_fails(error: Except
     ],
 )
 def test_what_every_run_would_meet_stops_the_job(error: OSError, scratch: Path, words: str) -> None:
-    decided = verdict(error, Given(scratch=scratch))
+    decided = decide(error, Given(scratch=scratch))
     assert isinstance(decided, StopJob)
     assert isinstance(decided.error, UserError)
     assert (words in str(decided.error), decided.error.exit_code) == (True, ExitCode.UNEXPECTED)

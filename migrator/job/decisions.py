@@ -1,13 +1,13 @@
 """What becomes of a run whose attempt ended with an error. Decisions only: `job.outcomes` carries them out.
 
 Stopped, LeaseLost                       Release: it costs nothing
-Throttled, or a service does not answer  Pause: it costs nothing, and all workers leave that service alone for a while
+Throttled, or a service does not answer  PauseService: it costs nothing, and all workers leave it alone for a while
 Retryable                                Again: a failure; tried later, until there were too many in a row
 Rejected                                 Again, as `looks` says: at least a second look, later; then the run has failed
-TurnedAway                               Pause, and when it happens again StopJob
+TurnedAway                               PauseService, and when it happens again StopJob
 UserError, a full disk                   StopJob: the whole job stops; the run is as it was
 
-If a service also refuses a simple request, the trouble is temporary: then `Rejected` is a Pause.
+If a service also refuses a simple request, the trouble is temporary: then `Rejected` is a PauseService.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class PauseService:
     """All workers leave `service` alone for `delay_s`; the run goes back to pending, at no cost."""
 
     service: str
@@ -80,11 +80,11 @@ class StopJob:
     release: bool = True
 
 
-Verdict = Release | Pause | Again | StopJob
+Decision = Release | PauseService | Again | StopJob
 
 
 class AttemptFacts(Protocol):
-    """What a verdict depends on, beside the error."""
+    """What a decision depends on, beside the error."""
 
     @property
     def max_failures(self) -> int: ...
@@ -115,7 +115,7 @@ class AttemptFacts(Protocol):
         ...
 
 
-def verdict(error: BaseException, facts: AttemptFacts) -> Verdict:
+def decide(error: BaseException, facts: AttemptFacts) -> Decision:
     """What an attempt that ended with `error` comes to."""
     match error:
         case Stopped():
@@ -135,15 +135,15 @@ def verdict(error: BaseException, facts: AttemptFacts) -> Verdict:
     return Again(ErrorClass.UNKNOWN, f"{type(error).__name__}: {error}", UNKNOWN_FAILURES)  # a bug
 
 
-def _of_refused_key(error: TurnedAway, facts: AttemptFacts) -> Verdict:
+def _of_refused_key(error: TurnedAway, facts: AttemptFacts) -> Decision:
     """The job stops if the service has refused the key for a while; the first refusal makes all wait."""
     if facts.stopping:
         return Release()
     left_s = REFUSED_AGAIN_S - facts.refused_for_s(error.service)
-    return Pause(error.service, ErrorClass.AUTH, str(error), left_s) if left_s > 0 else StopJob(error)
+    return PauseService(error.service, ErrorClass.AUTH, str(error), left_s) if left_s > 0 else StopJob(error)
 
 
-def _of_run(error: RunError, facts: AttemptFacts) -> Verdict:
+def _of_run(error: RunError, facts: AttemptFacts) -> Decision:
     if facts.stopping:
         return Release()
     if isinstance(error, Vanished):
@@ -155,7 +155,7 @@ def _of_run(error: RunError, facts: AttemptFacts) -> Verdict:
     except UserError as answer:
         return StopJob(answer)
     if outage:
-        return Pause(outage.service, outage.error_class, str(outage), outage.retry_after_s or PAUSE_S)
+        return PauseService(outage.service, outage.error_class, str(outage), outage.retry_after_s or PAUSE_S)
     if isinstance(error, DiskFull) and error.concerns_all():  # it would fail run after run
         return StopJob(UserError(f"{error}. {MAKE_ROOM}", ExitCode.UNEXPECTED))
     if isinstance(error, Rejected):
@@ -164,7 +164,7 @@ def _of_run(error: RunError, facts: AttemptFacts) -> Verdict:
     return Again(error.error_class, str(error), facts.max_failures)
 
 
-def _of_system(error: OSError, facts: AttemptFacts) -> Verdict:
+def _of_system(error: OSError, facts: AttemptFacts) -> Decision:
     if not facts.scratch.exists():
         return StopJob(UserError(f"{facts.scratch} is gone. {OTHER_PLACE}", ExitCode.UNEXPECTED))
     if error.errno in (errno.EMFILE, errno.ENFILE):
