@@ -13,6 +13,7 @@ In reading order:
     jobs.py          the current or last command, for reports;  measured.py  sizes and speeds so far
     listing.py       lists of runs                     `store.listing`
     accounts.py      runs with their sums              `store.accounts`
+    relistings.py    what sources had later            `store.relistings`
     verification.py  digests and verdicts              `store.verification`
     models.py        tables;  columns.py  their types, and the database's clock in both dialects
     statements.py    statements that every run needs, built once

@@ -134,7 +134,7 @@ class LeftOut(Base):
     __table_args__ = (Index("left_out_cause", "cause", "path"),)
 
 
-class Listing(Base):
+class Relisting(Base):
     """What a source had in one project when it was listed only to compare (`migrate verify --list`)."""
 
     __tablename__ = "listing"

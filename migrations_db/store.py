@@ -22,8 +22,8 @@ from migrations_db.database import Database
 from migrations_db.errors import CountsDisagree, LeaseLost
 from migrations_db.inventory import Inventory
 from migrations_db.listing import Listing
-from migrations_db.listings import Listings
 from migrations_db.models import Digest, Invocation, Run, Service, Setting
+from migrations_db.relistings import Relistings
 from migrations_db.reports import Reports
 from migrations_db.rows import AnyRow, claimed_run, is_done, read_digests, to_claim, to_parts
 from migrations_db.selecting import Found, Wanted
@@ -57,7 +57,7 @@ class Store:
         self.listing = Listing(database)
         self.accounts = Accounts(database)
         self.verification = Verification(database)
-        self.listings = Listings(database)
+        self.relistings = Relistings(database)
         self._database = database
 
     def __enter__(self) -> Self:

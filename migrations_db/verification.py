@@ -45,7 +45,7 @@ class ToVerify:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class VerifiedRun:
     """What was found of a claimed run."""
 
     run: ToVerify
@@ -98,12 +98,12 @@ class Verification:
 
     def save(self, run: ToVerify, worker_id: str, verdict: Verdict, how: str, findings: Sequence[FindingRow]) -> bool:
         """Save the result for a claimed run. False: nothing is saved, because the run was copied again meanwhile."""
-        return bool(self.save_all(worker_id, how, [Result(run, verdict, findings)]))
+        return bool(self.save_all(worker_id, how, [VerifiedRun(run, verdict, findings)]))
 
-    def save_all(self, worker_id: str, how: str, results: Sequence[Result]) -> list[Result]:
+    def save_all(self, worker_id: str, how: str, results: Sequence[VerifiedRun]) -> list[VerifiedRun]:
         """Save the results for claimed runs. Returns those that were saved: others were copied again meanwhile."""
         values = {"verified_at": now_plus(), "verified_by": how, "verifier": None}
-        saved: list[Result] = []
+        saved: list[VerifiedRun] = []
         with self._database.write() as connection:
             for one in results:
                 claim = one.run.run

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from migrations_db.listings import ListedProject
+from migrations_db.relistings import ListedProject
 from migrations_db.store import Store
 from migrations_db.types import Project, Selection
 from migrator.commands.text import counted
@@ -37,7 +37,7 @@ def list_again(store: Store, only: Selection, scratch: Path) -> list[ListedProje
         listed += (
             _of_local(store, known, whole=whole) if service == "local" else _of_api(store, known, scratch, whole=whole)
         )
-    store.listings.save(listed, whole=whole)
+    store.relistings.save(listed, whole=whole)
     return listed
 
 
@@ -69,7 +69,7 @@ def _compared(
         at_source = found.pop((project.entity, project.name), None)
         run_ids = [run.run_id for run in source.runs(at_source, RunFilter())] if at_source else []
         problem = source.missing(at_source) if at_source else None
-        compared = store.listings.compare(project.id, run_ids)
+        compared = store.relistings.compare(project.id, run_ids)
         gone = [] if problem else compared.gone
         yield ListedProject(
             source_service=source.service,

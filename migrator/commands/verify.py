@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from migrations_db import open_store
-from migrations_db.listings import ListedProject
+from migrations_db.relistings import ListedProject
 from migrations_db.report_types import FindingRow, ProjectVerdicts, VerdictCounts
 from migrations_db.selecting import Wanted
 from migrations_db.states import Verdict
@@ -37,7 +37,7 @@ from migrator.job.address import COPIES, UPLOADS, bound_address
 from migrator.job.log import log_path, start_log
 from migrator.job.rereading import Sources
 from migrator.job.scratch import scratch_directory
-from migrator.job.verifier import Compared, Verifier, VerifyScope
+from migrator.job.verifier import Verifier, VerifyCounts, VerifyScope
 from migrator.parts.base import MappingOptions
 from migrator.redaction import own_keys
 from migrator.settings import OFFLINE_WORKSPACE, Globals, tool_version, work_directory
@@ -106,7 +106,7 @@ def _listed(store: Store, settings: VerifySettings) -> Sequence[ListedProject]:
         return list_again(store, store.select(settings.wanted.projects), scratch)
 
 
-def _verified(store: Store, only: Selection, settings: VerifySettings, common: Globals) -> Compared:
+def _verified(store: Store, only: Selection, settings: VerifySettings, common: Globals) -> VerifyCounts:
     bound, copies = bound_to(store), bound_address(store)
     if not bound.offline or bound_address(store, UPLOADS):
         _check_binding(store, bound.workspace, offline=bound.offline)
@@ -159,7 +159,7 @@ class _Lines:
     def __init__(self, quiet: bool) -> None:
         self._quiet, self._next_at = quiet, time.monotonic() + LINE_EVERY_S
 
-    def update(self, compared: Compared) -> None:
+    def update(self, compared: VerifyCounts) -> None:
         if not self._quiet and time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + LINE_EVERY_S
             done = sum(compared.runs.values())
@@ -170,7 +170,7 @@ def _document(
     how: How,
     exit_code: ExitCode,
     counts: VerdictCounts,
-    compared: Compared,
+    compared: VerifyCounts,
     findings: Iterator[tuple[str, FindingRow]],
 ) -> dict[str, Any]:
     return {
@@ -193,7 +193,7 @@ def _document(
     }
 
 
-def _print(how: How, counts: VerdictCounts, compared: Compared, findings: Iterator[tuple[str, FindingRow]]) -> None:
+def _print(how: How, counts: VerdictCounts, compared: VerifyCounts, findings: Iterator[tuple[str, FindingRow]]) -> None:
     console = Console()
     for ref, row in islice(findings, FINDINGS_SHOWN):
         word = "differs" if row.verdict is Verdict.DIFFERS else "not verified"

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from migrations_db.types import Claim, DigestRow, PartProgress, PartUpdate
-from migrator.copying.run_digests import Digests, Measured, measure
+from migrator.copying.run_digests import Digests, RecordSums, measure
 from migrator.destinations.base import Barrier, DestinationRun, Refused
 from migrator.errors import MigratorError, RunError
 from migrator.records import AddTags, Assign, AssignFile, Batch, Columns, Entry, Kind, LocalFile, Points, Record
@@ -102,7 +102,7 @@ class _Group:
 
     items: Sequence[_Item]
     barrier: Barrier
-    measured: Measured | None
+    measured: RecordSums | None
 
 
 class Tally:

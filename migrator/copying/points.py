@@ -1,6 +1,6 @@
 """Points of series as columns: to keep many of them, and to compare two series point by point. Pure, but for a file.
 
-records of the source -> columns_of -> Spool --by path--> Column --differing(those read back)--> Differences
+records of the source -> columns_of -> PointSpool --by path--> Column --differing(those read back)--> Differences
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def columns_of(records: Iterable[Record]) -> Iterator[tuple[str, Column]]:
         yield path, column_of(kind, micro_steps(steps), np.array(times, np.int64), values)
 
 
-class Spool:
+class PointSpool:
     """The points of all series of a run, by path. If there are more than `held`, they are in `file`."""
 
     def __init__(self, file: Path, held: int = HELD_POINTS) -> None:

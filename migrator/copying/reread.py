@@ -13,7 +13,7 @@ from migrations_db.types import Claim
 from migrator.copying.copy import CopyPlan, RunTools, context_of, first_values, run_target
 from migrator.copying.digests import AnyDigest, of_value
 from migrator.copying.pipeline import files_of
-from migrator.copying.points import Spool, columns_of
+from migrator.copying.points import PointSpool, columns_of
 from migrator.copying.run_digests import Digests, measure
 from migrator.copying.verify_words import value_told
 from migrator.listed import RunRef
@@ -37,7 +37,7 @@ class Mapped:
     step in millionths; both by path.
     """
 
-    points: Spool
+    points: PointSpool
     digests: Mapping[str, tuple[str, AnyDigest]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[int, str]] = field(default_factory=dict)
@@ -72,7 +72,7 @@ def read_again(copied: Copied, source: Source, plan: CopyPlan, tools: RunTools) 
     `tools.control.check` is called between batches and may raise. Raises `RunError` or `UserError`. Until they are
     closed, the points of a large run are in the scratch directory.
     """
-    claim, mapped = copied.claim, Mapped(Spool(tools.scratch / "points"))
+    claim, mapped = copied.claim, Mapped(PointSpool(tools.scratch / "points"))
     ref = RunRef(claim.entity, claim.project, claim.run_id, claim.location)
     try:
         with source.open_run(ref, tools.scratch) as run:

@@ -1,6 +1,6 @@
 """The digests of a run while it is copied: what each group of records adds, minus what was refused.
 
-records of a group -> measure -> Measured --(minus what was refused)--> Digests.add -> take -> checkpoint
+records of a group -> measure -> RecordSums --(minus what was refused)--> Digests.add -> take -> checkpoint
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ KINDS: Mapping[type, str] = {str: TEXTS, Histogram: HISTOGRAMS, LocalFile: FILES
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class RecordSums:
     """The digests of a group of records: what it adds to series; its single values, files and tags in order."""
 
     series: Mapping[str, tuple[str, SeriesDigest]]
     singles: Sequence[tuple[str, ValueDigest | FileDigest | AddTags]]
 
 
-def measure(records: Iterable[Record]) -> Measured:
+def measure(records: Iterable[Record]) -> RecordSums:
     """Compute the digests of records, which must be in the order in which they are written."""
     tables: dict[tuple[str, ...], list[Points]] = {}
     singles: list[tuple[str, ValueDigest | FileDigest | AddTags]] = []
@@ -81,7 +81,7 @@ def measure(records: Iterable[Record]) -> Measured:
         else:
             scattered += points
     _add(series, _of_scattered(scattered))
-    return Measured(series, singles)
+    return RecordSums(series, singles)
 
 
 def _add(series: dict[str, tuple[str, SeriesDigest]], more: Iterable[tuple[str, str, SeriesDigest]]) -> None:
@@ -184,7 +184,7 @@ class Digests:
         """(kind, digest) by path."""
         return self._known
 
-    def add(self, measured: Measured, refused: Sequence[Refused] = ()) -> None:
+    def add(self, measured: RecordSums, refused: Sequence[Refused] = ()) -> None:
         """Add a group that is durable now, without what was refused."""
         lost, unknown = _lost({*measured.series, *(path for path, _ in measured.singles)}, refused)
         for path, (kind, more) in measured.series.items():

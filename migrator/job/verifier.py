@@ -21,8 +21,7 @@ from migrations_db.report_types import FindingRow
 from migrations_db.states import Phase, Verdict
 from migrations_db.store import Store
 from migrations_db.types import Selection, WorkerInfo
-from migrations_db.verification import Result as Verified
-from migrations_db.verification import ToVerify
+from migrations_db.verification import ToVerify, VerifiedRun
 from migrator.copying.copy import fork_of
 from migrator.copying.findings import Expected, Finding, How, Result
 from migrator.copying.pipeline import Stopped
@@ -61,7 +60,7 @@ class VerifyScope:
 
 
 @dataclass(slots=True)
-class Compared:
+class VerifyCounts:
     """What was compared so far by all threads."""
 
     runs: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(Verdict, 0))
@@ -80,7 +79,7 @@ class Verifier:
     """One verification. `downloads` reads several files at a time."""
 
     def __init__(self, scope: VerifyScope, store: Store, downloads: Executor) -> None:
-        self.compared = Compared()
+        self.compared = VerifyCounts()
         self._scope, self._store, self._downloads = scope, store, downloads
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -91,7 +90,7 @@ class Verifier:
         free = store.verification.counts(scope.only).not_verified
         self._at_a_time = min(RUNS_AT_A_TIME, ceil(max(free, 1) / scope.threads))  # so that no thread has nothing to do
 
-    def run(self, tell_progress: Callable[[Compared], None]) -> None:
+    def run(self, tell_progress: Callable[[VerifyCounts], None]) -> None:
         """Verify until no run of the scope is left. Raises `RunError` or `UserError` if it had to stop."""
         self._store.workers.recover(host_id(), is_alive)  # claims of verifications that were killed
         pid = os.getpid()
@@ -167,7 +166,7 @@ class Verifier:
                     self._compare([run], [one])
                 return
             results = [_rejected(expected[0], error)]
-        rows = [Verified(run, one.verdict, _rows(one)) for run, one in zip(runs, results, strict=True)]
+        rows = [VerifiedRun(run, one.verdict, _rows(one)) for run, one in zip(runs, results, strict=True)]
         saved = {
             one.run.run.run for one in self._store.verification.save_all(self._worker_id, str(self._scope.how), rows)
         }

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from migrations_db import LeaseLost, Phase, RunStatus, Store
-from migrations_db.listings import Compared, ListedProject
+from migrations_db.relistings import ListedProject, RelistDifference
 from migrations_db.report_types import FindingRow, VerdictCounts
 from migrations_db.states import Verdict
 from migrations_db.types import Claim, DigestRow, PartUpdate, ProjectRow, RunRow
@@ -148,20 +148,20 @@ def test_runs_of_each_project_are_counted_by_what_is_proved(store: Store) -> Non
 def test_lists_of_the_source_are_compared_and_kept_until_the_next(store: Store) -> None:
     copied(store, "a", "b", "c")
     [project] = [one.id for one in store.inventory.projects()]
-    compared = store.listings.compare(project, ["c", "new\0", "a", "a"])
-    assert compared == Compared(3, 3, ["new\N{SYMBOL FOR NULL}"], ["b"])
-    assert store.listings.read() is None
+    compared = store.relistings.compare(project, ["c", "new\0", "a", "a"])
+    assert compared == RelistDifference(3, 3, ["new\N{SYMBOL FOR NULL}"], ["b"])
+    assert store.relistings.read() is None
     demo = ListedProject("wandb", "team", "demo", 3, 3, 1, ["new"], 1, ["b"])
     other = ListedProject("wandb", "team", "other", None, 4, 0, [], 4, ["x", "y"], "W&B counts 9 runs")
     unknown = ListedProject("local", "team", "demo", 7, None, 7, [], 0, [])
-    store.listings.save([other, demo, unknown], whole=True)
-    found = store.listings.read()
+    store.relistings.save([other, demo, unknown], whole=True)
+    found = store.relistings.read()
     assert found is not None
     assert sorted(found[1], key=repr) == sorted([demo, other, unknown], key=repr)
-    store.listings.save([replace(demo, new=0, new_examples=[])], whole=False)
-    later = store.listings.read()
+    store.relistings.save([replace(demo, new=0, new_examples=[])], whole=False)
+    later = store.relistings.read()
     assert later is not None
     assert later[0] == found[0]  # of the oldest that still counts
     assert [one.new for one in later[1] if one.known == 3] == [0]
-    store.listings.save([demo], whole=True)
-    assert [one.source for _, listed in [store.listings.read() or (None, [])] for one in listed] == ["team/demo"]
+    store.relistings.save([demo], whole=True)
+    assert [one.source for _, listed in [store.relistings.read() or (None, [])] for one in listed] == ["team/demo"]

@@ -18,7 +18,7 @@ from migrator.commands.plan.estimate import (
     offline_size,
     time_s,
 )
-from migrator.commands.plan.requests import Asked, neptune_requests, wandb_requests
+from migrator.commands.plan.requests import Amounts, neptune_requests, wandb_requests
 from migrator.commands.plan.trouble import Trouble
 from migrator.job.job import local_file_sizes
 
@@ -78,19 +78,19 @@ EVERY = frozenset({"attributes", "config", "summary", "history", "system", "cons
 
 
 @pytest.mark.parametrize(
-    ("parts", "asked", "of_wandb", "of_neptune"),
+    ("parts", "amounts", "of_wandb", "of_neptune"),
     [
-        (EVERY, Asked(100, 500, 50, 2, 8_000), 1 + 2 + 2 + 1 + (1 + 2), 2 + 1 + 1 + 2),
-        (EVERY, Asked(0, 0, 0, 0, 0), 1 + 2 + 2 + 1 + 1, 2 + 1),
-        (EVERY - {"files"}, Asked(1_000_000, 1e7, 5_000, 0, 1.6e8), 1 + (1 + 200) + 2 + 3, 2 + 400),
-        (frozenset({"files"}), Asked(0, 1_000, 0, 1_000, 0), 1 + 2 + 1_000, 2 + 1 + 63 + 1_000),
-        (frozenset({"history"}), Asked(100, 100, 0, 0, 5e8), 1 + 2, 2 + 60),  # texts: by bytes
+        (EVERY, Amounts(100, 500, 50, 2, 8_000), 1 + 2 + 2 + 1 + (1 + 2), 2 + 1 + 1 + 2),
+        (EVERY, Amounts(0, 0, 0, 0, 0), 1 + 2 + 2 + 1 + 1, 2 + 1),
+        (EVERY - {"files"}, Amounts(1_000_000, 1e7, 5_000, 0, 1.6e8), 1 + (1 + 200) + 2 + 3, 2 + 400),
+        (frozenset({"files"}), Amounts(0, 1_000, 0, 1_000, 0), 1 + 2 + 1_000, 2 + 1 + 63 + 1_000),
+        (frozenset({"history"}), Amounts(100, 100, 0, 0, 5e8), 1 + 2, 2 + 60),  # texts: by bytes
     ],
 )
 def test_requests_follow_from_the_sizes_of_pages(
-    parts: frozenset[str], asked: Asked, of_wandb: int, of_neptune: int
+    parts: frozenset[str], amounts: Amounts, of_wandb: int, of_neptune: int
 ) -> None:
-    assert (wandb_requests(parts, asked), neptune_requests(asked)) == (of_wandb, of_neptune)
+    assert (wandb_requests(parts, amounts), neptune_requests(amounts)) == (of_wandb, of_neptune)
 
 
 def test_requests_add_up_and_a_local_run_asks_nothing_of_wandb() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from migrator.copying.digests import FLOATS, TEXTS, micro_steps
-from migrator.copying.points import Column, Differences, Spool, column_of, columns_of, differing
+from migrator.copying.points import Column, Differences, PointSpool, column_of, columns_of, differing
 from migrator.records import Columns, Histogram, LocalFile, Points
 
 AT_US = 1_700_000_000_000_400
@@ -83,7 +83,7 @@ def test_points_of_all_kinds_come_back_from_memory_and_from_the_file(tmp_path: P
     ]
     kept = []
     for held in (10**6, 60):
-        spool = Spool(tmp_path / "points", held)
+        spool = PointSpool(tmp_path / "points", held)
         for records in ([numbers], rows[:40], rows[40:]):
             for path, one in columns_of(records):
                 spool.add(path, one)

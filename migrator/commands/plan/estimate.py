@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from migrations_db.progress import MEASURED_RUNS
 from migrations_db.report_types import Measured
-from migrator.commands.plan.requests import Asked, neptune_requests, wandb_requests
+from migrator.commands.plan.requests import Amounts, neptune_requests, wandb_requests
 from migrator.job.pace import slower_s
 from migrator.parts import OPTIONAL_PARTS
 
@@ -81,11 +81,11 @@ class Estimator:
         of_files = parts.get("files", PartSize(0, 0))
         values = max(0.0, sum(part.values for part in found) - read) if is_known else None
         size_bytes = max(0.0, sum(part.size_bytes for part in found) - copied_bytes) if is_known else None
-        asked = None
+        amounts = None
         if values is not None and size_bytes is not None and of_files:
             lines = parts.get("console") or PartSize(0, 0)
             value_bytes = max(0.0, size_bytes - of_files.size_bytes)
-            asked = Asked(float(rows or 0), values, lines.values, of_files.values, value_bytes)
+            amounts = Amounts(float(rows or 0), values, lines.values, of_files.values, value_bytes)
         return Sizes(
             runs=1,
             rows=rows or 0,
@@ -93,8 +93,8 @@ class Estimator:
             values=values,
             files=of_files.values if of_files else None,
             size_bytes=size_bytes,
-            wandb_requests=0.0 if is_local else asked and wandb_requests(frozenset(parts), asked),
-            neptune_requests=asked and neptune_requests(asked),
+            wandb_requests=0.0 if is_local else amounts and wandb_requests(frozenset(parts), amounts),
+            neptune_requests=amounts and neptune_requests(amounts),
         )
 
     def _part(self, name: str, rows: int | None) -> PartSize | None:

@@ -20,7 +20,7 @@ SIGNED_FILES = 16  # files whose addresses Neptune signs at a time
 CREATED_AND_ENDED = 2  # requests of a run at Neptune besides its values
 
 
-class Asked(NamedTuple):
+class Amounts(NamedTuple):
     """What a run has: about so many rows, values, console lines, files, and bytes without the files."""
 
     rows: float
@@ -30,24 +30,24 @@ class Asked(NamedTuple):
     value_bytes: float
 
 
-def wandb_requests(parts: frozenset[str], asked: Asked) -> float:
+def wandb_requests(parts: frozenset[str], amounts: Amounts) -> float:
     """Requests that read these parts of a run from W&B's API."""
     requests = 1.0  # the run, with its config and summary
     if "history" in parts:
-        requests += 1 + _pages(asked.rows, HISTORY_ROWS)
+        requests += 1 + _pages(amounts.rows, HISTORY_ROWS)
     if "system" in parts:
         requests += 2  # whether there is an export, and the samples
     if "console" in parts:
-        requests += _pages(asked.lines, CONSOLE_LINES)
+        requests += _pages(amounts.lines, CONSOLE_LINES)
     if "files" in parts:
-        requests += _pages(asked.files, LISTED_FILES) + asked.files
+        requests += _pages(amounts.files, LISTED_FILES) + amounts.files
     return requests
 
 
-def neptune_requests(asked: Asked) -> float:
+def neptune_requests(amounts: Amounts) -> float:
     """Requests that write a run to Neptune."""
-    groups = max(_pages(asked.values, GROUP_VALUES), _pages(asked.value_bytes, GROUP_BYTES))
-    return CREATED_AND_ENDED + groups + ceil(asked.files / SIGNED_FILES) + asked.files
+    groups = max(_pages(amounts.values, GROUP_VALUES), _pages(amounts.value_bytes, GROUP_BYTES))
+    return CREATED_AND_ENDED + groups + ceil(amounts.files / SIGNED_FILES) + amounts.files
 
 
 def _pages(count: float, size: int) -> int:

@@ -155,7 +155,7 @@ def _limits(material: Material) -> Iterator[str]:
         yield f"The last inventory was made on {time_text(listed_at)}. Runs that came later are not listed."
     else:
         yield "No inventory has ended well: there may be runs that are not listed."
-    listing = material.store.listings.read()
+    listing = material.store.relistings.read()
     if listing and (listed_at is None or listing[0] > listed_at):
         yield f"On {time_text(listing[0])} the source was compared with this list."
         yield from (f"{line[:-1] if line.endswith('.') else line}." for line in listed_lines(listing[1]))

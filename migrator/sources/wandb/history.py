@@ -31,7 +31,7 @@ from migrator.sources.wandb.columns import history_columns
 from migrator.sources.wandb.downloads import Downloads
 from migrator.sources.wandb.errors import Passing, retries
 from migrator.sources.wandb.exports import HistoryExport, TooLarge, add_leaves, history_rows
-from migrator.sources.wandb.live import Chunk, Exported, HistoryFacts, LiveRows, Spool, listed_steps
+from migrator.sources.wandb.live import Chunk, Exported, HistoryFacts, LiveRows, RowSpool, listed_steps
 from migrator.values import SeriesKey
 
 PAGE_VALUES = 10_000  # values per page
@@ -49,7 +49,7 @@ class RunHistory:
         self._scratch = scratch / "history"
         self._what = f"history of {ref}"
         self._opened: tuple[Sequence[HistoryExport], LiveRows] | None = None
-        self._spool: Spool | None = None
+        self._spool: RowSpool | None = None
         self._survey: Survey | None = None
         self._bad_rows = 0  # of the exports
         self._repeats = False  # whether there are more rows than W&B counts, so some must be duplicates
@@ -62,7 +62,7 @@ class RunHistory:
             media: set[tuple[str, str]] = set()
             for export in exports:
                 export.survey(series, media)
-            spool = Spool(self._scratch)
+            spool = RowSpool(self._scratch)
             numbers: set[str] = set()
             exported = sum(export.rows for export in exports)
             given = exported

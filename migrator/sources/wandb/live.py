@@ -168,7 +168,7 @@ def listed_steps(live_data: Iterable[Any]) -> list[float]:
     return sorted(row["_step"] for row in rows if isinstance(row, dict) and isinstance(row.get("_step"), (int, float)))
 
 
-class Spool:
+class RowSpool:
     """Stores rows that were read once from W&B, in memory or in a scratch file, to read them again."""
 
     def __init__(self, directory: Path) -> None:

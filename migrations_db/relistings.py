@@ -11,7 +11,7 @@ from sqlalchemy import and_, delete, insert, or_, select
 
 from migrations_db.columns import now_plus, safe
 from migrations_db.database import Database
-from migrations_db.models import Listing, Run
+from migrations_db.models import Relisting, Run
 from migrations_db.states import RunStatus
 
 
@@ -39,7 +39,7 @@ class ListedProject:
         return f"{self.entity}/{self.name}"
 
 
-class Compared(NamedTuple):
+class RelistDifference(NamedTuple):
     """Run ids of a project: `new` ones that only the source has, and `gone` ones that only the database has.
 
     Runs that an inventory has left out are known, but are not gone.
@@ -51,19 +51,19 @@ class Compared(NamedTuple):
     gone: Sequence[str]
 
 
-class Listings:
-    """`store.listings`."""
+class Relistings:
+    """`store.relistings`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def compare(self, project_id: int, run_ids: Iterable[str]) -> Compared:
+    def compare(self, project_id: int, run_ids: Iterable[str]) -> RelistDifference:
         """Compare the run ids that a source lists with the runs of the project that are known."""
         query = select(Run.run_id, Run.status).where(Run.project_id == project_id).order_by(Run.id)
         with self._database.read() as connection:
             known = {row.run_id: row.status for row in connection.execute(query)}
         listed = dict.fromkeys(map(safe, run_ids))
-        return Compared(
+        return RelistDifference(
             runs=len(listed),
             known=len(known),
             new=[run_id for run_id in listed if run_id not in known],
@@ -90,24 +90,24 @@ class Listings:
         same = or_(
             *(
                 and_(
-                    Listing.source_service == row["source_service"],
-                    Listing.entity == row["entity"],
-                    Listing.project == row["project"],
+                    Relisting.source_service == row["source_service"],
+                    Relisting.entity == row["entity"],
+                    Relisting.project == row["project"],
                 )
                 for row in rows
             )
         )
         with self._database.write() as connection:
             if whole:
-                connection.execute(delete(Listing))
+                connection.execute(delete(Relisting))
             elif rows:
-                connection.execute(delete(Listing).where(same))
+                connection.execute(delete(Relisting).where(same))
             if rows:
-                connection.execute(insert(Listing).values(listed_at=now_plus()), rows)
+                connection.execute(insert(Relisting).values(listed_at=now_plus()), rows)
 
     def read(self) -> tuple[datetime, list[ListedProject]] | None:
         """The time of the oldest list that still counts, and what was found, by project. None: nothing was listed."""
-        query = select(Listing.__table__).order_by(Listing.entity, Listing.project, Listing.source_service)
+        query = select(Relisting.__table__).order_by(Relisting.entity, Relisting.project, Relisting.source_service)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         if not rows:
