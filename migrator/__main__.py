@@ -121,6 +121,10 @@ def _usage(error: Exception) -> str | None:
     message = re.sub(
         r" \(env var: '(\w+)'\)", lambda named: f" ({named[1]} is set)" if named[1] in os.environ else "", message
     )
+    if choice := re.search(r"'([^']*)' is not one of (.+)", message):
+        from migrator.commands.choosing import did_you_mean
+
+        message += did_you_mean([choice[1]], re.findall(r"'([^']*)'", choice[2]))
     end = "" if message.endswith("?") else "."
     return f"{message.replace('Value error, ', '')}{end} See `{command} --help`"
 

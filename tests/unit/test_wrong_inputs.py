@@ -74,6 +74,7 @@ NO_DATABASE: list[tuple[str, list[str]]] = [
     ("status --config nosuch.toml", ["--config nosuch.toml", "No such file"]),
     ("config rnu", ["rnu", "did you mean run"]),
     ("runs --sort nmae", ["--sort nmae", "did you mean name"]),
+    ("retry-failed --class timout", ["--class", "timout", "did you mean timeout?"]),
     ("runs --status dnoe", ["--status dnoe", "did you mean done"]),
     ("status --watch --json", ["--watch"]),
     ("status --failed --skips", ["--failed and --skips", "one of them"]),

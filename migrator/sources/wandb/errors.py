@@ -33,6 +33,9 @@ LIMITED = re.compile(r"\brate.?limit|too many requests|\bthrottled\b", re.IGNORE
 NOT_KNOWN = re.compile(
     r"cannot query field|unknown (argument|field|type)|unsupported|requires W&B server", re.IGNORECASE
 )
+#: how wandb-core begins when it gives up: its cause comes behind it, after the same in other words
+GIVEN_UP = re.compile(r".*while retrying:\s*", re.DOTALL)
+REQUEST = re.compile(r'\b(?:Get|Head|Patch|Post|Put) "[^"]*": ')  # Go names the address again, which `what` has
 NO_FIELD = re.compile(r"cannot query field \W*(\w+)\W+on type", re.IGNORECASE)
 
 
@@ -117,5 +120,6 @@ def of_disk(error: OSError, what: str, scratch: Path) -> MigratorError:
 
 
 def one_line(message: str) -> str:
-    """The beginning of `message` on one line, without possible secrets."""
+    """The beginning of `message` on one line, without possible secrets; of a request that was given up, the cause."""
+    message = REQUEST.sub("", GIVEN_UP.sub("", message) or message)
     return without_long_words(without_secrets(" ".join(message.split())))[:300]

@@ -83,6 +83,15 @@ def test_messages_keep_no_secrets() -> None:
     assert text == "Get https://storage/a/b?*** key *** refused"
 
 
+def test_a_server_that_is_away_is_told_once(make: Make) -> None:
+    server, source = make(Run("r"))
+    server.stop()
+    with pytest.raises(Throttled, match="cannot be reached") as caught:
+        next(iter(source.runs(P, RunFilter())))
+    assert str(caught.value).count("connection refused") == 1
+    assert "giving up" not in str(caught.value)
+
+
 @pytest.mark.parametrize("action", ["truncate", "drop"])
 def test_answers_that_are_cut_are_asked_for_again(action: str, make: Make, opened: Opened) -> None:
     server, source = make(Run("r", "name"))
