@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from migrator.errors import ExitCode, MigratorError, Retryable, RunError, UserError, disk_full, too_few_files
-from migrator.garbage import collect_rarely
+from migrator.garbage import collect_no_more, collect_rarely
 from migrator.job.signals import ending
 
 #: options that may come before or after the command; True: a value follows
@@ -52,7 +52,9 @@ def main() -> NoReturn:
             stream.reconfigure(errors="replace")  # for names that the terminal's encoding cannot show
     for number in ending():
         signal.signal(number, _terminated)
-    sys.exit(_flushed(int(exit_code_of(sys.argv[1:]))))
+    exit_code = _flushed(int(exit_code_of(sys.argv[1:])))
+    collect_no_more()
+    sys.exit(exit_code)
 
 
 def _flushed(exit_code: int) -> int:
