@@ -17,7 +17,7 @@ LEDGER_LINES = 3  # of each run
 
 def verifying(scale: float) -> Iterator[Figure]:
     """Two long runs by their digests and point by point, without latency; many small runs with it."""
-    steps = int(100_000 * scale)
+    steps = int(250_000 * scale)
     with services(f"big:runs=2,steps={steps},metrics=10", apply="eager") as at, directory() as cwd:
         copied(at, cwd, workers=2)
         for level in ("digests", "values"):

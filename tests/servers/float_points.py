@@ -21,7 +21,7 @@ def float_points(steps: Sequence[int], times_us: Sequence[int], values: Sequence
     sevens, used = _varints(times)
     fields = (
         (TIME, sevens, used),
-        (STEP, *_doubles(np.asarray(steps, np.int64) / MICRO)),
+        (STEP, *_doubles(_whole(steps))),
         (VALUE, *_doubles(np.asarray(values, np.float64))),
         (RATIO, np.broadcast_to(COMPLETE, (count, 4)), np.ones((count, 4), bool)),
     )
@@ -33,6 +33,12 @@ def float_points(steps: Sequence[int], times_us: Sequence[int], values: Sequence
     table = [np.full((count, 1), POINT, np.uint8), lengths, *table]
     kept = [np.ones((count, 2), bool), *kept]
     return np.hstack(table)[np.hstack(kept)].tobytes()
+
+
+def _whole(steps: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Micro-steps as steps, rounded once."""
+    exact = max(steps, default=0) < 2**53
+    return np.asarray(steps, np.int64) / MICRO if exact else np.array([step / MICRO for step in steps])
 
 
 def _varints(numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:

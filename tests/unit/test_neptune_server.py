@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from neptune_api.api.ingestion import check_details
 from neptune_api.proto.google_rpc.code_pb2 import Code
@@ -651,6 +651,7 @@ def test_neptune_query_reads_what_is_stored(server: NeptuneServer, tmp_path: Pat
     assert Path(paths.iloc[0, 0]).read_bytes() == b"content"
 
 
+@example([(9_999_999_999_999_999, 0, 0.0)])
 @given(st.lists(st.tuples(st.integers(0, 10**18), st.integers(-(2**62), 2**62), st.floats())))
 def test_points_are_encoded_as_protobuf_does_it(points: list[tuple[int, int, float]]) -> None:
     one_by_one = ProtoFloatSeriesValuesDTO()
