@@ -9,16 +9,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from migrations_db.report_types import RunDetail
 from migrations_db.store import Store
 from migrator.commands.report.buckets import Buckets
-from migrator.copying.digests import SeriesDigest, micro_steps
+from migrator.copying.digests import SeriesDigest
+from migrator.copying.points import columns_of
 from migrator.copying.run_digests import measure
 from migrator.job.job import build_source
 from migrator.listed import RunRef
 from migrator.parts import PARTS
 from migrator.parts.base import Context, MappingOptions
-from migrator.records import Batch, Columns, Points
+from migrator.records import Batch
 from migrator.settings import tool_version
 from migrator.sources.base import Source
 
@@ -80,18 +83,6 @@ def _take(batch: Batch, curves: Mapping[str, Buckets], digests: dict[str, Series
     for path, (_, digest) in measure(batch.records).series.items():
         if path in curves:
             digests.setdefault(path, SeriesDigest()).add(digest)
-    rows: dict[str, tuple[list[float], list[float]]] = {}
-    for record in batch.records:
-        match record:
-            case Columns():
-                for path, steps, _, values in record.series():
-                    if path in curves:
-                        curves[path].add(micro_steps(steps), values)
-            case Points(step, _, values):
-                for path, value in values.items():
-                    if path in curves and isinstance(value, int | float):
-                        steps_of, values_of = rows.setdefault(path, ([], []))
-                        steps_of.append(step)
-                        values_of.append(value)
-    for path, (steps_of, values_of) in rows.items():
-        curves[path].add(micro_steps(steps_of), values_of)
+    for path, column in columns_of(batch.records):
+        if path in curves and not column.told:
+            curves[path].add(column.steps, column.bits.view(np.float64))
