@@ -13,9 +13,11 @@ from migrations_db.states import Outcome, Phase, RunStatus, Verdict
 
 
 def partial_index(name: str, *columns: str, where: str) -> Index:
-    """An index on the few rows that a query concerns. `columns` may contain DESC."""
-    condition, keys = text(where), [text(column) if " " in column else column for column in columns]
-    return Index(name, *keys, sqlite_where=condition, postgresql_where=condition)
+    """An index on the few rows that a query concerns. `columns` may contain DESC.
+
+    The upgrades create it. `where` is for readers: as an option of a dialect, it would load all of that dialect.
+    """
+    return Index(name, *[text(column) if " " in column else column for column in columns], info={"where": where})
 
 
 CLAIM_ORDER = ("phase", "silent_attempts", "size_hint DESC", "id")
