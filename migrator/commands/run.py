@@ -245,16 +245,16 @@ def check_mapping(store: Store, only: Selection, given: Mapping[str, object]) ->
     if not given:
         return
     wanted = MappingOptions.from_json(given).as_json()
-    differ = {
-        ref: [name for name in given if mapping.get(name) != wanted[name]]
-        for ref, mapping in store.listing.mappings(only)
-        if any(mapping.get(name) != wanted[name] for name in given)
-    }
+    differ: dict[str, Mapping[str, object]] = {}
+    for ref, mapping in store.listing.mappings(only):
+        began_with = MappingOptions.from_json(mapping).as_json()
+        if any(began_with[name] != wanted[name] for name in given):
+            differ[ref] = began_with
     if not differ:
         return
-    ref, names = next(iter(differ.items()))
-    mapping = next(stored for other, stored in store.listing.mappings(only) if other == ref)
-    began = " ".join(mapping_text(name, mapping.get(name)) for name in names)
+    ref, mapping = next(iter(differ.items()))
+    names = [name for name in given if mapping[name] != wanted[name]]
+    began = " ".join(mapping_text(name, mapping[name]) for name in names)
     now = " ".join(mapping_text(name, wanted[name]) for name in names)
     raise UserError(
         f"the copy of {counted(len(differ), 'run')} began with {began}, such as {ref}. With {now} the rest would not "
@@ -363,6 +363,6 @@ def _summary(settings: RunSettings, result: RunResult) -> str:
         correct = result.exit_code in (ExitCode.USAGE, ExitCode.CREDENTIALS)
         what_next = "correct the setting above, then run the command again" if correct else "run the same command again"
         text.append(f"{runs[RunStatus.PENDING]} are pending: {what_next}.")
-    elif settings.mode == "online" and result.values and not result.uncopied:
+    elif settings.mode == "online" and result.values and not (result.uncopied or runs[RunStatus.FAILED]):
         text.append("Next: `migrate verify` reads them back and compares.")
     return "\n".join(text)
