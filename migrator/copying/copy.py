@@ -66,7 +66,8 @@ def copy_run(
         begun = any(progress.intent is not None for progress in saved.values())
         confirm = tools.control.confirm
         with destination.open_run(target, claim.position, begun=begun, confirm=confirm) as out:
-            digests = _digests(claim, claims, target, anew=not saved)
+            nothing_yet = all(progress.cursor is None for progress in saved.values())  # intents at most
+            digests = _digests(claim, claims, target, anew=nothing_yet)
             pipeline = Pipeline(claim, claims, run, out, tools.control, digests, plan.clock)
             try:
                 for name in plan.parts:

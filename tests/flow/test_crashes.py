@@ -8,6 +8,7 @@ must be what an undisturbed copy of the same source makes of it: at the destinat
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -251,7 +253,11 @@ class CopyMachine(RuleBasedStateMachine):
     def a_worker_dies(self, lane: Lane) -> None:
         if lane.ended:
             return
-        assert isinstance(lane.end(Killed), Killed)
+        error = lane.end(Killed)
+        if error is None:  # it had asked its last question
+            self._must_be_done(lane)
+            return
+        assert isinstance(error, Killed)
         self.migration.bury(lane.worker)
 
     @rule(lane=consumes(stale))
@@ -341,3 +347,23 @@ TestCrashes.settings = settings(
     phases=set(Phase) - {Phase.explain},  # it would trace every line of SQLAlchemy
     suppress_health_check=[HealthCheck.too_slow],
 )
+
+
+@pytest.mark.parametrize("page_rows", [1, 3])
+def test_a_death_at_any_question_ends_in_the_same_run_as_none(page_rows: int) -> None:
+    """Also between the first intent and the first checkpoint, when nothing but the intent is known."""
+    rows = [HistoryRow(0, 1.7e9, FIRST_ROW), HistoryRow(1, 1.7e9 + 1, SECOND_ROW)]
+    files = {IMAGE["path"]: b"png", "output.log": b"", "code/x.py": b"1"}
+    data = MemoryData("r", tags=["t"], config={"lr": 0.1}, history=rows, files=files)
+    expected = undisturbed(data, OPTIONS)
+    for pauses in itertools.count(1):
+        with Migration([data], options=OPTIONS, page_rows=page_rows) as migration:
+            migration.refresh()
+            lane = Lane(migration, "first", migration.must_claim("first"), [False])
+            lane.go_on(pauses)
+            died = not lane.ended and lane.end(Killed) is not None
+            migration.bury("first")
+            migration.run()
+            assert migration.arrived() == expected, f"after {pauses} questions"
+        if not died:
+            break
