@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,14 @@ class Scene:
     wandb: WandbServer
     neptune: NeptuneServer
     migrate: Migrate
+
+    def ask(self, question: str, *values: object) -> list[tuple[Any, ...]]:
+        """SQL about the state database."""
+        with closing(sqlite3.connect(self.migrate.directory / "migration.db")) as database:
+            return database.execute(question, values).fetchall()
+
+    def runs_done(self) -> int:
+        return int(self.ask("SELECT count(*) FROM run WHERE status = 'done'")[0][0])
 
     def submissions(self) -> int:
         """How often anything was sent to Neptune."""

@@ -66,13 +66,7 @@ def test_a_job_is_watched_to_its_end(set_scene: SetScene) -> None:
     scene.wandb.faults.set([Fault("large.bin", "slow", times=None, delay_s=6.0)])
     scene.migrate.succeed("inventory")
     running = scene.migrate.start("run")
-    done = re.compile(r"(\d+) done")
-
-    def some_are_done() -> bool:
-        found = done.search(scene.migrate.run("status", "--short").stdout)
-        return found is not None and int(found[1]) > 0
-
-    wait_until(some_are_done, "a run to be done", running)
+    wait_until(scene.runs_done, "a run to be done", running)
     exit_code, shown = typed(scene, arguments=["status", "--watch", "--short"])
     assert (exit_code, "6 done" in shown) == (0, True), shown
     speeds = re.findall(r" ago: (\S+) values/s", shown)

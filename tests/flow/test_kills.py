@@ -48,9 +48,7 @@ def scene(set_scene: SetScene) -> Iterator[Scene]:
 def saved(scene: Scene, part: str) -> int:
     """How much of a part of the long run is behind a checkpoint."""
     query = "SELECT written FROM part JOIN run ON run.id = part.run WHERE run.run_id = ? AND part.name = ?"
-    with closing(sqlite3.connect(scene.migrate.directory / "migration.db")) as database:
-        [written] = database.execute(query, (LONG_RUN, part)).fetchone() or [0]
-    return int(written)
+    return int(sum(written for (written,) in scene.ask(query, LONG_RUN, part)))
 
 
 def sent(scene: Scene) -> int:
@@ -128,8 +126,7 @@ def test_killed_again_and_again_offline_files_and_their_upload_go_on_too(scene: 
 def kept(scene: Scene) -> dict[str, list[tuple[object, ...]]]:
     """What the state database has of the runs."""
     tables = ("run", "part", "ledger", "attempt", "setting")
-    with closing(sqlite3.connect(scene.migrate.directory / "migration.db")) as database:
-        return {table: database.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+    return {table: scene.ask(f"SELECT * FROM {table}") for table in tables}
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -52,19 +50,9 @@ def commands(scene: Scene) -> list[tuple[psutil.Process, str]]:
     return found
 
 
-def ask(scene: Scene, question: str) -> list[tuple[Any, ...]]:
-    """SQL about the state database."""
-    with closing(sqlite3.connect(scene.migrate.directory / "migration.db")) as database:
-        return database.execute(question).fetchall()
-
-
-def runs_done(scene: Scene) -> int:
-    return int(ask(scene, "SELECT count(*) FROM run WHERE status = 'done'")[0][0])
-
-
 def has_moved_on(scene: Scene, done: int) -> bool:
     """Whether more runs are done than then, and a worker is there."""
-    return runs_done(scene) > done and workers(scene) != []
+    return scene.runs_done() > done and workers(scene) != []
 
 
 @contextmanager
@@ -94,7 +82,7 @@ def test_a_job_that_moves_on_outlives_any_number_of_workers(set_scene: SetScene)
     scene.migrate.succeed("inventory")
     running = scene.migrate.start("run")
     for _ in range(5):  # more than a job may lose in a row
-        wait_until(partial(has_moved_on, scene, runs_done(scene)), "another run to be done", running)
+        wait_until(partial(has_moved_on, scene, scene.runs_done()), "another run to be done", running)
         workers(scene)[0].kill()
     assert running.wait().exit_code == 0
     assert scene.differences() == []
@@ -126,10 +114,10 @@ def test_a_run_that_kills_its_workers_fails_alone(set_scene: SetScene) -> None:
         ended = running.wait()
     assert ended.exit_code == 3, ended.stderr
     assert len(killed) == 6  # once with all the others in hand, then alone as often as failures are allowed
-    assert ask(scene, "SELECT run_id, failures, error_class FROM run WHERE status <> 'done'") == [
+    assert scene.ask("SELECT run_id, failures, error_class FROM run WHERE status <> 'done'") == [
         (poison.id, 5, "crashed")
     ]
-    assert {failures for (failures,) in ask(scene, "SELECT failures FROM run WHERE status = 'done'")} == {0}
+    assert {failures for (failures,) in scene.ask("SELECT failures FROM run WHERE status = 'done'")} == {0}
     assert {line.split(":")[0] for line in scene.differences()} == {f"demo/{poison.id}"}
 
 
@@ -156,7 +144,7 @@ def test_slow_is_not_dead(set_scene: SetScene) -> None:
     scene.migrate.succeed("inventory")
     ended = scene.migrate.succeed("run", "--stall-timeout", "6")
     assert "no progress" not in ended.stderr
-    assert ask(scene, "SELECT DISTINCT outcome FROM attempt") == [("done",)]
+    assert scene.ask("SELECT DISTINCT outcome FROM attempt") == [("done",)]
     assert scene.differences() == []
 
 
@@ -165,7 +153,7 @@ def test_a_worker_told_to_stop_by_somebody_else_is_replaced(set_scene: SetScene)
     scene = set_scene(sample_runs(20, steps=3, files=1), processing_delay_s=(0.2, 0.3))
     scene.migrate.succeed("inventory")
     running = scene.migrate.start("run")
-    wait_until(lambda: runs_done(scene), "a run to be done", running)
+    wait_until(scene.runs_done, "a run to be done", running)
     workers(scene)[0].terminate()
     assert running.wait().exit_code == 0
     assert scene.differences() == []
@@ -175,7 +163,7 @@ def test_a_job_goes_on_although_the_process_that_workers_are_forked_from_is_kill
     scene = set_scene(sample_runs(20, steps=3, files=1), processing_delay_s=(0.2, 0.3))
     scene.migrate.succeed("inventory")
     running = scene.migrate.start("run")
-    wait_until(lambda: runs_done(scene), "a run to be done", running)
+    wait_until(scene.runs_done, "a run to be done", running)
     [server] = {worker.parent() for worker in workers(scene)}
     assert server is not None
     server.kill()
@@ -225,7 +213,7 @@ def test_what_a_terminal_sends_to_all_processes_stops_a_job_cleanly(
     os.killpg(running.pid, number)
     ended = running.wait()
     assert (ended.exit_code, "died" in ended.stderr) == (130 if number == signal.SIGINT else 143, False)
-    assert ask(scene, "SELECT DISTINCT outcome FROM attempt") == [("released",)]
+    assert scene.ask("SELECT DISTINCT outcome FROM attempt") == [("released",)]
     scene.migrate.succeed("run")
     assert scene.differences() == []
 
@@ -240,7 +228,7 @@ def test_a_refused_key_ends_the_job_although_a_run_waits_for_an_answer(set_scene
     scene.wandb.faults.add(Fault("", "status", times=None, status=401))
     assert running.wait().exit_code == 4
     assert time.monotonic() - hangs_from < HANGS  # it did not wait for that answer
-    assert set(ask(scene, "SELECT outcome FROM attempt")) <= {("done",), ("throttled",), ("released",)}
+    assert set(scene.ask("SELECT outcome FROM attempt")) <= {("done",), ("throttled",), ("released",)}
 
 
 @pytest.mark.heavy
@@ -253,7 +241,7 @@ def test_a_command_that_sleeps_beyond_its_leases_goes_on_with_its_own_runs(set_s
     for process in scene.migrate.processes():
         process.suspend()
     expired = "SELECT 1 FROM run WHERE julianday(lease_until) < julianday('now')"
-    wait_until(lambda: len(ask(scene, expired)) == 2, "both leases to end")
+    wait_until(lambda: len(scene.ask(expired)) == 2, "both leases to end")
     for process in scene.migrate.processes():
         process.resume()
     assert running.wait().exit_code == 0

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 
 import pytest
 
@@ -35,8 +33,7 @@ def killed_half_way(scene: Scene, *command: str) -> None:
 
 
 def outcomes(scene: Scene) -> set[str]:
-    with closing(sqlite3.connect(scene.migrate.directory / "migration.db")) as database:
-        return {outcome for (outcome,) in database.execute("SELECT outcome FROM attempt")}
+    return {outcome for (outcome,) in scene.ask("SELECT outcome FROM attempt")}
 
 
 def lose_the_run(scene: Scene) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-MICRO = 1_000_000  # micro-steps in a step
+from tests.servers.neptune_store import MICRO
+
 VARINT_BYTES = 10
 #: tags of `values` of ProtoFloatSeriesValuesDTO, and of the fields of a point
 POINT, TIME, STEP, VALUE, RATIO = 0x12, 0x08, 0x11, 0x19, 0x2D

@@ -30,7 +30,7 @@ import json
 import re
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import parse_qs, quote, unquote, urlencode
@@ -49,6 +49,7 @@ from tests.servers.float_points import float_points
 from tests.servers.http import Request, Response, Server, serve_until_told
 from tests.servers.neptune_store import (
     MICRO,
+    Columns,
     FileRef,
     Histogram,
     NeptuneStore,
@@ -407,16 +408,14 @@ class NeptuneServer(Server):
     def _float_series(self, request: Request) -> Response:
         body, answer = request.json(), series_values_pb2.ProtoFloatSeriesValuesResponseDTO()
         rising, limit = body["order"] == "ascending", body["perSeriesPointsLimit"]
-        for asked, run, (low, high) in self._runs_of_series(body, {"floatSeries"}):
+        for asked, columns, (low, high) in self._series_asked(body, {"floatSeries"}):
             after = asked.get("afterStep")
             if after is not None and rising:
                 low = max(round(after * MICRO) + 1, low or 0)
             elif after is not None:
                 end = round(after * MICRO) - 1
                 high = end if high is None else min(end, high)
-            columns = run.columns(asked["series"]["attribute"], lineage=asked["series"]["lineage"] == "FULL")
-            first = 0 if low is None else bisect_left(columns[0], low)
-            end = max(first, len(columns[0]) if high is None else bisect_right(columns[0], high))
+            first, end = _between(columns[0], low, high)
             part = slice(first, min(end, first + limit)) if rising else slice(max(first, end - limit), end)
             steps, times, values = (column[part][:: 1 if rising else -1] for column in columns)
             series = answer.series.add(requestId=asked["requestId"]).series
@@ -427,8 +426,9 @@ class NeptuneServer(Server):
     def _other_series(self, request: Request) -> Response:
         body, answer = request.json(), series_values_pb2.ProtoSeriesValuesResponseDTO()
         limit = body.get("perSeriesPointsLimit")
-        for asked, points in self._series_asked(body, {"stringSeries", "fileRefSeries", "histogramSeries"}):
-            points = points[::-1][:limit]
+        for asked, columns, span in self._series_asked(body, {"stringSeries", "fileRefSeries", "histogramSeries"}):
+            first, end = _between(columns[0], *span)
+            points = [*zip(*columns, strict=True)][first:end][::-1][:limit]
             start = int((asked.get("searchAfter") or {}).get("token", 0))
             end = start + SERIES_PAGE_POINTS
             series = answer.series.add(requestId=asked["requestId"])
@@ -441,17 +441,8 @@ class NeptuneServer(Server):
 
     def _series_asked(
         self, body: dict[str, Any], types: set[str]
-    ) -> Iterable[tuple[dict[str, Any], list[tuple[int, int, Any]]]]:
-        """(request, points by rising step) for those that exist."""
-        for asked, run, (low, high) in self._runs_of_series(body, types):
-            series = asked["series"]
-            points = run.points(series["attribute"], lineage=series["lineage"] == "FULL")
-            yield asked, _between(points, low, high)
-
-    def _runs_of_series(
-        self, body: dict[str, Any], types: set[str]
-    ) -> Iterable[tuple[dict[str, Any], Run, tuple[int | None, int | None]]]:
-        """(request, run, `stepRange`) for those that exist. The range is inclusive at both ends."""
+    ) -> Iterable[tuple[dict[str, Any], Columns, tuple[int | None, int | None]]]:
+        """(request, points by rising step, `stepRange`) for those that exist."""
         runs = {name: run for run in self.store.runs() for name in _identifiers(run)}
         span = body.get("stepRange") or {}
         low, high = (None if (end := span.get(side)) is None else round(end * MICRO) for side in ("from", "to"))
@@ -459,13 +450,13 @@ class NeptuneServer(Server):
             series = asked["series"]
             run = runs.get(series["holder"]["identifier"])
             if run and _types(run).get(series["attribute"]) in types:
-                yield asked, run, (low, high)
+                yield asked, run.columns(series["attribute"], lineage=series["lineage"] == "FULL"), (low, high)
 
 
-def _between(points: list[tuple[int, int, Any]], low: int | None, high: int | None) -> list[tuple[int, int, Any]]:
-    if low is None and high is None:
-        return points
-    return [p for p in points if (low is None or p[0] >= low) and (high is None or p[0] <= high)]
+def _between(steps: Sequence[int], low: int | None, high: int | None) -> tuple[int, int]:
+    """Where the steps of this range begin and end. It is inclusive at both ends."""
+    first = 0 if low is None else bisect_left(steps, low)
+    return first, max(first, len(steps) if high is None else bisect_right(steps, high))
 
 
 def dump(run: Run) -> dict[str, Any]:
