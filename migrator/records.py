@@ -91,6 +91,13 @@ class HistoryColumns(NamedTuple):
     present: Mapping[str, Any]
     others: Sequence[Mapping[str, Any]] = ()
 
+    def between(self, after_step: float | None, until_step: float) -> HistoryColumns:
+        """The rows with a step above `after_step` and not above `until_step`."""
+        start = 0 if after_step is None else self.steps.searchsorted(after_step, side="right")
+        some = slice(start, self.steps.searchsorted(until_step, side="right"))
+        numbers, present = ({key: column[some] for key, column in of.items()} for of in (self.numbers, self.present))
+        return HistoryColumns(self.steps[some], self.times[some], numbers, present, self.others[some])
+
     def rows(self) -> list[HistoryRow]:
         """The same as rows."""
         values: list[dict[str, Any]] = [{} for _ in self.steps]

@@ -180,23 +180,32 @@ def make_runs(directory: Path) -> dict[str, OfflineRun]:
     return dict(RUNS)
 
 
+LOG_HEADER = b":W&B\xe1\xbe\x00"
+
+
 def serialized_log(payloads: Iterable[bytes]) -> bytes:
     """The bytes of a log of these serialized records."""
-    log = bytearray(b":W&B\xe1\xbe\x00")
+    log = bytearray(LOG_HEADER)
     for payload in payloads:
-        begun, rest = False, memoryview(payload)  # whose slices are no copies
-        while True:
-            room = 32768 - len(log) % 32768
-            if room < 7:
-                log += bytes(room)
-                room = 32768
-            piece, rest = bytes(rest[: room - 7]), rest[room - 7 :]
-            kind = (3 if rest else 4) if begun else (2 if rest else 1)
-            log += struct.pack("<IHB", zlib.crc32(bytes([kind]) + piece), len(piece), kind) + piece
-            begun = True
-            if not rest:
-                break
+        log += chunks(payload, len(log))
     return bytes(log)
+
+
+def chunks(payload: bytes, position: int) -> bytes:
+    """A serialized record as it is in a log from `position` on."""
+    result = bytearray()
+    begun, rest = False, memoryview(payload)  # whose slices are no copies
+    while True:
+        room = 32768 - (position + len(result)) % 32768
+        if room < 7:
+            result += bytes(room)
+            room = 32768
+        piece, rest = bytes(rest[: room - 7]), rest[room - 7 :]
+        kind = (3 if rest else 4) if begun else (2 if rest else 1)
+        result += struct.pack("<IHB", zlib.crc32(bytes([kind]) + piece), len(piece), kind) + piece
+        begun = True
+        if not rest:
+            return bytes(result)
 
 
 def write_log(path: Path, records: Iterable[Any]) -> None:

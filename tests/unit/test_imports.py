@@ -57,7 +57,7 @@ NAME_ADAPTERS = {
 }
 VENDORS = {
     "wandb": ("sources.wandb", "commands.demo"),
-    "pyarrow": ("sources.wandb.", "commands.demo"),
+    "pyarrow": ("sources.wandb.", "sources.wandb_local.items", "sources.wandb_local.columns", "commands.demo"),
     "neptune_scale": ("destinations.neptune.",),
     "neptune_api": ("destinations.neptune.",),
     "alembic": (),

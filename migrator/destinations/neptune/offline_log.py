@@ -273,7 +273,9 @@ def _creation_time(creation: bytes) -> datetime | None:
 
 def _rows(operation: Operation) -> Iterator[tuple[OperationType, bytes]]:
     if isinstance(operation, Encoded):
-        operation = operation.message()
+        for encoded in operation.snapshots():
+            yield OperationType.UPDATE_SNAPSHOT, encoded
+        return
     if operation.HasField("create"):
         yield OperationType.CREATE_RUN, operation.create.SerializeToString()
     for snapshot in operation.update_batch.snapshots:

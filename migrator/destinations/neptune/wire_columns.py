@@ -54,6 +54,20 @@ class Encoded:
         """The same message as an object."""
         return RunOperation.FromString(self.SerializeToString())
 
+    def snapshots(self) -> Iterator[bytes]:
+        """The encoded snapshots one by one."""
+        for encoded in (*self.wire, self.more.SerializeToString()):
+            at = 0
+            while at < len(encoded):
+                size = shift = 0
+                more = 128
+                while more:  # a varint, behind a tag of one byte
+                    at += 1
+                    size |= (encoded[at] & 127) << shift
+                    more, shift = encoded[at] & 128, shift + 7
+                yield encoded[at + 1 : at + 1 + size]
+                at += 1 + size
+
 
 Operation = RunOperation | Encoded
 

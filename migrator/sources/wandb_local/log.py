@@ -15,15 +15,17 @@ a chunk, as a power loss leaves them, count as damage too.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from migrator.errors import ErrorClass, Rejected, Retryable
 
@@ -37,6 +39,10 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 #: the checksum covers the type, then the payload: CRC-32 continues from that of the type
 CRC_SEED = {kind: zlib.crc32(bytes([kind])) for kind in (FULL, FIRST, MIDDLE, LAST)}
 READ_AHEAD_BYTES = 1024 * 1024
+PAGE_BYTES = 4 * 1024 * 1024
+#: fields of a Record that say what it is (wandb_internal.proto)
+HISTORY, SUMMARY, OUTPUT, STATS, OUTPUT_RAW, CONTROL, RUN = 2, 3, 4, 7, 13, 16, 17
+UNKNOWN = 0
 RECORD_BYTES_MAX = 64 * 1024 * 1024  # longer records are not read: parsed, one takes several times its size in memory
 
 HOLES_SHOWN = 3  # in a message
@@ -79,35 +85,67 @@ def load_sdk() -> None:
     import wandb  # noqa: F401
 
 
+class Page(NamedTuple):
+    """Consecutive records in serialized form. A pass over the log from one of the `begins` on finds that one first."""
+
+    payloads: list[bytes]
+    begins: list[int]
+    ends: list[int]
+
+
 class WandbLog:
     """One pass over the complete records of the log at `path`.
 
-    It begins at `offset`: 0, or the offset that an earlier pass returned with a record. `tail` is set when the pass has
-    reached the end of the file. Raises `Rejected` for a file that is gone, may not be read or is not a W&B log, and
-    `Retryable` for other failures of the disk.
+    It begins at `offset`: 0, or the offset that an earlier pass returned with a record. `tail` is complete when the
+    pass has reached the end of the file. Raises `Rejected` for a file that is gone, may not be read or is not a W&B
+    log, and `Retryable` for other failures of the disk.
     """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self.path = path
-        self.tail = Tail()
         self._offset = max(offset, len(HEADER))
+        self._tail = Tail()
+        self._undecoded: list[tuple[int, int]] = []
 
-    def records(self) -> Iterator[tuple[Record, int]]:
-        """Each complete record with the offset after it."""
-        from google.protobuf.message import DecodeError
-        from wandb.proto.wandb_internal_pb2 import Record
+    @property
+    def tail(self) -> Tail:
+        if not self._undecoded:
+            return self._tail
+        lost = self._tail.bytes_lost + sum(end - begin for begin, end in self._undecoded)
+        return replace(self._tail, bytes_lost=lost, holes=tuple(sorted((*self._tail.holes, *self._undecoded))))
 
-        parse = Record.FromString
-        undecoded: list[tuple[int, int]] = []
+    def records(self, *kinds: int) -> Iterator[tuple[Record, int]]:
+        """Each complete record with the offset after it: all, or those of these kinds."""
         for payload, end in self.payloads():
-            try:
-                record = parse(payload)
-            except DecodeError:  # right checksum, but unknown message: from another program or a newer format
-                undecoded.append((end - CHUNK_HEAD.size - len(payload), end))
+            if kinds and record_kind(payload) not in (*kinds, UNKNOWN):
                 continue
-            yield record, end
-        lost = self.tail.bytes_lost + sum(end - begin for begin, end in undecoded)
-        self.tail = replace(self.tail, bytes_lost=lost, holes=tuple(sorted((*self.tail.holes, *undecoded))))
+            if (record := self.parsed(payload, end)) is not None:
+                yield record, end
+
+    def pages(self, until: float = math.inf) -> Iterator[Page]:
+        """All complete records that end at offset `until` or before, in pages of PAGE_BYTES."""
+        payloads: list[bytes] = []
+        ends, size = [self._offset], 0
+        for payload, end in self.payloads():
+            if end > until:
+                break
+            payloads.append(payload)
+            ends.append(end)
+            size += len(payload)
+            if size >= PAGE_BYTES:
+                yield Page(payloads, ends[:-1], ends[1:])
+                payloads, ends, size = [], [end], 0
+        if payloads:
+            yield Page(payloads, ends[:-1], ends[1:])
+
+    def parsed(self, payload: bytes, end: int) -> Record | None:
+        """The record of a payload that ends at `end`. None: it cannot be decoded, which is noted in `tail`."""
+        parse, decode_error = _parser()
+        try:
+            return parse(payload)
+        except decode_error:  # right checksum, but unknown message: from another program or a newer format
+            self._undecoded.append((end - CHUNK_HEAD.size - len(payload), end))
+            return None
 
     def payloads(self) -> Iterator[tuple[bytes, int]]:
         """Each complete record in serialized form, with the offset after it."""
@@ -158,7 +196,7 @@ class WandbLog:
             file_end = block_at + size
         torn_bytes = max(0, file_end - _behind_padding(good_end))
         lost = torn_bytes + sum(end - begin for begin, end in holes)
-        self.tail = Tail(good_end if torn_bytes else None, lost, tuple(holes), too_long)
+        self._tail = Tail(good_end if torn_bytes else None, lost, tuple(holes), too_long)
 
     def _blocks(self) -> Iterator[tuple[bytes, int, int]]:
         """Each block with its offset in the file and the position in it at which to start reading."""
@@ -175,6 +213,29 @@ class WandbLog:
                 yield block, block_at, pos
                 block_at += len(block)
                 pos = 0
+
+
+@cache
+def _parser() -> tuple[Callable[[bytes], Record], type[Exception]]:
+    from google.protobuf.message import DecodeError
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    return Record.FromString, DecodeError
+
+
+def record_kind(payload: bytes) -> int:
+    """The field that says what a serialized record is, read without parsing it. UNKNOWN: only parsing can tell."""
+    at = 0
+    if payload[:1] == b"\x08":  # `num`, a varint
+        at = 1
+        while payload[at : at + 1] >= b"\x80":
+            at += 1
+        at += 1
+    tag = payload[at : at + 2]
+    if len(tag) < 2 or tag[0] & 7 != 2:  # not a message
+        return UNKNOWN
+    kind = tag[0] >> 3 if tag[0] < 0x80 else (tag[0] & 0x7F) >> 3 | tag[1] << 4
+    return kind if kind < CONTROL or kind == RUN else UNKNOWN  # `control` and some later fields come beside others
 
 
 def _behind_padding(end: int) -> int:

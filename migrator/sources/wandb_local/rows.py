@@ -7,14 +7,15 @@ are from the same moment. Rows come with their size in the log, which decides wh
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
-from migrator.records import ConsoleLine, HistoryRow, SystemRow
-from migrator.sources.paging import Row, Sized, output_lines, sized
-from migrator.sources.wandb_local.log import WandbLog, opened
+from migrator.records import ConsoleLine, HistoryColumns, HistoryRow, SystemRow
+from migrator.sources.paging import Row, Sized, output_lines, pages, sized
+from migrator.sources.wandb_local.bulk import OneByOne, columns_of
+from migrator.sources.wandb_local.log import HISTORY, OUTPUT, OUTPUT_RAW, STATS, UNKNOWN, WandbLog, opened, record_kind
 from migrator.sources.wandb_local.scan import LogScan, RunScan
 from migrator.sources.wandb_local.terminal import Terminal
 from migrator.sources.wandb_local.values import as_time_s, epoch_s, json_or_text, row_values
@@ -22,15 +23,21 @@ from migrator.sources.wandb_local.values import as_time_s, epoch_s, json_or_text
 STREAMS = {0: "stderr", 1: "stdout"}  # wandb_internal.proto, OutputRawRecord.OutputType
 
 
-def history_rows(scan: RunScan, after_step: float | None) -> Iterator[Sized[HistoryRow]]:
-    """Rows with a step above `after_step`, ascending. Rows of equal step are in the order of the logs."""
+def history_pages(scan: RunScan, after_step: float | None) -> Iterator[list[HistoryRow] | HistoryColumns]:
+    """Rows with a step above `after_step`, ascending, in pages. Rows of equal step are in the order of the logs."""
     if scan.shared:
-        return _shared_rows(scan.logs, after_step)
+        yield from pages(_shared_rows(scan.logs, after_step))
+        return
     logs = [log for log in (*scan.inherited, *scan.logs) if log.rows]
-    streams = [_log_rows(log, after_step) for log in logs]
-    if all(before.last_step < log.first_step for before, log in pairwise(logs)):
-        return chain.from_iterable(streams)
-    return heapq.merge(*streams, key=lambda sized: sized[0].step)
+    if any(before.last_step >= log.first_step for before, log in pairwise(logs)):
+        streams = [_log_rows(log, after_step) for log in logs]
+        yield from pages(heapq.merge(*streams, key=lambda sized: sized[0].step))
+        return
+    for log in logs:
+        if log.strictly_ascending:
+            yield from _log_pages(log, after_step)
+        else:
+            yield from pages(_log_rows(log, after_step))
 
 
 def _shared_rows(logs: Sequence[LogScan], after_step: float | None) -> Iterator[Sized[HistoryRow]]:
@@ -42,16 +49,43 @@ def _shared_rows(logs: Sequence[LogScan], after_step: float | None) -> Iterator[
 
 def _log_rows(log: LogScan, after_step: float | None) -> Iterator[Sized[HistoryRow]]:
     offset, step = log.offset_for(after_step)
-    for record, size_bytes in _records(log, offset):
-        if not record.HasField("history"):
-            continue
-        history = record.history
-        step = log.step_of(history, step)
-        if step > log.until or (after_step is not None and step <= after_step):
-            continue
-        values = row_values(history)
-        values.pop("_step", None)
-        yield HistoryRow(step, as_time_s(values.pop("_timestamp", None)), values), size_bytes
+    return _wanted(log, _numbered(log, _records(log, HISTORY, offset=offset), step), after_step)
+
+
+def _log_pages(log: LogScan, after_step: float | None) -> Iterator[list[HistoryRow] | HistoryColumns]:
+    """Like `_log_rows`, for a log in which no step is there twice. The numbers of a page are columns if possible."""
+    offset, step = log.offset_for(after_step)
+    reader = WandbLog(log.log, offset)
+    for page in reader.pages(until=log.end):
+        try:
+            columns = columns_of(page.payloads, log.floor, step)
+        except OneByOne:
+            records = _parsed(reader, zip(page.payloads, page.ends, strict=True), HISTORY)
+            rows = [*_numbered(log, records, step)]
+            yield from pages(_wanted(log, rows, after_step))
+            step = rows[-1][0] if rows else step
+        else:
+            step = int(columns.steps[-1])
+            if len((columns := columns.between(after_step, log.until)).steps):
+                yield columns
+
+
+def _numbered(log: LogScan, records: Iterable[tuple[Any, int]], step: int) -> Iterator[tuple[int, Any, int]]:
+    """The rows among records: (step, row, size). `step` is that of the row before them."""
+    for record, size_bytes in records:
+        if record.HasField("history"):
+            step = log.step_of(record.history, step)
+            yield step, record.history, size_bytes
+
+
+def _wanted(
+    log: LogScan, rows: Iterable[tuple[int, Any, int]], after_step: float | None
+) -> Iterator[Sized[HistoryRow]]:
+    for step, history, size_bytes in rows:
+        if step <= log.until and (after_step is None or step > after_step):
+            values = row_values(history)
+            values.pop("_step", None)
+            yield HistoryRow(step, as_time_s(values.pop("_timestamp", None)), values), size_bytes
 
 
 def system_rows(scan: RunScan, first_row: int) -> Iterator[Sized[SystemRow]]:
@@ -70,7 +104,7 @@ def system_rows(scan: RunScan, first_row: int) -> Iterator[Sized[SystemRow]]:
 
 def _samples(log: LogScan, number: int, first_row: int) -> Iterator[Sized[SystemRow]]:
     """The samples of a log from number `first_row` on. Its first sample has number `number`."""
-    for record, size_bytes in _records(log):
+    for record, size_bytes in _records(log, STATS):
         if not record.HasField("stats") or record.stats.stats_type != 0:
             continue
         if number >= first_row:
@@ -107,7 +141,7 @@ def console_lines(scan: RunScan) -> Iterator[Sized[ConsoleLine]]:
 def _log_lines(log: LogScan) -> Iterator[Sized[ConsoleLine]]:
     """The lines of one process, numbered from 0."""
     console = Terminal()
-    for record, _ in _records(log):
+    for record, _ in _records(log, OUTPUT, OUTPUT_RAW):
         kind = record.WhichOneof("record_type")
         if kind in ("output_raw", "output"):
             piece = getattr(record, kind)
@@ -127,11 +161,13 @@ def output_file_lines(paths: Sequence[Path]) -> Iterator[Sized[ConsoleLine]]:
                 number = line[0].number + 1
 
 
-def _records(log: LogScan, offset: int = 0) -> Iterator[tuple[Any, int]]:
-    """Yield each record with its size."""
-    before = offset
-    for record, end in WandbLog(log.log, offset).records():
-        if end > log.end:
-            return
-        yield record, end - before
-        before = end
+def _records(log: LogScan, *kinds: int, offset: int = 0) -> Iterator[tuple[Any, int]]:
+    """Yield each record of these kinds with its size."""
+    reader = WandbLog(log.log, offset)
+    return _parsed(reader, takewhile(lambda one: one[1] <= log.end, reader.payloads()), *kinds)
+
+
+def _parsed(reader: WandbLog, payloads: Iterable[tuple[bytes, int]], *kinds: int) -> Iterator[tuple[Any, int]]:
+    for payload, end in payloads:
+        if record_kind(payload) in (*kinds, UNKNOWN) and (record := reader.parsed(payload, end)) is not None:
+            yield record, len(payload)

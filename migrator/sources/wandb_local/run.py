@@ -17,6 +17,7 @@ from migrator.records import (
     ConsoleLine,
     Document,
     Entry,
+    HistoryColumns,
     HistoryRow,
     Kind,
     LocalFile,
@@ -33,7 +34,7 @@ from migrator.sources.wandb_local.artifacts import LoggedArtifact, ManifestEntry
 from migrator.sources.wandb_local.files import FoundFile, run_files
 from migrator.sources.wandb_local.glance import LogGlance, first_head, glance, last_sign
 from migrator.sources.wandb_local.head import RunHead
-from migrator.sources.wandb_local.rows import console_lines, history_rows, output_file_lines, system_rows
+from migrator.sources.wandb_local.rows import console_lines, history_pages, output_file_lines, system_rows
 from migrator.sources.wandb_local.scan import LogScan, RunScan, Span, scan_run
 from migrator.sources.wandb_local.starts import RunStarts, Start, first_floor, inherited_starts, run_of
 from migrator.sources.wandb_local.values import json_object
@@ -172,7 +173,11 @@ class LocalRun:
         return Survey(tuple(scan.series), frozenset(scan.media), scan.rows, scan.rows)
 
     def history(self, after_step: float | None) -> Iterator[list[HistoryRow]]:
-        return pages(history_rows(self._scan, after_step))
+        for page in self.history_pages(after_step):
+            yield page.rows() if isinstance(page, HistoryColumns) else page
+
+    def history_pages(self, after_step: float | None) -> Iterator[list[HistoryRow] | HistoryColumns]:
+        return history_pages(self._scan, after_step)
 
     def system(self, first_row: int) -> Iterator[list[SystemRow]]:
         return pages(system_rows(self._scan, first_row))

@@ -9,14 +9,17 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from migrator.records import Entry
 from migrator.sources.wandb_local.artifacts import ArtifactIndex
+from migrator.sources.wandb_local.bulk import OneByOne, records_of, steps_of
 from migrator.sources.wandb_local.extras import Extras
 from migrator.sources.wandb_local.head import RunHead, latest
-from migrator.sources.wandb_local.log import Tail, WandbLog
+from migrator.sources.wandb_local.log import CONTROL, HISTORY, SUMMARY, Page, Tail, WandbLog
 from migrator.sources.wandb_local.summaries import complete_summary
 from migrator.sources.wandb_local.values import (
     JsonTree,
@@ -30,8 +33,10 @@ from migrator.sources.wandb_local.values import (
 )
 from migrator.values import SeriesKey, SeriesKind, leaves
 
-NUMBER_STARTS = frozenset("-0123456789NItf")  # first characters of JSON numbers, NaN, Infinity, true, false
-SYNC_STATE_MAX_BYTES = 1024 * 1024
+if TYPE_CHECKING:
+    from migrator.sources.wandb_local.items import Records
+
+NUMBER_INITIALS = frozenset("-0123456789NItf")  # of JSON numbers, NaN, Infinity, true, false
 MARK_ROWS = 10_000  # reading resumes at most this many rows before the wanted one
 
 
@@ -58,6 +63,7 @@ class LogScan:
     first_step: int = 0
     last_step: int = -1
     ascending: bool = True
+    strictly_ascending: bool = True
     end: int = 0
     stats: int = 0
     pieces: int = 0
@@ -140,6 +146,7 @@ class _Scanner:
     def __init__(self, scan: RunScan, span: Span, keys: Set[bytes]) -> None:
         self._run = scan
         self._log = LogScan(*span)
+        self._reader = WandbLog(span.log)
         self._keys = keys
         self._step = self._log.first_before
         #: paths whose numbers need no parsing: one key, or a tuple of several
@@ -148,30 +155,14 @@ class _Scanner:
         self._last_row: Any = None
 
     def read(self) -> None:
-        log, reader = self._log, WandbLog(self._log.log)
-        before = 0
-        for record, end in reader.records():
-            match record.WhichOneof("record_type"):
-                case "history":
-                    self._row(record.history, before)
-                case "summary":
-                    self._run.summary.update(record.summary)
-                    log.has_summary = True
-                case "config":
-                    self._run.config.merge(record.config)
-                case "stats":
-                    log.stats += record.stats.stats_type == 0
-                    self._saw(record.stats)
-                case "output_raw" | "output" as kind:
-                    piece = getattr(record, kind)
-                    log.pieces += bool(piece.line)
-                    self._saw(piece)
-                case "artifact":
-                    self._run.artifacts.add(record.artifact, log.log, before)
-                case _:
-                    self._seldom(record)
-            before = end
-        log.end, log.tail = before, reader.tail
+        log = self._log
+        for page in self._reader.pages():
+            for number in self._left_of(page):
+                record = self._reader.parsed(page.payloads[number], page.ends[number])
+                if record is not None:
+                    self._record(record, page.begins[number])
+            log.end = page.ends[-1]
+        log.tail = self._reader.tail
         if self._last_run is not None:
             log.head = RunHead.of(self._last_run)
         if self._last_row is not None:
@@ -179,6 +170,79 @@ class _Scanner:
         if note := complete_summary(self._run.summary, log, self._keys):
             self._run.entries.append(note)
         self._run.logs.append(log)
+
+    def _left_of(self, page: Page) -> Sequence[int]:
+        """Read rows and summaries of a page in bulk if possible. Returns the numbers of the records that are left."""
+        every = range(len(page.payloads))
+        try:
+            records = records_of(page.payloads)
+        except OneByOne:
+            return every
+        left = records.kinds >= 0
+        for kind, read in ((HISTORY, self._rows), (SUMMARY, self._summaries)):
+            try:
+                read(records, page)
+            except OneByOne:
+                continue
+            left &= records.kinds != kind
+        return left.nonzero()[0].tolist()
+
+    def _rows(self, records: Records, page: Page) -> None:
+        """Do `_row` for all rows of a page, or raise `OneByOne`."""
+        log = self._log
+        items = records.items(HISTORY)
+        steps = steps_of(items, log.floor, self._step)
+        if steps.max() > log.until:
+            raise OneByOne
+        known = [(path[0] if len(path) == 1 else path) in self._known_numbers for path in items.paths]
+        others = items.besides(known, NUMBER_INITIALS)
+
+        rows = (records.kinds == HISTORY).nonzero()[0]
+        before = log.last_step if log.rows else int(steps[0]) - 1
+        if log.rows == 0:
+            log.first_step = int(steps[0])
+        rise = min([int(steps[0]) - before, *(steps[1:] - steps[:-1]).tolist()])
+        log.ascending &= rise >= 0
+        log.strictly_ascending &= rise > 0
+        for number in range(-log.rows % MARK_ROWS, len(rows), MARK_ROWS):
+            log.marks.append((int(steps[number]), page.begins[rows[number]]))
+        log.rows += len(rows)
+        log.last_step = max(int(steps.max()), log.last_step)
+        self._step = int(steps[-1])
+        if (last := self._reader.parsed(page.payloads[rows[-1]], page.ends[rows[-1]])) is not None:
+            self._last_row = last.history
+        for row, found in groupby(others, key=itemgetter(0)):
+            self._survey_others([(path, text) for _, path, text in found], int(steps[row]))
+
+    def _summaries(self, records: Records, _: Page) -> None:
+        """Apply all summary records of a page, or raise `OneByOne`."""
+        if (records.kinds >= CONTROL).any():  # one may be a run, which has a summary, too: the order matters
+            raise OneByOne
+        for path, text in records.items(SUMMARY).last_texts().items():
+            self._run.summary.set(path, text)
+        self._log.has_summary = True
+
+    def _record(self, record: Any, begin: int) -> None:
+        log = self._log
+        match record.WhichOneof("record_type"):
+            case "history":
+                self._row(record.history, begin)
+            case "summary":
+                self._run.summary.update(record.summary)
+                log.has_summary = True
+            case "config":
+                self._run.config.merge(record.config)
+            case "stats":
+                log.stats += record.stats.stats_type == 0
+                self._saw(record.stats)
+            case "output_raw" | "output" as kind:
+                piece = getattr(record, kind)
+                log.pieces += bool(piece.line)
+                self._saw(piece)
+            case "artifact":
+                self._run.artifacts.add(record.artifact, log.log, begin)
+            case _:
+                self._seldom(record)
 
     def _seldom(self, record: Any) -> None:
         match record.WhichOneof("record_type"):
@@ -207,8 +271,9 @@ class _Scanner:
             log.marks.append((step, before))
         if log.rows == 0:
             log.first_step = step
-        elif step < log.last_step:
-            log.ascending = False
+        elif step <= log.last_step:
+            log.strictly_ascending = False
+            log.ascending &= step == log.last_step
         log.rows += 1
         log.last_step = max(step, log.last_step)
         self._last_row = history
@@ -222,23 +287,22 @@ class _Scanner:
             depth = len(path)
             key = path[0] if depth == 1 else tuple(path) if depth else item.key
             text = item.value_json
-            if not (key in known and text and text[0] in NUMBER_STARTS):
-                others.append(item)
+            if not (key in known and text and text[0] in NUMBER_INITIALS):
+                others.append((tuple(item_path(item)), item_json(item)))
         if others:
             self._survey_others(others, step)
 
-    def _survey_others(self, items: Sequence[Any], step: int) -> None:
+    def _survey_others(self, items: Sequence[tuple[tuple[str, ...], str]], step: int) -> None:
         series = self._run.series
         values: dict[str, Any] = {}
-        for item in items:
-            put(values, item_path(item), _surveyed(item_json(item)))
+        for path, text in sorted(items, key=lambda item: len(item[0]) > 1):  # dicts last, as in `row_values`
+            put(values, path, _surveyed(text))
         for key, value in sorted(values.items()):
             for leaf in leaves(key, value, step):
                 series[leaf.series] = None
                 if leaf.series.kind is SeriesKind.FILE and isinstance(leaf.payload, dict):
                     self._run.media.add((key, str(leaf.payload["path"])))
-        for item in items:
-            path = tuple(item_path(item))
+        for path, _ in items:
             if SeriesKey(".".join(path), "", SeriesKind.NUMBER) in series:
                 self._known_numbers.add(path if len(path) > 1 else path[0])
 
@@ -252,4 +316,4 @@ class _Scanner:
 
 def _surveyed(text: str) -> Any:
     """Parse a value just enough to find its series: a list of numbers (such as histogram bins) becomes empty."""
-    return [] if text[:1] == "[" and text[1:2] in NUMBER_STARTS else json_or_text(text)
+    return [] if text[:1] == "[" and text[1:2] in NUMBER_INITIALS else json_or_text(text)
