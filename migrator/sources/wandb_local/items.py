@@ -210,10 +210,10 @@ class _Wire:
         return steps
 
     def slices(self, begin: Numbers, end: Numbers) -> pa.BinaryArray:
-        """The bytes between the positions."""
-        sizes = (end - begin).astype(np.int32)
-        offsets = np.concatenate([[0], sizes.cumsum(dtype=np.int32)]).astype(np.int32)
-        where = np.repeat(begin.astype(np.int32) - offsets[:-1], sizes)
-        where += np.arange(len(where), dtype=np.int32)
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(self._bytes[where])]
-        return pa.Array.from_buffers(pa.binary(), len(sizes), buffers)
+        """The bytes between the positions; none of the slices is empty."""
+        offsets = np.concatenate([[0], (end - begin).cumsum()])
+        where = np.ones(offsets[-1], np.int64)  # the position of each byte: first its distance from the one before it
+        where[offsets[:-1]] = begin - np.concatenate([[0], end[:-1] - 1])
+        content = self._bytes[where.cumsum(out=where)]
+        buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(content)]
+        return pa.Array.from_buffers(pa.binary(), len(begin), buffers)

@@ -39,7 +39,7 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 #: the checksum covers the type, then the payload: CRC-32 continues from that of the type
 CRC_SEED = {kind: zlib.crc32(bytes([kind])) for kind in (FULL, FIRST, MIDDLE, LAST)}
 READ_AHEAD_BYTES = 1024 * 1024
-PAGE_BYTES = 4 * 1024 * 1024
+PAGE_BYTES = 2 * 1024 * 1024
 #: fields of a Record that say what it is (wandb_internal.proto)
 HISTORY, SUMMARY, OUTPUT, STATS, OUTPUT_RAW, CONTROL, RUN = 2, 3, 4, 7, 13, 16, 17
 UNKNOWN = 0
