@@ -17,6 +17,7 @@ _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _BRACKETS = re.compile(rf"{_STRING}|[\[\]{{}}]", re.DOTALL)
 _NO_BRACKETS = re.compile(rf'{_STRING}|[^\[\]{{}}"]++', re.DOTALL)
 _MINUS_ZERO = re.compile(r"-0(?![.\deE])")  # how W&B (Go) writes -0.0; to Python an integer
+_DECODER = json.JSONDecoder(strict=False)  # to make one takes longer than to parse a short text
 _BLANKS = re.compile(rf"({_STRING})|\s++", re.DOTALL)
 
 
@@ -37,7 +38,7 @@ def parse_json(text: str) -> Any:
         return json.loads(_without_depths(text), strict=False, parse_int=_integer, object_hook=_filled)
     try:
         if not has_minus_zero(text):
-            return json.loads(text, strict=False)
+            return _DECODER.decode(text)
     except ValueError:  # not JSON, or it contains an integer of thousands of digits
         pass
     return json.loads(text, strict=False, parse_int=_integer)

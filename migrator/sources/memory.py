@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from migrator.errors import ErrorClass, Rejected, UserError
-from migrator.limits import FLOAT_EXACT_INT, STEP_MAX
 from migrator.listed import LeftOut, RunListing, RunRef, SourceProject
 from migrator.records import (
     Artifact,
@@ -30,6 +29,7 @@ from migrator.records import (
     SystemRow,
 )
 from migrator.sources.base import RunFilter, Survey
+from migrator.sources.row_columns import columns_of_rows
 from migrator.values import SeriesKey, SeriesKind, leaves
 
 PAGE_ROWS = 100
@@ -242,35 +242,7 @@ class ColumnarMemoryRun(MemoryRun):
 
     def history_pages(self, after_step: float | None) -> Iterator[list[HistoryRow] | HistoryColumns]:
         for rows in self.history(after_step):
-            yield _as_columns(rows) or rows
-
-
-def _as_columns(rows: list[HistoryRow]) -> HistoryColumns | None:
-    import numpy as np
-
-    steps, times = [row.step for row in rows], [row.time for row in rows]
-    keys = dict.fromkeys(key for row in rows for key in row.values)
-    plain = [key for key in keys if all(_is_plain(row.values.get(key)) for row in rows)]
-    nested = [f"{key}." for key in keys if key not in plain]
-    if (
-        not all(isinstance(step, int) and 0 <= step < STEP_MAX for step in steps)
-        or any(one >= another for one, another in itertools.pairwise(steps))
-        or None in times
-        or any(key.startswith(prefix) for key in plain for prefix in nested)
-    ):
-        return None
-    numbers = {key: np.array([row.values.get(key) or 0 for row in rows], np.float64) for key in plain}
-    present = {key: np.array([row.values.get(key) is not None for row in rows]) for key in plain}
-    others = [{key: value for key, value in row.values.items() if key not in numbers} for row in rows]
-    full = {key for key, where in present.items() if where.all()}
-    masks = {key: where for key, where in present.items() if key not in full}
-    return HistoryColumns(np.array(steps, np.int64), np.array(times, np.float64), numbers, masks, others)
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value can be in a column: a number that is exact as a double, or nothing."""
-    is_exact = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= FLOAT_EXACT_INT
-    return value is None or isinstance(value, float) or is_exact
+            yield columns_of_rows(rows) or rows
 
 
 def _pages(rows: list[_Row], page_rows: int) -> Iterator[list[_Row]]:

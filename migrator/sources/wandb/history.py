@@ -24,6 +24,7 @@ from migrator.errors import ErrorClass, Rejected, Retryable
 from migrator.listed import RunRef
 from migrator.records import HistoryColumns, HistoryRow
 from migrator.sources.base import Survey
+from migrator.sources.row_columns import columns_of_rows
 from migrator.sources.wandb import queries
 from migrator.sources.wandb.answers import run_of
 from migrator.sources.wandb.client import WandbClient
@@ -35,6 +36,7 @@ from migrator.sources.wandb.live import Chunk, Exported, HistoryFacts, LiveRows,
 from migrator.values import SeriesKey
 
 PAGE_VALUES = 10_000  # values per page
+COLUMN_ROWS = 50  # fewer rows are faster as they are
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +88,7 @@ class RunHistory:
         yield from map(_without_repeats, pages) if self._repeats else pages
 
     def mixed_pages(self, after_step: float | None) -> Iterator[Chunk | HistoryColumns]:
-        """Like `pages`, but exports without repeated steps whose rows need no merging come as columns."""
+        """Like `pages`, but as columns where no step is repeated and no rows need merging."""
         exports, live = self._open()
         apart = all(one.strict for one in exports) and all(a.last < b.first for a, b in itertools.pairwise(exports))
         if self._repeats or not apart or not live.follow:
@@ -99,7 +101,8 @@ class RunHistory:
                     yield from _slices(history_rows(batch))
                 else:
                     yield columns
-        yield from _paged((self._spool or live).chunks(after_step))
+        for page in _paged((self._spool or live).chunks(after_step)):
+            yield (columns_of_rows(page) if len(page) >= COLUMN_ROWS else None) or page
 
     def close(self) -> None:
         for export in self._opened[0] if self._opened else ():
