@@ -41,7 +41,12 @@ class _Limited(httpx.SyncByteStream):
             yield piece
 
     def close(self) -> None:
-        self._stream.close()
+        """Let go of the stream, too: it refers to its answer, which refers to the whole request, up to 16 MiB.
+
+        Python would find such a circle only after many new objects, and columns of numbers make few.
+        """
+        stream, self._stream = self._stream, httpx.ByteStream(b"")
+        stream.close()
 
 
 def _expanded(pieces: Iterator[bytes] | httpx.SyncByteStream) -> Iterator[bytes]:
