@@ -42,10 +42,13 @@ class Reports:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def overview(self, only: Selection = EVERYTHING, wanted_parts: Collection[str] = ()) -> Overview:
+    def overview(
+        self, only: Selection = EVERYTHING, wanted_parts: Collection[str] = (), *, ledger: bool = True
+    ) -> Overview:
         """Everything that `migrate status` shows about these runs. Workers and pauses are those of all runs.
 
-        `wanted_parts`: report how many runs are done without these parts.
+        `wanted_parts`: report how many runs are done without these parts. `ledger`: with its groups, which take
+        half of the time.
         """
         with self._database.read() as connection:
             counted = connection.execute(counters(only)).all()
@@ -56,7 +59,7 @@ class Reports:
                 parts=groups.part_sums(connection, only),
                 projects=groups.projects(connection, counted, all_of_them=only == EVERYTHING),
                 failures=groups.failures(connection, only),
-                ledger=groups.ledger_groups(connection, only),
+                ledger=groups.ledger_groups(connection, only) if ledger else [],
                 reasons=groups.reasons(connection, only),
                 workers=read_workers(connection),
                 pauses=groups.pauses(connection),

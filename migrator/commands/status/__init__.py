@@ -38,6 +38,7 @@ from migrator.settings import Globals
 
 WATCH_S = 2.0  # between two refreshes of `--watch` on a terminal
 WATCH_LINE_S = 30.0  # elsewhere
+PAUSE_SHARE = 10  # and at least this many times as long as a look takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def status_command(query: StatusQuery, common: Globals) -> ExitCode:
         if query.watch:
             overview = _watch(store, only, query, bound)
         else:
-            overview = store.reports.overview(only, STANDARD_PARTS)
+            overview = store.reports.overview(only, STANDARD_PARTS, ledger=common.json or not query.short)
             _show(store, overview, only, query, bound, common)
     return conclusion(overview) if query.exit_code else ExitCode.OK
 
@@ -127,20 +128,23 @@ def _watch(store: Store, only: Selection, query: StatusQuery, bound: Bound) -> O
     """Refresh the output until nothing is left to do, or Ctrl-C."""
     console = Console()
     pace = Pace()
+    short = query.short or not console.is_terminal
     while True:
-        overview = store.reports.overview(only, STANDARD_PARTS)
+        looked_at = time.monotonic()
+        overview = store.reports.overview(only, STANDARD_PARTS, ledger=not short)
+        looked_s = time.monotonic() - looked_at
         last_minute = pace.note(overview.progress, time.monotonic()) if overview.progress else None
         speed = last_minute if last_minute and last_minute.left_s is not None else None  # at first, the average will do
         if console.is_terminal:
             console.clear()
-        if query.short or not console.is_terminal:
+        if short:
             print_short(console, overview, bound, speed)
         else:
             print_overview(console, overview, bound, speed)
         if conclusion(overview) is not ExitCode.UNFINISHED:
             return overview
         try:
-            time.sleep(WATCH_S if console.is_terminal else WATCH_LINE_S)
+            time.sleep(max(WATCH_S if console.is_terminal else WATCH_LINE_S, PAUSE_SHARE * looked_s))
         except KeyboardInterrupt:  # the normal way to end it
             return overview
 
