@@ -1,4 +1,4 @@
-"""Measures what the project promises, beside two references measured in the same run.
+"""Measures work of users, with the goals of the project, beside two references measured in the same run.
 
     python -m tests.benchmarks                       everything, once
     python -m tests.benchmarks small long --repeat 3
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 
-from tests.benchmarks import cases, proof
+from tests.benchmarks import cases, looks
 from tests.benchmarks.harness import Figure, busy_percent, machine
 
 BUSY_PERCENT = 20.0  # of all processors, by others
@@ -28,10 +28,11 @@ CASES: dict[str, Callable[[float], Iterator[Figure]]] = {
     "small": cases.small_runs,
     "long": cases.long_runs,
     "local": cases.local_run,
-    "verify": proof.verifying,
-    "report": proof.reporting,
     "shapes": cases.shapes,
-    "memory": cases.huge_run,
+    "memory": cases.memory,
+    "status": looks.looking,
+    "verify": looks.verifying,
+    "report": looks.reporting,
 }
 
 
@@ -68,7 +69,7 @@ def _median(measured: Sequence[Figure]) -> Figure:
 def _markdown(figures: Sequence[Figure], repeat: int) -> Iterator[str]:
     yield f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, medians of {repeat}:"
     yield ""
-    yield "| work | measured | CPU time and load | |"
+    yield "| work | measured | CPU time, load before | |"
     yield "|---|---|---|---|"
     for figure in figures:
         yield f"| {figure.name} | {figure.number} {figure.unit} | {figure.use} | {figure.note} |"
