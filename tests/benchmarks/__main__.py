@@ -11,7 +11,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 
@@ -47,16 +48,17 @@ def main() -> None:
     print(machine())
     if (busy := busy_percent()) > BUSY_PERCENT:
         print(f"Warning: something else uses {busy:.0f} % of this machine, so the figures will be worse than they are")
-    figures: dict[str, list[Figure]] = {}
+    medians: dict[str, list[Figure]] = {}
     for name in arguments.names or CASES:
+        figures: dict[str, list[Figure]] = {}
         for _ in range(repeat):
             print(f"\n{name}")
             for figure in CASES[name](arguments.scale):
                 figures.setdefault(figure.name, []).append(figure)
                 print(figure, flush=True)
-    medians = [_median(measured) for measured in figures.values()]
+        medians[name] = [_median(measured) for measured in figures.values()]
     if repeat > 1:
-        print(f"\nmedian of {repeat}", *medians, sep="\n")
+        print(f"\nmedian of {repeat}", *itertools.chain.from_iterable(medians.values()), sep="\n")
     if arguments.markdown:
         print("", *_markdown(medians, repeat), sep="\n")
 
@@ -66,13 +68,17 @@ def _median(measured: Sequence[Figure]) -> Figure:
     return sorted(measured, key=attrgetter("value"))[(len(measured) - 1) // 2]
 
 
-def _markdown(figures: Sequence[Figure], repeat: int) -> Iterator[str]:
-    yield f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, medians of {repeat}:"
-    yield ""
-    yield "| work | measured | CPU time, load before | |"
-    yield "|---|---|---|---|"
-    for figure in figures:
-        yield f"| {figure.name} | {figure.number} {figure.unit} | {figure.use} | {figure.note} |"
+def _markdown(medians: Mapping[str, Sequence[Figure]], repeat: int) -> Iterator[str]:
+    """A table with a row for each case."""
+    yield f"| {datetime.now(UTC):%Y-%m-%d} | {machine()}; medians of {repeat} |"
+    yield "|---|---|"
+    for case, figures in medians.items():
+        yield f"| {case} | {'<br>'.join(map(_in_a_cell, figures))} |"
+
+
+def _in_a_cell(figure: Figure) -> str:
+    beside = "; ".join(text for text in (figure.use, figure.note) if text)
+    return f"{figure.name}: **{figure.number} {figure.unit}**" + (f" ({beside})" if beside else "")
 
 
 if __name__ == "__main__":
