@@ -154,7 +154,7 @@ SERVICE_FAULTS = [
     ServiceFault("wandb", "502 for everything", status(".", 502, None, skip=8), (0,), THROTTLED),
     ServiceFault("neptune", "502 for everything", status(".", 502, None, skip=8), (0,), THROTTLED),
     ServiceFault("wandb", "no answer", Fault("GET /files/", "slow", 1, 0, HANGS_S), (0,), STALLED, IMPATIENT),
-    ServiceFault("neptune", "no end", Fault("submit", "never_processed", 1), (0,), STALLED, IMPATIENT),
+    ServiceFault("neptune", "no answer", Fault("submit", "slow", 1, 0, HANGS_S), (0,), STALLED, IMPATIENT),
 ]
 
 
