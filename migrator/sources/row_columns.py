@@ -13,6 +13,8 @@ import numpy.typing as npt
 from migrator.limits import FLOAT_EXACT_INT, STEP_MAX
 from migrator.records import HistoryColumns, HistoryRow
 
+SPARSE = 10  # values that are missing cost nothing in rows, and as much as others in columns: at most so many for each
+
 
 def columns_of_rows(rows: Sequence[HistoryRow]) -> HistoryColumns | None:
     """Convert rows to columns. None: they have no numbers, or something in them must be examined row by row."""
@@ -22,9 +24,12 @@ def columns_of_rows(rows: Sequence[HistoryRow]) -> HistoryColumns | None:
     if None in times or any(one >= another for one, another in pairwise(steps)):
         return None
     every = [row.values for row in rows]
+    keys = dict.fromkeys(chain.from_iterable(every))
+    if len(keys) * len(rows) > SPARSE * sum(map(len, every)):
+        return None
     numbers, present = {}, {}
     others: list[dict[str, Any]] = []
-    for key in dict.fromkeys(chain.from_iterable(every)):
+    for key in keys:
         values = [row.get(key) for row in every]
         column = _numbers(values)
         if column is not None:

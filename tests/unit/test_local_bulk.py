@@ -207,6 +207,21 @@ def steps_of(pages: Iterable[Any]) -> list[int]:
     return [row.step for page in pages for row in (page.rows() if isinstance(page, HistoryColumns) else page)]
 
 
+def test_rows_that_have_hardly_a_key_in_common_take_no_columns(tmp_path: Path) -> None:
+    """Each row has a key of its own: as columns they would take the square of their number."""
+    rows = 3_000
+    records = [pb.Record(num=step + 1, history=pb.HistoryRecord(step={"num": step})) for step in range(rows)]
+    for step, record in enumerate(records):
+        add_items(record.history.item, [((f"metric {step:06}",), "1.5", False), (("_timestamp",), "1.7e9", False)])
+    path = tmp_path / "run-r.wandb"
+    path.write_bytes(serialized_log(record.SerializeToString() for record in records))
+    pages = [*history_pages(scan_run([Span(path)]), None)]
+    assert not any(isinstance(page, HistoryColumns) for page in pages)
+    assert [key for page in pages for row in page for key in row.values] == [
+        f"metric {step:06}" for step in range(rows)
+    ]
+
+
 @pytest.mark.parametrize("text", ["01", "1.", "1.e3", "-", "1e", "0x10", "1_0", "Inf", "nan", "tru"])
 def test_what_only_looks_like_a_number_stays_text(tmp_path: Path, text: str) -> None:
     scan = scan_run([usual_log(tmp_path / "run-r.wandb", 600, looks=text)])

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from migrator.limits import STEP_MAX
 from migrator.records import HistoryColumns
+from migrator.sources.row_columns import SPARSE
 from migrator.sources.wandb_local.bulk import OneByOne
 from migrator.sources.wandb_local.items import Items, Mask, Numbers, Path
 from migrator.sources.wandb_local.values import json_or_text, put
@@ -42,10 +43,10 @@ def history_columns(items: Items, steps: Numbers) -> HistoryColumns:
     names = _columns(items, is_number)
     if TIME not in names or len(names) == 1:
         raise OneByOne
-    column_of = np.full(len(items.paths), -1)
-    for number, path in enumerate(names):
-        column_of[items.paths.index(path)] = number
-    columns = column_of[items.codes]
+    if len(names) * len(steps) > SPARSE * len(items.codes):
+        raise OneByOne
+    numbers = {path: number for number, path in enumerate(names)}
+    columns = np.array([numbers.get(path, -1) for path in items.paths])[items.codes]
     chosen = columns >= 0
     values, present = np.zeros((len(names), len(steps))), np.zeros((len(names), len(steps)), np.bool_)
     at = columns[chosen], items.records[chosen]  # of equal keys in one row, the last one stays

@@ -17,7 +17,7 @@ from migrator.json_text import parse_json
 from migrator.records import Entry, Kind
 from migrator.sources.base import Withheld
 from migrator.sources.wandb_local.access import local_file
-from migrator.sources.wandb_local.log import WandbLog
+from migrator.sources.wandb_local.log import HISTORY, RUN, SUMMARY, WandbLog
 from migrator.sources.wandb_local.values import (
     JsonTree,
     as_time_s,
@@ -57,7 +57,7 @@ def complete_summary(tree: JsonTree, log: LogScan, keys: Set[bytes]) -> Entry | 
 def _newer(tree: JsonTree, log: LogScan, stored: Mapping[str, Any]) -> str | None:
     """Why the file or the log was chosen. None: their contents are equal."""
     own = JsonTree()
-    for record, end in WandbLog(log.log).records():
+    for record, end in WandbLog(log.log).records(SUMMARY, RUN):
         if end > log.end:
             break
         if record.HasField("summary"):
@@ -94,7 +94,7 @@ def _set_last_values(tree: JsonTree, log: LogScan, stored: Mapping[str, Any]) ->
         return False  # the time of `stored` is unknown
     found = False
     logged, step = -1, log.first_before
-    for record, end in WandbLog(log.log).records():
+    for record, end in WandbLog(log.log).records(HISTORY):
         if end > log.end:
             break
         if not record.HasField("history"):
