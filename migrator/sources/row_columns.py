@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, pairwise
 from types import NoneType
 from typing import Any
@@ -41,10 +41,15 @@ def columns_of_rows(rows: Sequence[HistoryRow]) -> HistoryColumns | None:
         for row, value in zip(others, values, strict=True):
             if value is not None:
                 row[key] = value
-    nested = {f"{key}." for row in others for key in row}
-    if not numbers or any(name.startswith(prefix) for name in numbers for prefix in nested):
+    if not numbers or may_meet(numbers, others):
         return None
     return HistoryColumns(np.array(steps, np.int64), np.array(times, np.float64), numbers, present, others)
+
+
+def may_meet(numbers: Iterable[str], others: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of the other values, if it is a dict, could lead to the name of a column."""
+    within = {f"{key}." for row in others for key in row}
+    return any(name.startswith(prefix) for name in numbers for prefix in within)
 
 
 def _numbers(values: Sequence[Any]) -> npt.NDArray[np.float64] | None:

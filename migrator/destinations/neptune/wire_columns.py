@@ -59,14 +59,9 @@ class Encoded:
         for encoded in (*self.wire, self.more.SerializeToString()):
             at = 0
             while at < len(encoded):
-                size = shift = 0
-                more = 128
-                while more:  # a varint, behind a tag of one byte
-                    at += 1
-                    size |= (encoded[at] & 127) << shift
-                    more, shift = encoded[at] & 128, shift + 7
-                yield encoded[at + 1 : at + 1 + size]
-                at += 1 + size
+                size, begin = _varint_at(encoded, at + 1)  # behind a tag of one byte
+                at = begin + size
+                yield encoded[begin:at]
 
 
 Operation = RunOperation | Encoded
@@ -160,6 +155,15 @@ def _varint(number: int) -> bytes:
         out.append(number & 127 | 128)
         number >>= 7
     return bytes((*out, number))
+
+
+def _varint_at(encoded: bytes, at: int) -> tuple[int, int]:
+    """A varint, which may be padded, and the position behind it."""
+    number = shift = 0
+    while encoded[at] > 127:
+        number |= (encoded[at] & 127) << shift
+        at, shift = at + 1, shift + 7
+    return number | encoded[at] << shift, at + 1
 
 
 def _tag(number: int, kind: int) -> bytes:

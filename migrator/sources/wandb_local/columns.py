@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from migrator.limits import STEP_MAX
 from migrator.records import HistoryColumns
-from migrator.sources.row_columns import SPARSE
+from migrator.sources.row_columns import SPARSE, may_meet
 from migrator.sources.wandb_local.bulk import OneByOne
 from migrator.sources.wandb_local.items import Items, Mask, Numbers, Path
 from migrator.sources.wandb_local.values import json_or_text, put
@@ -54,8 +54,7 @@ def history_columns(items: Items, steps: Numbers) -> HistoryColumns:
     by_name = {name: (values[number], present[number]) for number, name in enumerate(names.values())}
     times, all_timed = by_name.pop(names[TIME])
     others = _others(items, ~chosen, len(steps))
-    nested = {f"{key}." for row in others for key in row}
-    if not all_timed.all() or any(name.startswith(prefix) for name in by_name for prefix in nested):
+    if not all_timed.all() or may_meet(by_name, others):
         raise OneByOne
     gaps = {name: where for name, (_, where) in by_name.items() if not where.all()}
     return HistoryColumns(steps, times, {name: column for name, (column, _) in by_name.items()}, gaps, others)

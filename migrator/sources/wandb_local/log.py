@@ -20,7 +20,7 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -116,11 +116,15 @@ class WandbLog:
 
     def records(self, *kinds: int) -> Iterator[tuple[Record, int]]:
         """Each complete record with the offset after it: all, or those of these kinds."""
-        for payload, end in self.payloads():
+        return ((record, end) for record, _, end in self.parse(self.payloads(), *kinds))
+
+    def parse(self, payloads: Iterable[tuple[bytes, int]], *kinds: int) -> Iterator[tuple[Record, int, int]]:
+        """The records of these kinds (none given: of all) among some payloads: (record, size, offset after it)."""
+        for payload, end in payloads:
             if kinds and record_kind(payload) not in (*kinds, UNKNOWN):
                 continue
             if (record := self.parsed(payload, end)) is not None:
-                yield record, end
+                yield record, len(payload), end
 
     def pages(self, until: float = math.inf) -> Iterator[Page]:
         """All complete records that end at offset `until` or before, in pages of PAGE_BYTES."""

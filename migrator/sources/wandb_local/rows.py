@@ -15,7 +15,7 @@ from typing import Any
 from migrator.records import ConsoleLine, HistoryColumns, HistoryRow, SystemRow
 from migrator.sources.paging import Row, Sized, output_lines, pages, sized
 from migrator.sources.wandb_local.bulk import OneByOne, columns_of
-from migrator.sources.wandb_local.log import HISTORY, OUTPUT, OUTPUT_RAW, STATS, UNKNOWN, WandbLog, opened, record_kind
+from migrator.sources.wandb_local.log import HISTORY, OUTPUT, OUTPUT_RAW, STATS, WandbLog, opened
 from migrator.sources.wandb_local.scan import LogScan, RunScan
 from migrator.sources.wandb_local.terminal import Terminal
 from migrator.sources.wandb_local.values import as_time_s, epoch_s, json_or_text, row_values
@@ -60,7 +60,7 @@ def _log_pages(log: LogScan, after_step: float | None) -> Iterator[list[HistoryR
         try:
             columns = columns_of(page.payloads, log.floor, step)
         except OneByOne:
-            records = _parsed(reader, zip(page.payloads, page.ends, strict=True), HISTORY)
+            records = reader.parse(zip(page.payloads, page.ends, strict=True), HISTORY)
             rows = [*_numbered(log, records, step)]
             yield from pages(_wanted(log, rows, after_step))
             step = rows[-1][0] if rows else step
@@ -70,9 +70,9 @@ def _log_pages(log: LogScan, after_step: float | None) -> Iterator[list[HistoryR
                 yield columns
 
 
-def _numbered(log: LogScan, records: Iterable[tuple[Any, int]], step: int) -> Iterator[tuple[int, Any, int]]:
+def _numbered(log: LogScan, records: Iterable[tuple[Any, int, int]], step: int) -> Iterator[tuple[int, Any, int]]:
     """The rows among records: (step, row, size). `step` is that of the row before them."""
-    for record, size_bytes in records:
+    for record, size_bytes, _ in records:
         if record.HasField("history"):
             step = log.step_of(record.history, step)
             yield step, record.history, size_bytes
@@ -104,7 +104,7 @@ def system_rows(scan: RunScan, first_row: int) -> Iterator[Sized[SystemRow]]:
 
 def _samples(log: LogScan, number: int, first_row: int) -> Iterator[Sized[SystemRow]]:
     """The samples of a log from number `first_row` on. Its first sample has number `number`."""
-    for record, size_bytes in _records(log, STATS):
+    for record, size_bytes, _ in _records(log, STATS):
         if not record.HasField("stats") or record.stats.stats_type != 0:
             continue
         if number >= first_row:
@@ -141,7 +141,7 @@ def console_lines(scan: RunScan) -> Iterator[Sized[ConsoleLine]]:
 def _log_lines(log: LogScan) -> Iterator[Sized[ConsoleLine]]:
     """The lines of one process, numbered from 0."""
     console = Terminal()
-    for record, _ in _records(log, OUTPUT, OUTPUT_RAW):
+    for record, _, _ in _records(log, OUTPUT, OUTPUT_RAW):
         kind = record.WhichOneof("record_type")
         if kind in ("output_raw", "output"):
             piece = getattr(record, kind)
@@ -161,13 +161,7 @@ def output_file_lines(paths: Sequence[Path]) -> Iterator[Sized[ConsoleLine]]:
                 number = line[0].number + 1
 
 
-def _records(log: LogScan, *kinds: int, offset: int = 0) -> Iterator[tuple[Any, int]]:
-    """Yield each record of these kinds with its size."""
+def _records(log: LogScan, *kinds: int, offset: int = 0) -> Iterator[tuple[Any, int, int]]:
+    """Yield each record of these kinds with its size, and the offset after it."""
     reader = WandbLog(log.log, offset)
-    return _parsed(reader, takewhile(lambda one: one[1] <= log.end, reader.payloads()), *kinds)
-
-
-def _parsed(reader: WandbLog, payloads: Iterable[tuple[bytes, int]], *kinds: int) -> Iterator[tuple[Any, int]]:
-    for payload, end in payloads:
-        if record_kind(payload) in (*kinds, UNKNOWN) and (record := reader.parsed(payload, end)) is not None:
-            yield record, len(payload)
+    return reader.parse(takewhile(lambda one: one[1] <= log.end, reader.payloads()), *kinds)

@@ -81,6 +81,18 @@ class LogScan:
     def first_before(self) -> int:
         return -1 if self.floor is None else self.floor
 
+    def add_row(self, step: int, begin: int) -> None:
+        """Count a row, which is found from offset `begin` on."""
+        if self.rows % MARK_ROWS == 0:
+            self.marks.append((step, begin))
+        if self.rows == 0:
+            self.first_step = step
+        elif step <= self.last_step:
+            self.strictly_ascending = False
+            self.ascending &= step == self.last_step
+        self.rows += 1
+        self.last_step = max(step, self.last_step)
+
     def offset_for(self, after_step: float | None) -> tuple[int, int]:
         """Where to begin reading the rows above `after_step`: an offset, and the step to pass to `step_of`."""
         start = 0, self.first_before
@@ -197,17 +209,9 @@ class _Scanner:
         known = [(path[0] if len(path) == 1 else path) in self._known_numbers for path in items.paths]
         others = items.besides(known, NUMBER_INITIALS)
 
-        rows = (records.kinds == HISTORY).nonzero()[0]
-        before = log.last_step if log.rows else int(steps[0]) - 1
-        if log.rows == 0:
-            log.first_step = int(steps[0])
-        rise = min([int(steps[0]) - before, *(steps[1:] - steps[:-1]).tolist()])
-        log.ascending &= rise >= 0
-        log.strictly_ascending &= rise > 0
-        for number in range(-log.rows % MARK_ROWS, len(rows), MARK_ROWS):
-            log.marks.append((int(steps[number]), page.begins[rows[number]]))
-        log.rows += len(rows)
-        log.last_step = max(int(steps.max()), log.last_step)
+        rows = (records.kinds == HISTORY).nonzero()[0].tolist()
+        for step, number in zip(steps.tolist(), rows, strict=True):
+            log.add_row(step, page.begins[number])
         self._step = int(steps[-1])
         if (last := self._reader.parsed(page.payloads[rows[-1]], page.ends[rows[-1]])) is not None:
             self._last_row = last.history
@@ -267,15 +271,7 @@ class _Scanner:
         step = self._step = log.step_of(history, self._step)
         if step > log.until:
             return
-        if log.rows % MARK_ROWS == 0:
-            log.marks.append((step, before))
-        if log.rows == 0:
-            log.first_step = step
-        elif step <= log.last_step:
-            log.strictly_ascending = False
-            log.ascending &= step == log.last_step
-        log.rows += 1
-        log.last_step = max(step, log.last_step)
+        log.add_row(step, before)
         self._last_row = history
         self._survey(history, step)
 
